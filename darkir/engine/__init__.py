@@ -1,0 +1,1 @@
+"""Training, evaluation, checkpoints and reports: what the scripts join. Import the submodule that you need."""

@@ -1,0 +1,56 @@
+"""Exit codes of the scripts, and the one place that turns exceptions into them. Needs no torch.
+
+0 done; 1 our failure; 2 the user's input is wrong; 3 finished, with more rejected inputs than allowed; 75 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+
+from darkir.engine.errors import RunFailed, RunRefused, Stopped
+from darkir.errors import ModelError
+from data.errors import DataError
+from data.stop import Interrupted
+from losses.errors import LossError
+
+DONE, FAILED, WRONG_INPUT, REJECTS, STOPPED = 0, 1, 2, 3, 75
+
+
+def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
+    """Wrap a script's main(argv) so that expected endings give their exit code and one message on stderr, no traceback.
+
+    Anything unexpected still raises with its traceback: that is a bug, and Python ends with code 1.
+    """
+
+    @functools.wraps(main)
+    def wrapper(argv: list[str] | None = None) -> int:
+        use_utf8_streams()
+        try:
+            return main(argv)
+        except (DataError, ModelError, LossError, RunRefused) as error:
+            return _say(f"error: {error}", WRONG_INPUT)
+        except (Stopped, Interrupted) as stop:
+            return _say(f"stopped: {stop}", STOPPED)
+        except RunFailed as failure:
+            return _say(f"failed: {failure}", FAILED)
+        except OSError as failure:
+            where = f" ({failure.filename})" if failure.filename else ""
+            return _say(f"failed: {failure.strerror or failure}{where}", FAILED)
+
+    return wrapper
+
+
+def use_utf8_streams() -> None:
+    """Let stdout and stderr survive a terminal without UTF-8: what it cannot show is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _say(message: str, code: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()
+    return code

@@ -1,0 +1,1 @@
+"""One differentiable term a file, and the weighted objective. Import the submodule that you need."""
