@@ -1,0 +1,20 @@
+"""DarkIR as a library: `from darkir import DarkIR, NetworkConfig, load_network`.
+
+Names are imported on first use, so that `import darkir` (and darkir.options) needs no torch.
+"""
+
+import importlib
+
+__all__ = ["DarkIR", "NetworkConfig", "load_network"]
+
+_HOME = {"DarkIR": "darkir.network", "NetworkConfig": "darkir.network", "load_network": "darkir.weights"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'darkir' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

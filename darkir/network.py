@@ -1,0 +1,107 @@
+"""DarkIR: a degraded photo in, a restored photo out (and, for training, a small side output of the encoder).
+
+Source: the published network (CVPR 2025), described in words in the project's design; names and numbers are equal to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from darkir.blocks import DBlock, EBlock
+from darkir.errors import ModelError
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The shape of a DarkIR network: the published m has width 32, l width 64. Lists are taken as tuples.
+
+    enc_blocks and dec_blocks give the number of blocks a stage, in the order in which an image passes them.
+    Raises ModelError for values that make no network.
+    """
+
+    width: int = 32
+    enc_blocks: tuple[int, ...] = (1, 2, 3)
+    middle_enc_blocks: int = 2
+    middle_dec_blocks: int = 2
+    dec_blocks: tuple[int, ...] = (3, 1, 1)
+    dilations: tuple[int, ...] = (1, 4, 9)
+
+    def __post_init__(self):
+        for name in ("enc_blocks", "dec_blocks", "dilations"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.width < 1 or not self.dilations or min(self.dilations) < 1:
+            raise ModelError(f"{self}: width and dilations must be at least 1")
+        if len(self.enc_blocks) != len(self.dec_blocks) or not self.enc_blocks:
+            raise ModelError(f"{self}: enc_blocks and dec_blocks must have one entry a stage, equally many")
+        if min(*self.enc_blocks, *self.dec_blocks, self.middle_enc_blocks, self.middle_dec_blocks) < 0:
+            raise ModelError(f"{self}: block counts must not be negative")
+
+
+class Stage(nn.Module):
+    """Blocks one after the other."""
+
+    def __init__(self, *blocks: nn.Module):
+        super().__init__()
+        self.modules_list = nn.ModuleList(blocks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.modules_list:
+            x = block(x)
+        return x
+
+
+class DarkIR(nn.Module):
+    """The restoration network. The attribute names are the published checkpoint keys."""
+
+    def __init__(self, config: NetworkConfig | None = None):
+        super().__init__()
+        self.config = config or NetworkConfig()
+        dilations, levels = self.config.dilations, len(self.config.enc_blocks)
+        widths = [self.config.width * 2**level for level in range(levels + 1)]
+        bottom = widths[-1]
+        self.multiple = 2**levels
+
+        self.intro = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.ending = nn.Conv2d(widths[0], 3, 3, padding=1)
+        self.encoders = nn.ModuleList(
+            Stage(*(EBlock(width) for _ in range(count)))
+            for width, count in zip(widths[:-1], self.config.enc_blocks, strict=True)
+        )
+        self.decoders = nn.ModuleList(
+            Stage(*(DBlock(width, dilations) for _ in range(count)))
+            for width, count in zip(widths[-2::-1], self.config.dec_blocks, strict=True)
+        )
+        self.ups = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, 2 * width, 1, bias=False), nn.PixelShuffle(2)) for width in widths[:0:-1]
+        )
+        self.downs = nn.ModuleList(nn.Conv2d(width, 2 * width, 2, stride=2) for width in widths[:-1])
+        self.middle_blks_enc = Stage(*(EBlock(bottom) for _ in range(self.config.middle_enc_blocks)))
+        self.middle_blks_dec = Stage(*(DBlock(bottom, dilations) for _ in range(self.config.middle_dec_blocks)))
+        self.side_out = nn.Conv2d(bottom, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, with_side: bool = False) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, H, W) float RGB in [0, 1], any H and W -> restored, the same shape, not clamped.
+
+        With with_side also the side output (B, 3, h / 8, w / 8), h and w rounded up to a multiple of 8 (for three stages).
+        """
+        height, width = x.shape[-2:]
+        padded = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))
+
+        features = self.intro(padded)
+        skips = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            features = encoder(features)
+            skips.append(features)
+            features = down(features)
+
+        encoded = self.middle_blks_enc(features)
+        features = self.middle_blks_dec(encoded) + encoded
+        for decoder, up, skip in zip(self.decoders, self.ups, reversed(skips), strict=True):
+            features = decoder(up(features) + skip)
+
+        restored = (self.ending(features) + padded)[..., :height, :width]
+        return (restored, self.side_out(encoded)) if with_side else restored
