@@ -1,0 +1,122 @@
+"""State -> files and back: one versioned schema of plain types and tensors, which torch.load(weights_only=True) accepts.
+
+A *weights* file (checkpoint_best.pt, checkpoint_final.pt) holds under `params` the weights to deploy, with the published parameter
+names, and what they are and saw. A *state* file (checkpoint_last.pt, checkpoint_last.prev.pt, checkpoint_epoch_N.pt) adds all
+that a resume needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from darkir.engine.errors import RunRefused
+from darkir.engine.runlog import RunLog
+from darkir.engine.runtime import created_with
+from darkir.errors import ModelError
+from darkir.network import NetworkConfig
+from darkir.weights import read_checkpoint
+from data.files import atomic_output
+
+SCHEMA_VERSION = 1
+LAST, PREVIOUS = "checkpoint_last.pt", "checkpoint_last.prev.pt"
+BEST, FINAL = "checkpoint_best.pt", "checkpoint_final.pt"
+EPOCH_FILE = re.compile(r"checkpoint_epoch_(\d+)\.pt")
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` to `path`, whole or not at all. Raises OSError (disk full) with the old file intact."""
+    with atomic_output(path) as temporary:
+        _serialise(content, temporary)
+
+
+def save_last(folder: Path, content: dict[str, Any]) -> None:
+    """Write checkpoint_last.pt and keep the one before as checkpoint_last.prev.pt; at any moment one of them is whole."""
+    last, previous = folder / LAST, folder / PREVIOUS
+    with atomic_output(last) as temporary:
+        _serialise(content, temporary)
+        if last.exists():
+            os.replace(last, previous)
+
+
+def _serialise(content: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:
+        # torch's zip writer reports a full disk as a RuntimeError; the cause sits in its context.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
+
+
+def weights_content(network: torch.nn.Module, config: NetworkConfig, **facts: Any) -> dict[str, Any]:
+    """The content of a weights file: `params` on the CPU, the network's description, and `facts` (metrics, data, run)."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "params": {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
+        "network": plain(dataclasses.asdict(config)),
+        "created_with": created_with(),
+        **facts,
+    }
+
+
+def newest_state(folder: Path, log: RunLog) -> dict[str, Any] | None:
+    """The newest sound state in `folder`, or None when there is no state file at all.
+
+    A torn or foreign file is named in the log and the one before it is taken; RunRefused when files exist and none is sound.
+    """
+    candidates = state_files(folder)
+    faults = []
+    for path in candidates:
+        try:
+            state = read_state(path)
+        except ModelError as error:
+            faults.append(str(error))
+            log(f"⚠️  {error}")
+            continue
+        if faults or path.name != LAST:
+            log(f"⚠️  {LAST} could not be used: continuing from {path.name} (update {state['step']})")
+        return state
+    if faults:
+        raise RunRefused(f"{folder}: no sound state among {', '.join(p.name for p in candidates)}; use --overwrite to start anew")
+    return None
+
+
+def state_files(folder: Path) -> list[Path]:
+    """State files in `folder`, newest first: last, the one before, then the periodic ones by epoch."""
+    periodic = [(int(match[1]), path) for path in folder.glob("*.pt") if (match := EPOCH_FILE.fullmatch(path.name))]
+    named = [path for path in (folder / LAST, folder / PREVIOUS) if path.exists()]
+    return named + [path for _, path in sorted(periodic, reverse=True)]
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A whole training state; ModelError when the file is torn, not ours, of another version, or holds weights only."""
+    content = read_checkpoint(path)
+    if content.get("schema_version") != SCHEMA_VERSION or not is_state(content):
+        raise ModelError(f"{path}: not a training state of this toolkit (schema version {SCHEMA_VERSION})")
+    return content
+
+
+def is_state(content: dict[str, Any]) -> bool:
+    """Whether a checkpoint can continue a run; otherwise it holds weights only."""
+    return "raw_params" in content and "optimizer" in content
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The content of a finished run's checkpoint_final.pt, or None when the run is not finished."""
+    path = folder / FINAL
+    return read_checkpoint(path) if path.exists() else None
+
+
+def plain(value: Any) -> Any:
+    """Tuples -> lists, so that a value equals itself after a round trip through a file."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value

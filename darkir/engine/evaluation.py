@@ -1,0 +1,62 @@
+"""A network and whole frames -> one record of metrics an image. Validation, out-of-fold scores and the test all come from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import nn
+
+from darkir.engine.errors import Stopped
+from darkir.engine.metrics import image_metrics
+from darkir.engine.runtime import Precision
+from data import stop
+from data.loader import start_workers
+from data.manifest import Pair
+
+Restore = Callable[[torch.Tensor], torch.Tensor]
+
+
+def to_float(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """uint8 (B, 3, H, W) -> float32 in [0, 1] on `device`; bytes travel, floats are made where they are used."""
+    return images.to(device, non_blocking=True).float().div_(255.0)
+
+
+def restorer(network: nn.Module, precision: Precision) -> Restore:
+    """A function from source (B, 3, H, W) in [0, 1] to the restored image, float32, clamped to [0, 1]."""
+
+    def restore(src: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(), precision.autocast():
+            return network(src).float().clamp(0.0, 1.0)
+
+    return restore
+
+
+def identity(src: torch.Tensor) -> torch.Tensor:
+    """The baseline that leaves the photo as it is."""
+    return src
+
+
+def score(restore: Restore, loader: Iterable[dict], pairs: list[Pair], device: torch.device) -> list[dict]:
+    """Score every image: [{"src", "psnr", "ssim", "l1"}] in the order of `pairs`.
+
+    Raises Stopped between batches when a signal asked for it, and DataError for frames too small for SSIM.
+    """
+    records: list[dict | None] = [None] * len(pairs)
+    for src, tar, indices in frames(loader, device):
+        for index, metrics in zip(indices, image_metrics(restore(src), tar), strict=True):
+            records[index] = {"src": pairs[index].src, **metrics}
+    return records
+
+
+def frames(loader: Iterable[dict], device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
+    """Yield (source, target, indices) with the images as float32 (B, 3, H, W) in [0, 1] on `device`."""
+    for batch in start_workers(loader):
+        if stop.requested():
+            raise Stopped(f"{stop.requested()} received while scoring images")
+        yield to_float(batch["src"], device), to_float(batch["tar"], device), batch["index"].tolist()
+
+
+def mean_metrics(records: list[dict]) -> dict[str, float]:
+    """Mean over images of each metric."""
+    return {name: sum(record[name] for record in records) / len(records) for name in ("psnr", "ssim", "l1")}

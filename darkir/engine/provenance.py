@@ -1,0 +1,80 @@
+"""Which photos did these weights see? Content digests travel with rows, checkpoints and results, and a test photo is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from darkir.engine.errors import RunRefused
+from darkir.engine.runlog import RunLog
+from data.manifest import Pair
+
+DIGESTS = ("src_sha256", "tar_sha256", "src_file_sha256", "tar_file_sha256")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Digests of every photo that shaped some weights: `own` training and validation data, and what came `earlier`.
+
+    `known` is False when weights without digests (published ones) were the start.
+    """
+
+    own: frozenset[str] = frozenset()
+    earlier: frozenset[str] = frozenset()
+    known: bool = True
+    sources: tuple[str, ...] = field(default=())
+
+    def as_plain(self) -> dict[str, Any]:
+        """Plain types for a checkpoint."""
+        return {
+            "own": sorted(self.own),
+            "earlier": sorted(self.earlier),
+            "known": self.known,
+            "sources": list(self.sources),
+        }
+
+    @staticmethod
+    def from_checkpoint(content: dict[str, Any], source: str) -> Seen:
+        """What a checkpoint says of itself; published weights say nothing and are `known=False`."""
+        data = content.get("data")
+        if not isinstance(data, dict):
+            return Seen(known=False, sources=(source,))
+        return Seen(frozenset(data["own"]), frozenset(data["earlier"]), data["known"], tuple(data["sources"]))
+
+    def then(self, own: Iterable[Pair]) -> Seen:
+        """The record of weights that start from these and train on `own`."""
+        return Seen(digests(own), self.own | self.earlier, self.known, self.sources)
+
+
+def digests(pairs: Iterable[Pair]) -> frozenset[str]:
+    """All content and file digests of the pairs' two images."""
+    return frozenset(pair.row[name] for pair in pairs for name in DIGESTS)
+
+
+def refuse_test_photos(test: list[Pair], pairs: Iterable[Pair], seen: Seen) -> None:
+    """RunRefused, naming rows, when a test photo stands among `pairs` or in what the starting weights saw."""
+    held_out = {pair.row[name]: pair for pair in test for name in DIGESTS}
+    faults = []
+    for pair in pairs:
+        clash = next((held_out[pair.row[name]] for name in DIGESTS if pair.row[name] in held_out), None)
+        if clash is not None:
+            faults.append(f"{pair.file}:{pair.line}: {pair.src} has the content of test photo {clash.src} ({clash.file}:{clash.line})")
+    if faults:
+        raise RunRefused("\n".join(["test photos among the training or validation rows; remove them:", *faults[:20]]))
+    refuse_unclean_weights(test, seen, "the starting weights")
+
+
+def refuse_unclean_weights(test: list[Pair], seen: Seen, what: str) -> None:
+    """RunRefused, naming the photos, when `seen` holds the content of a test photo."""
+    everything = seen.own | seen.earlier
+    clashes = [pair for pair in test if any(pair.row[name] in everything for name in DIGESTS)]
+    if clashes:
+        names = ", ".join(f"{pair.src} ({pair.file}:{pair.line})" for pair in clashes[:20])
+        raise RunRefused(f"{what} saw {len(clashes)} of the {len(test)} test photos: {names}; their score would be worthless")
+
+
+def log_provenance(seen: Seen, log: RunLog) -> None:
+    """Say openly when nobody can know what the starting weights saw."""
+    if not seen.known:
+        log(f"⚠️  provenance unknown: {', '.join(seen.sources)} carries no digests of its training data")

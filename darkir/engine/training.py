@@ -1,0 +1,197 @@
+"""The training loop of one run: updates, validation, best, patience, state. Everything random derives from (seed, epoch, index)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from darkir.engine.errors import RunFailed, Stopped
+from darkir.engine.evaluation import mean_metrics
+from darkir.engine.optimizer import set_learning_rate
+from darkir.engine.runlog import RunLog
+from darkir.engine.runtime import Precision
+from darkir.engine.schedule import learning_rate, warmup_updates
+from darkir.engine.step import Learner, NonFinite, StepResult, train_step
+from darkir.options import require
+from data import stop
+from data.loader import EpochPlan
+from data.manifest import Pair
+from losses.objective import Objective
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the weights are updated, and when a run ends."""
+
+    epochs: int = field(default=100, metadata={"help": "passes over the training pairs"})
+    batch_size: int = field(default=8, metadata={"help": "pairs in a batch"})
+    lr: float = field(default=1e-4, metadata={"help": "peak learning rate of AdamW; a cosine takes it down to 1 %"})
+    warmup_epochs: int = field(default=5, metadata={"help": "epochs of linear warm-up, cut to 10 % of all updates"})
+    weight_decay: float = field(default=1e-4, metadata={"help": "AdamW weight decay of the convolution kernels"})
+    grad_clip: float = field(default=1.0, metadata={"help": "largest 2-norm of the gradient (0: no clipping)"})
+    accumulate_steps: int = field(default=1, metadata={"help": "batches whose mean gradient makes one update"})
+    ema_decay: float = field(default=0.999, metadata={"help": "decay of the weight average that is validated and kept (0: off)"})
+    early_stopping_patience: int = field(
+        default=15, metadata={"help": "epochs without a better validation PSNR before the run ends (0: never)"}
+    )
+    mixed_precision: bool = field(default=False, metadata={"help": "run the network in 16 bit where that is safe"})
+    amp_dtype: Literal["auto", "bf16", "fp16"] = field(
+        default="auto", metadata={"help": "16-bit format: auto takes bf16 where the device has it, else fp16 with loss scaling"}
+    )
+    compile: bool = field(default=False, metadata={"help": "compile the network with torch.compile"})
+    seed: int = field(default=42, metadata={"help": "seed of weights, order, crops and augmentation"})
+    save_every: int = field(default=10, metadata={"help": "epochs between kept checkpoint_epoch_N.pt files (0: none)"})
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "accumulate_steps"):
+            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
+        for name in ("warmup_epochs", "weight_decay", "grad_clip", "early_stopping_patience", "save_every", "seed"):
+            require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: must not be negative")
+        require(self.lr > 0, f"--lr {self.lr}: must be above 0")
+        require(0 <= self.ema_decay < 1, f"--ema_decay {self.ema_decay}: must be in [0, 1)")
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is saved, and a resumed run continues from exactly this.
+
+    `step` counts updates over all epochs; `totals` sums the open epoch's updates; `best` is the best epoch's record with its
+    scores for every validation image.
+    """
+
+    step: int = 0
+    history: list[dict] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    epochs_without_gain: int = 0
+    stopped_early: bool = False
+    totals: dict[str, Any] = field(default_factory=lambda: dict(EMPTY_TOTALS, terms={}))
+
+
+EMPTY_TOTALS = {"loss": 0.0, "grad_norm": 0.0, "updates": 0, "skipped": 0, "seconds": 0.0}
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts that one training run joins. The callbacks write files; the loop itself knows no path."""
+
+    config: TrainConfig
+    plan: EpochPlan
+    precision: Precision
+    device: torch.device
+    objective: Objective
+    pairs: list[Pair]
+    batches: Callable[[int], Iterator[dict]]
+    validate: Callable[[], list[dict]]
+    save_state: Callable[[Progress], None]
+    epoch_ended: Callable[[Progress, bool], None]
+    log: RunLog
+
+
+def fit(run: Run, learner: Learner, progress: Progress) -> None:
+    """Train until the last epoch or until patience ends; `progress` and `learner` hold the result.
+
+    Raises Stopped (state saved) after the update in which a signal came, RunFailed when a loss or gradient is not finite.
+    """
+    config, updates = run.config, run.plan.updates
+    total = config.epochs * updates
+    warmup = warmup_updates(config.warmup_epochs, updates, total)
+    batches = run.batches(progress.step)
+    while len(progress.history) < config.epochs and not progress.stopped_early:
+        epoch = len(progress.history) + 1
+        while progress.step < epoch * updates:
+            lr = learning_rate(progress.step, total, warmup, config.lr)
+            set_learning_rate(learner.optimizer, lr)
+            _timed_update(run, learner, progress, batches)
+            _stop_if_asked(run, progress)
+        try:
+            scores = run.validate()
+        except Stopped as stopped:
+            run.save_state(progress)
+            raise Stopped(f"{stopped}; state saved, run the same command again") from None
+        _end_epoch(run, progress, scores, learning_rate(progress.step - 1, total, warmup, config.lr))
+        _stop_if_asked(run, progress, saved=True)
+
+
+def _timed_update(run: Run, learner: Learner, progress: Progress, batches: Iterator[dict]) -> None:
+    started = time.monotonic()
+    group = [next(batches) for _ in range(run.config.accumulate_steps)]
+    try:
+        result = train_step(
+            learner, run.objective, group, run.precision, run.device, run.config.grad_clip, progress.step
+        )
+    except NonFinite as fault:
+        names = ", ".join(run.pairs[index].src for batch in group for index in batch["index"].tolist())
+        raise RunFailed(
+            f"{fault.what} is not finite at update {progress.step + 1} (epoch {len(progress.history) + 1}); "
+            f"the weights were not changed and the last checkpoint is sound. Photos of the batch: {names}. "
+            "Look at them, then try a lower --lr or float32."
+        ) from fault
+    progress.step += 1
+    _add(progress.totals, result, time.monotonic() - started)
+
+
+def _add(totals: dict[str, Any], result: StepResult, seconds: float) -> None:
+    totals["loss"] += result.loss
+    totals["grad_norm"] += result.grad_norm
+    totals["updates"] += 1
+    totals["skipped"] += int(result.skipped)
+    totals["seconds"] += seconds
+    for name, value in result.terms.items():
+        totals["terms"][name] = totals["terms"].get(name, 0.0) + value
+
+
+def _stop_if_asked(run: Run, progress: Progress, saved: bool = False) -> None:
+    signal_name = stop.requested()
+    if signal_name is None:
+        return
+    if not saved:
+        run.save_state(progress)
+    raise Stopped(f"{signal_name} received; state saved at update {progress.step}, run the same command again")
+
+
+def _end_epoch(run: Run, progress: Progress, scores: list[dict], lr: float) -> None:
+    """Turn the epoch's sums and validation scores into its record; keep best and patience; write and log."""
+    means, totals = mean_metrics(scores), progress.totals
+    updates, applied = totals["updates"], max(1, totals["updates"] - totals["skipped"])
+    is_best = progress.best is None or means["psnr"] > progress.best["psnr"]
+    record = {
+        "epoch": len(progress.history) + 1,
+        "train_loss": totals["loss"] / updates,
+        "train_terms": {name: value / updates for name, value in totals["terms"].items()},
+        "val_loss": means["l1"],
+        "val_psnr": means["psnr"],
+        "val_ssim": means["ssim"],
+        "lr": lr,
+        "is_best": is_best,
+        "grad_norm": totals["grad_norm"] / applied,
+        "skipped_steps": totals["skipped"],
+        "flags": [],
+        "seconds": totals["seconds"],
+        "images_per_second": updates * run.plan.samples_per_update / totals["seconds"],
+    }
+    progress.history.append(record)
+    progress.totals = dict(EMPTY_TOTALS, terms={})
+    progress.epochs_without_gain = 0 if is_best else progress.epochs_without_gain + 1
+    if is_best:
+        progress.best = {"epoch": record["epoch"], **means, "scores": scores}
+    patience = run.config.early_stopping_patience
+    progress.stopped_early = bool(patience) and progress.epochs_without_gain >= patience
+    run.epoch_ended(progress, is_best)
+    run.log(epoch_line(record, run.config.epochs))
+    if progress.stopped_early:
+        run.log("⏹️  Early stopping triggered!")
+        run.log(f"   Best PSNR: {progress.best['psnr']:.2f}dB at epoch {progress.best['epoch']}")
+        run.log(f"   No improvement for {progress.epochs_without_gain} epochs")
+
+
+def epoch_line(record: dict, epochs: int) -> str:
+    """The log line of one epoch, as DESIGN lays it down."""
+    return (
+        f"Epoch {record['epoch']:3d}/{epochs}: Train Loss={record['train_loss']:.4f}, Val Loss={record['val_loss']:.4f}, "
+        f"Val PSNR={record['val_psnr']:.2f}dB, Val SSIM={record['val_ssim']:.4f}, LR={record['lr']:.2e}"
+        + (" 🏆 BEST" if record["is_best"] else "")
+    )

@@ -1,0 +1,138 @@
+"""Samples -> batches. What the training loader yields depends on (seed, step) alone, so a restart continues in mid-epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from data import stop
+from data.dataset import EvaluationPairs, SampleKey, TrainingPairs
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How photos become samples."""
+
+    resolution: int = field(
+        default=384, metadata={"help": "short side in pixels after resizing, and side of the training crop"}
+    )
+    fit: Literal["crop", "squash"] = field(
+        default="crop",
+        metadata={"help": "crop: keep the aspect ratio, train on crops, validate whole frames; squash: resize to a square"},
+    )
+    preprocess: Literal["none", "light_aug", "strong_aug"] = field(
+        default="light_aug",
+        metadata={"help": "augmentation: light_aug = flips; strong_aug adds quarter turns, and exposure and cast on the source"},
+    )
+    num_workers: int = field(default=4, metadata={"help": "loader processes (0: load in the main process); changes no result"})
+
+    def __post_init__(self):
+        if self.resolution < 16:
+            raise ValueError(f"--resolution {self.resolution}: must be at least 16 pixels")
+        if self.num_workers < 0:
+            raise ValueError(f"--num_workers {self.num_workers}: must be 0 or more")
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """How many updates make an epoch, and which pairs each of them sees.
+
+    Every pair is seen at least once an epoch. So that all batches have one size, the last one is filled from a second
+    shuffle of the same pairs (other crops: its samples carry draw 1).
+    """
+
+    pairs: int
+    batch_size: int
+    accumulate_steps: int
+
+    @property
+    def samples_per_update(self) -> int:
+        return self.batch_size * self.accumulate_steps
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates an epoch."""
+        return -(-self.pairs // self.samples_per_update)
+
+    @property
+    def refilled(self) -> int:
+        """Samples an epoch beyond one for each pair."""
+        return self.updates * self.samples_per_update - self.pairs
+
+    def keys(self, seed: int, epoch: int) -> list[SampleKey]:
+        """All sample keys of an epoch, in order; updates * samples_per_update of them."""
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch))))
+        total = self.updates * self.samples_per_update
+        draws = -(-total // self.pairs)
+        shuffled = [SampleKey(epoch, draw, int(index)) for draw in range(draws) for index in rng.permutation(self.pairs)]
+        return shuffled[:total]
+
+
+class BatchKeys:
+    """Batch sampler over a whole run: from update `first_update` to the last update of the last epoch."""
+
+    def __init__(self, plan: EpochPlan, seed: int, epochs: int, first_update: int):
+        self.plan = plan
+        self.seed = seed
+        self.epochs = epochs
+        self.first_update = first_update
+
+    def __len__(self) -> int:
+        return (self.epochs * self.plan.updates - self.first_update) * self.plan.accumulate_steps
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        first_epoch, skipped = divmod(self.first_update, self.plan.updates)
+        for epoch in range(first_epoch, self.epochs):
+            keys = self.plan.keys(self.seed, epoch)[skipped * self.plan.samples_per_update :]
+            skipped = 0
+            for start in range(0, len(keys), self.plan.batch_size):
+                yield keys[start : start + self.plan.batch_size]
+
+
+def training_batches(
+    dataset: TrainingPairs, plan: EpochPlan, seed: int, epochs: int, first_update: int, config: DataConfig, pin: bool
+) -> Iterator[dict]:
+    """Iterate {"src", "tar": uint8 (B, 3, R, R), "index": (B,)} from `first_update` to the end of the run."""
+    sampler = BatchKeys(plan, seed, epochs, first_update)
+    return start_workers(_loader(dataset, sampler, config.num_workers, pin))
+
+
+def evaluation_loader(dataset: EvaluationPairs, batch_size: int, num_workers: int, pin: bool) -> DataLoader:
+    """A loader of whole frames; only frames of one size share a batch, and nothing is padded."""
+    return _loader(dataset, equal_size_batches(dataset, batch_size), min(num_workers, len(dataset)), pin)
+
+
+def equal_size_batches(dataset: EvaluationPairs, batch_size: int) -> list[list[int]]:
+    """Indices in batches of one frame size each, sizes in order of first appearance."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for index in range(len(dataset)):
+        by_size.setdefault(dataset.size_of(index), []).append(index)
+    return [
+        same[start : start + batch_size] for same in by_size.values() for start in range(0, len(same), batch_size)
+    ]
+
+
+def start_workers(loader: DataLoader) -> Iterator[dict]:
+    """iter(loader), with the stop signals held back while workers are forked, so that none dies of one."""
+    with stop.held_back():
+        return iter(loader)
+
+
+def _loader(dataset, batch_keys, num_workers: int, pin: bool) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_sampler=batch_keys,
+        num_workers=num_workers,
+        pin_memory=pin,
+        worker_init_fn=stop.ignore_in_worker,
+        # Fork: workers inherit the decoded set-up at no cost and the signal mask of held_back().
+        multiprocessing_context="fork" if num_workers else None,
+        persistent_workers=num_workers > 0,
+        # Its own generator: otherwise every iter() draws from the global one and shifts it.
+        generator=torch.Generator(),
+    )
