@@ -1,0 +1,242 @@
+"""Pairs JSONL, or a folder of `*_src.*` and `*_tar.*` images -> Pair objects with resolved paths. Opens no image, needs no torch."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import DataError
+from data.faults import Faults
+from data.jsonl import open_input, read_jsonl, twin_hint
+
+METADATA = "split_metadata.json"
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".tif", ".tiff", ".webp", ".bmp"})
+FOLD_NAME = re.compile(r"fold_[0-9]+")
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One photo as shot (src) and as retouched (tar).
+
+    src, tar: as written in the JSONL. group: what must stay on one side of a split, or None. row: the whole JSON object.
+    file, line: where the row stands (line 0: found in a folder). src_path, tar_path: absolute.
+    """
+
+    src: str
+    tar: str
+    group: str | None
+    row: dict
+    file: str
+    line: int
+    src_path: Path
+    tar_path: Path
+
+    @property
+    def stem(self) -> str:
+        """File name of src without folder and suffix."""
+        return self.src_path.stem
+
+    @property
+    def where(self) -> str:
+        """`file:line` for messages; for a pair found in a folder, the name of its src."""
+        return f"{self.file}:{self.line}" if self.line else str(Path(self.file) / self.src)
+
+
+def read_pairs(
+    path: str | Path, base_dir: str | Path | None = None, *, group_key: str = "group", warn: Warn | None = None
+) -> list[Pair]:
+    """Read a pairs JSONL in the order of its lines.
+
+    Relative paths resolve against `base_dir`, else the base directory that split_metadata.json records (beside the file, or one
+    folder up from `fold_K`), else the file's folder. `warn` is called once for each relative path that leaves that folder.
+
+    Raises DataError with all bad rows (`file:line: reason`): bad JSON, missing keys, wrong types, missing images, a row twice,
+    one src with two tars; and when the file is missing, not UTF-8 or has no row.
+    """
+    base = find_base_dir(path, base_dir)
+    faults = Faults()
+    reader = _RowReader(str(path), base, group_key, faults, warn)
+    pairs = [pair for line, row in read_jsonl(path, faults) if (pair := reader.pair(row, line)) is not None]
+    faults.raise_if_any(f"{path}: rows that cannot be used")
+    if not pairs:
+        raise DataError(f'{path} has no rows; write one {{"src": ..., "tar": ...}} a line')
+    return pairs
+
+
+def pairs_from_folder(folder: str | Path) -> list[Pair]:
+    """Pair `NAME_src.*` with `NAME_tar.*` in each folder below `folder`, sorted by name; rows hold paths relative to `folder`.
+
+    Raises DataError that lists every image without its partner and every name with two candidates.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is {'a file, not a folder' if folder.exists() else 'missing'}")
+    base = folder.resolve()
+    sides: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for name in sorted(_image_names(base)):
+        stem, _, side = Path(name).stem.rpartition("_")
+        if stem and side in ("src", "tar"):
+            sides.setdefault((str(Path(name).parent), stem), {"src": [], "tar": []})[side].append(name)
+    faults = Faults()
+    pairs = []
+    for found in sides.values():
+        if len(found["src"]) == len(found["tar"]) == 1:
+            src, tar = found["src"][0], found["tar"][0]
+            pairs.append(Pair(src, tar, None, {"src": src, "tar": tar}, str(folder), 0, base / src, base / tar))
+            continue
+        names = ", ".join(found["src"] + found["tar"])
+        missing = next((side for side in ("src", "tar") if not found[side]), None)
+        faults.add(
+            str(folder), f"{names}: no _{missing} image beside it" if missing else f"{names}: which two are a pair?"
+        )
+    faults.raise_if_any(f"{folder}: images that make no pair")
+    if not pairs:
+        raise DataError(f"{folder} holds no NAME_src.* and NAME_tar.* images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return pairs
+
+
+def find_base_dir(path: str | Path, base_dir: str | Path | None = None) -> Path:
+    """The absolute folder against which relative paths in the JSONL `path` resolve; DataError when it is not a folder."""
+    if base_dir is not None:
+        base, source = Path(base_dir), "--base_dir"
+    else:
+        base, source = _recorded_base_dir(Path(path).absolute())
+    if not base.is_dir():
+        raise DataError(
+            f"{source} {base} is {'not a folder' if base.exists() else 'missing'}; name the folder with --base_dir"
+        )
+    return base.resolve()
+
+
+def _recorded_base_dir(path: Path) -> tuple[Path, str]:
+    # One folder up only from fold_K: a dataset may lie in a folder beside somebody's splits.
+    folders = [path.parent, path.parent.parent] if FOLD_NAME.fullmatch(path.parent.name) else [path.parent]
+    for folder in folders:
+        metadata = folder / METADATA
+        if metadata.is_file():
+            return folder / read_metadata(metadata)["base_dir"], f"base_dir of {metadata}"
+    return path.parent, f"folder of {path}"
+
+
+def read_metadata(path: Path) -> dict:
+    """The content of a split_metadata.json; DataError when it is no JSON object with a `base_dir`."""
+    with open_input(path) as handle:
+        try:
+            metadata = json.loads(handle.read().decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is not JSON ({error}); run create_data_splits.py again") from None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("base_dir"), str):
+        raise DataError(f"{path} has no base_dir; run create_data_splits.py again")
+    return metadata
+
+
+def _image_names(base: Path) -> list[str]:
+    """Image files below `base`, as relative POSIX names; linked folders are entered once, hidden files left out."""
+    names, seen = [], set()
+    for folder, folders, files in os.walk(base, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names += [
+            Path(folder, name).relative_to(base).as_posix()
+            for name in files
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        ]
+    return names
+
+
+class _RowReader:
+    """Turns the objects of one JSONL into pairs; remembers what it has seen, to find rows that stand twice."""
+
+    def __init__(self, file: str, base: Path, group_key: str, faults: Faults, warn: Warn | None):
+        self.file, self.base, self.group_key, self.faults, self.warn = file, base, group_key, faults, warn
+        self._tar_of_src: dict[str, tuple[str, int]] = {}
+        self._real_folders: dict[str, str] = {}
+
+    def pair(self, row: dict, line: int) -> Pair | None:
+        """The row as a Pair, or None after its faults have been noted."""
+        where = f"{self.file}:{line}"
+        before = self.faults.count
+        paths = {key: self._path(row, key, where) for key in ("src", "tar")}
+        group = self._group(row, where)
+        if self.faults.count > before:
+            return None
+        self._check_repeat(str(paths["src"]), str(paths["tar"]), where, line)
+        return Pair(row["src"], row["tar"], group, row, self.file, line, paths["src"], paths["tar"])
+
+    def _path(self, row: dict, key: str, where: str) -> Path | None:
+        reason = _text_fault(row, key)
+        if reason:
+            self.faults.add(where, reason)
+            return None
+        joined = os.path.join(self.base, row[key])
+        folder = os.path.dirname(joined)
+        if folder not in self._real_folders:
+            self._real_folders[folder] = os.path.realpath(folder)
+        path = Path(self._real_folders[folder], os.path.basename(joined))
+        reason = _missing(path, row[key])
+        if reason:
+            self.faults.add(where, f"{key} {reason}")
+        elif self.warn and not os.path.isabs(row[key]) and not path.is_relative_to(self.base):
+            self.warn(f"{where}: {key} {row[key]!r} lies outside the base directory {self.base}")
+        return path
+
+    def _group(self, row: dict, where: str) -> str | None:
+        value = row.get(self.group_key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+            self.faults.add(where, f"{self.group_key} must be a name or a whole number, not {json.dumps(value)[:40]}")
+        return str(value)
+
+    def _check_repeat(self, src: str, tar: str, where: str, line: int) -> None:
+        if src not in self._tar_of_src:
+            self._tar_of_src[src] = (tar, line)
+            return
+        first_tar, first_line = self._tar_of_src[src]
+        if first_tar == tar:
+            self.faults.add(where, f"the same src and tar as line {first_line}; remove one of the rows")
+        else:
+            self.faults.add(where, f"the same src as line {first_line} with another tar; keep the tar that you want")
+
+
+def _text_fault(row: dict, key: str) -> str | None:
+    """What is wrong with the text under `key`, or None."""
+    if key not in row:
+        near = {name.lower(): name for name in row if name not in ("src", "tar", "group")}
+        close = difflib.get_close_matches(
+            {"src": "source", "tar": "target"}[key], near, 1
+        ) or difflib.get_close_matches(key, near, 1)
+        return f"no key {key!r}" + (f" (did you mean {near[close[0]]!r}?)" if close else f"; keys: {sorted(row)}")
+    if not isinstance(row[key], str):
+        return f"{key} must be a path in quotes, not {json.dumps(row[key])[:40]}"
+    if not row[key].strip():
+        return f"{key} is empty"
+    return f"{key} holds a NUL character" if "\0" in row[key] else None
+
+
+def _missing(path: Path, written: str) -> str | None:
+    """Why `path` is no file, or None when it is one."""
+    try:
+        if path.is_file():
+            return None
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:
+        return f"{written!r} cannot be used as a path: {error}"
+    if exists:
+        return f"{path} is {'a folder' if path.is_dir() else 'no regular file'}, not an image"
+    if written.startswith("~"):
+        return f"{written!r} does not exist; write the home folder out, '~' is not expanded"
+    if "\\" in written or re.match(r"[A-Za-z]:", written):
+        return f"{written!r} does not exist; it looks like a Windows path: use / and a path of this machine"
+    return f"{path} does not exist{twin_hint(path)}"
