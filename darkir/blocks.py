@@ -1,4 +1,4 @@
-"""DarkIR's blocks: EBlock (encoder, works on the spectrum), DBlock (decoder, dilated branches). Features in, features out.
+"""DarkIR's blocks: EBlock (encoder, works on the spectrum) and DBlock (decoder, dilated branches).
 
 Every module takes and returns (B, C, H, W) floats. The attribute names are the published checkpoint keys.
 Source: DarkIR, "Robust Low-Light Image Restoration" (CVPR 2025), sections 3.1 and 3.2.
@@ -55,7 +55,7 @@ def _channel_attention(channels: int) -> nn.Sequential:
 
 
 class EBlock(nn.Module):
-    """Encoder block: spatial mixing with a gate, then modulation by FreMLP. At initialisation it is the identity."""
+    """Encoder block: spatial mixing with a gate, then modulation by FreMLP. Starts as the identity."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -79,7 +79,7 @@ class EBlock(nn.Module):
 
 
 class DBlock(nn.Module):
-    """Decoder block: dilated depthwise branches summed and gated, then a gated 1x1 pair. At initialisation the identity."""
+    """Decoder block: dilated depthwise branches summed and gated, then a gated 1x1 pair. Starts as the identity."""
 
     def __init__(self, channels: int, dilations: tuple[int, ...]):
         super().__init__()

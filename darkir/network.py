@@ -1,6 +1,6 @@
 """DarkIR: a degraded photo in, a restored photo out (and, for training, a small side output of the encoder).
 
-Source: the published network (CVPR 2025), described in words in the project's design; names and numbers are equal to it.
+Source: the published network (CVPR 2025); parameter names and outputs are equal to it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class DarkIR(nn.Module):
     def forward(self, x: torch.Tensor, with_side: bool = False) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """(B, 3, H, W) float RGB in [0, 1], any H and W -> restored, the same shape, not clamped.
 
-        With with_side also the side output (B, 3, h / 8, w / 8), h and w rounded up to a multiple of 8 (for three stages).
+        With with_side also the side output (B, 3, h / 8, w / 8), h and w rounded up to multiples of 8 (three stages).
         """
         height, width = x.shape[-2:]
         padded = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple))

@@ -1,17 +1,17 @@
 """FreMLP: a small network on the Fourier magnitudes of a feature map, the phase kept. Features in, features out.
 
-Published form: irfft2(p * cos(a), p * sin(a)) with z = rfft2(x), a = angle(z), p = process(|z|). Here p * u with u = z / |z| and
-u = 1 at z = 0 (angle(0) is 0): the same values, without the two divisions by |z|^2 that make the published gradients NaN when
-a channel nearly vanishes.
+Published form: irfft2(p * cos(a), p * sin(a)) with z = rfft2(x), a = angle(z), p = process(|z|). Here p * u with
+u = z / |z|, and u = 1 at z = 0 (angle(0) is 0): the same values, without the divisions by |z|^2 that make the published
+gradients NaN when a channel nearly vanishes.
 
-Each transform and its gradient is a torch custom operator on real tensors: torch.compile keeps them whole, and no generated code
-has to handle complex numbers. A complex tensor is passed as its real view, with a last dimension of 2.
+Each transform and each gradient is a torch custom operator on real tensors: torch.compile keeps them whole, and no
+generated code has to handle complex numbers. A complex tensor is passed as its real view, with a last dimension of 2.
 """
 
 import torch
 from torch import nn
 
-# Below this magnitude the phase of a bin is rounding noise, and its gradient, which grows as 1 / |z|, carries no information.
+# Below this magnitude a bin's phase is rounding noise; its gradient grows as 1 / |z| and carries no information.
 PHASE_EPS = 1e-12
 
 
@@ -89,7 +89,7 @@ def synthesis_backward(
 
 
 def _inner_columns(half_spectrum: torch.Tensor, width: int) -> torch.Tensor:
-    """The columns of a half spectrum that stand for two of the full one: all but the first and, at even width, the last."""
+    """The columns that stand for two of the full spectrum: all but the first and, at even width, the last."""
     return half_spectrum[..., 1 : (width + 1) // 2]
 
 
