@@ -13,7 +13,9 @@ Config = TypeVar("Config")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        # "(default: None)" tells a user nothing: the help text says what happens without the flag.
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -59,8 +61,8 @@ def _argument(field: dataclasses.Field, hint: Any) -> dict:
     options: dict[str, Any] = {"default": field.default, "help": field.metadata["help"].replace("%", "%%")}
     if hint is bool:
         return {**options, "action": "store_true"}
-    if typing.get_origin(hint) is typing.Literal:
-        return {**options, "choices": typing.get_args(hint)}
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        return {**options, "choices": typing.get_args(hint)}
     return {**options, "type": finite_float if hint is float else hint}
