@@ -22,7 +22,7 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_jsonl(path: str | Path, faults: Faults) -> Iterator[tuple[int, dict]]:
-    """Yield (line number from 1, object) for each good line of `path`; blank lines are skipped, bad ones go to `faults`.
+    """Yield (line number from 1, object) for each good line; blank lines are skipped, bad ones go to `faults`.
 
     UTF-8 with or without BOM, \\n or \\r\\n. Raises DataError when the file is missing, a folder, unreadable or UTF-16.
     """

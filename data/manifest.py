@@ -1,4 +1,7 @@
-"""Pairs JSONL, or a folder of `*_src.*` and `*_tar.*` images -> Pair objects with resolved paths. Opens no image, needs no torch."""
+"""Pairs JSONL, or a folder of `*_src.*` and `*_tar.*` images -> Pair objects with resolved paths.
+
+Opens no image and needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from data.jsonl import open_input, read_jsonl, twin_hint
 
 METADATA = "split_metadata.json"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".tif", ".tiff", ".webp", ".bmp"})
+LONG_NAME = {"src": "source", "tar": "target"}
 FOLD_NAME = re.compile(r"fold_[0-9]+")
 
 Warn = Callable[[str], None]
@@ -25,7 +29,7 @@ Warn = Callable[[str], None]
 class Pair:
     """One photo as shot (src) and as retouched (tar).
 
-    src, tar: as written in the JSONL. group: what must stay on one side of a split, or None. row: the whole JSON object.
+    src, tar: as written in the JSONL. group: what must stay on one side of a split, or None. row: the JSON object.
     file, line: where the row stands (line 0: found in a folder). src_path, tar_path: absolute.
     """
 
@@ -54,11 +58,12 @@ def read_pairs(
 ) -> list[Pair]:
     """Read a pairs JSONL in the order of its lines.
 
-    Relative paths resolve against `base_dir`, else the base directory that split_metadata.json records (beside the file, or one
-    folder up from `fold_K`), else the file's folder. `warn` is called once for each relative path that leaves that folder.
+    Relative paths resolve against `base_dir`, else the base directory that split_metadata.json records (beside the
+    file, or one folder up from `fold_K`), else the file's folder. `warn` is called once for each relative path that
+    leaves that folder.
 
-    Raises DataError with all bad rows (`file:line: reason`): bad JSON, missing keys, wrong types, missing images, a row twice,
-    one src with two tars; and when the file is missing, not UTF-8 or has no row.
+    Raises DataError with all bad rows (`file:line: reason`): bad JSON, missing keys, wrong types, missing images, a row
+    twice, one src with two tars; and when the file is missing, not UTF-8 or has no row.
     """
     base = find_base_dir(path, base_dir)
     faults = Faults()
@@ -71,7 +76,7 @@ def read_pairs(
 
 
 def pairs_from_folder(folder: str | Path) -> list[Pair]:
-    """Pair `NAME_src.*` with `NAME_tar.*` in each folder below `folder`, sorted by name; rows hold paths relative to `folder`.
+    """Pair `NAME_src.*` with `NAME_tar.*` in each folder below `folder`, sorted by name; rows hold relative paths.
 
     Raises DataError that lists every image without its partner and every name with two candidates.
     """
@@ -103,7 +108,7 @@ def pairs_from_folder(folder: str | Path) -> list[Pair]:
 
 
 def find_base_dir(path: str | Path, base_dir: str | Path | None = None) -> Path:
-    """The absolute folder against which relative paths in the JSONL `path` resolve; DataError when it is not a folder."""
+    """The absolute folder against which relative paths in the JSONL `path` resolve; DataError when it is no folder."""
     if base_dir is not None:
         base, source = Path(base_dir), "--base_dir"
     else:
@@ -161,7 +166,7 @@ class _RowReader:
     def __init__(self, file: str, base: Path, group_key: str, faults: Faults, warn: Warn | None):
         self.file, self.base, self.group_key, self.faults, self.warn = file, base, group_key, faults, warn
         self._tar_of_src: dict[str, tuple[str, int]] = {}
-        self._real_folders: dict[str, str] = {}
+        self._real_folders: dict[str, Path] = {}
 
     def pair(self, row: dict, line: int) -> Pair | None:
         """The row as a Pair, or None after its faults have been noted."""
@@ -179,15 +184,15 @@ class _RowReader:
         if reason:
             self.faults.add(where, reason)
             return None
-        joined = os.path.join(self.base, row[key])
-        folder = os.path.dirname(joined)
-        if folder not in self._real_folders:
-            self._real_folders[folder] = os.path.realpath(folder)
-        path = Path(self._real_folders[folder], os.path.basename(joined))
+        folder, slash, name = row[key].rpartition("/")
+        if folder + slash not in self._real_folders:
+            # Resolved once a folder, not once a file: a manifest may have a hundred thousand rows.
+            self._real_folders[folder + slash] = Path(os.path.realpath(self.base / (folder + slash)))
+        path = self._real_folders[folder + slash] / name
         reason = _missing(path, row[key])
         if reason:
             self.faults.add(where, f"{key} {reason}")
-        elif self.warn and not os.path.isabs(row[key]) and not path.is_relative_to(self.base):
+        elif self.warn and not row[key].startswith("/") and not path.is_relative_to(self.base):
             self.warn(f"{where}: {key} {row[key]!r} lies outside the base directory {self.base}")
         return path
 

@@ -1,0 +1,229 @@
+"""Image file -> sRGB array: the one reading of an image that all scripts share. Needs no torch.
+
+EXIF orientation applied, embedded ICC profile converted to sRGB, alpha composited on white, gray, palette and CMYK
+converted, samples of more than 8 bits scaled with rounding. What Pillow cannot decode whole is an error.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import PIL
+from PIL import ExifTags, Image, UnidentifiedImageError, features
+
+from data.colour import ProfileError, change_depth, parse_profile, to_srgb
+from data.deep_images import UnsupportedImage, is_deep, read_deep
+from data.errors import DataError
+
+SEMANTICS = 1  # raise when the pixels of any readable file change
+DECODER = f"{SEMANTICS}, Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")  # Pillow opens MPO as JPEG; its further images are left out
+MAX_PIXELS = 200_000_000
+# Pillow warns at its limit and raises at twice that; a file of 256 KB can claim gigabytes of pixels.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+
+# What Pillow's readers raise on broken files of the formats above.
+DECODE_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    OverflowError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+NEW_SUBFILE_TYPE, DNG_VERSION = 254, 50706  # TIFF tags
+REDUCED_RESOLUTION = 1
+OPENINGS = {
+    b"": "the file is empty",
+    b"<": "the file holds HTML or XML, not an image",
+    b"{": "the file holds JSON, not an image",
+    b"GIF8": "GIF is not read; save it as PNG",
+    b"\0\x05\x16\x07": "the file is macOS side data (AppleDouble), not an image",
+    b"version https://git-lfs": "the file is a Git LFS pointer; fetch the image itself",
+}
+
+
+def decode(path: str | Path) -> np.ndarray:
+    """Read an image as (H, W, 3) uint8 sRGB at native size.
+
+    Raises DataError naming the file when it is missing, no whole image (JPEG, PNG, TIFF, WebP, BMP), animated, over 200
+    megapixels, or has a broken profile.
+    """
+    return decode_bytes(read_file(path), path)
+
+
+def decode16(path: str | Path) -> np.ndarray:
+    """Read an image as (H, W, 3) uint16 sRGB at native size: colours are converted before any rounding to 8 bits.
+
+    An 8-bit source has its codes times 257, or finer ones where a profile was converted. Raises DataError as `decode`.
+    """
+    return _decode(read_file(path), path, np.uint16)
+
+
+def decode_bytes(content: bytes, name: str | Path) -> np.ndarray:
+    """`decode` for the content of a file that was read already; `name` is for messages."""
+    return _decode(content, name, np.uint8)
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of an image file; DataError when it is missing, a folder or unreadable."""
+    try:
+        return Path(path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W, 3) uint8 to `size` = (width, height) with Pillow's antialiased bicubic filter."""
+    if size == (image.shape[1], image.shape[0]):
+        return image
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def fit_crop_size(width: int, height: int, resolution: int, enlarge: bool) -> tuple[int, int]:
+    """Size (width, height) whose short side is `resolution`; a smaller image keeps its size unless `enlarge`."""
+    short = min(width, height)
+    if short == resolution or (short < resolution and not enlarge):
+        return width, height
+    # Whole-number rounding, halves up: the same on every machine.
+    scaled = [(2 * side * resolution + short) // (2 * short) for side in (width, height)]
+    return scaled[0], scaled[1]
+
+
+def _decode(content: bytes, name: str | Path, dtype: type) -> np.ndarray:
+    try:
+        return _pixels(lambda: Image.open(io.BytesIO(content), formats=FORMATS), dtype)
+    except UnidentifiedImageError:
+        raise DataError(f"{name}: {_what_it_is(content)}") from None
+    except (UnsupportedImage, ProfileError) as error:
+        reason = f"embedded ICC profile: {error}" if isinstance(error, ProfileError) else error
+        raise DataError(f"{name}: {reason}") from None
+    except Image.DecompressionBombError:
+        raise DataError(f"{name}: more than {MAX_PIXELS // 10**6} megapixels") from None
+    except DECODE_ERRORS as error:
+        raise DataError(f"{name}: broken image: {error}") from None
+
+
+def _pixels(reopen: Callable[[], Image.Image], dtype: type) -> np.ndarray:
+    with reopen() as image:
+        _refuse_unusual(image)
+        if is_deep(image):
+            samples = read_deep(image, reopen)
+            if "transparency" in image.info:
+                samples = _with_key_colour(samples, image.info["transparency"])
+        else:
+            image.load()
+            image = _plain_mode(image)
+            samples = np.asarray(image)
+            samples = samples[..., None] if samples.ndim == 2 else samples
+        is_cmyk = image.mode == "CMYK"
+        colours, alpha = _split_alpha(samples, is_cmyk)
+        result = _as_srgb(colours, is_cmyk, image.info.get("icc_profile"), dtype)
+        if alpha is not None:
+            result = _on_white(result, change_depth(alpha, dtype))
+        return _oriented(result, image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def _refuse_unusual(image: Image.Image) -> None:
+    if image.width * image.height == 1:
+        raise UnsupportedImage("1 x 1 pixel is not a photo")
+    if image.format == "TIFF":
+        tags = image.tag_v2
+        if DNG_VERSION in tags or tags.get(NEW_SUBFILE_TYPE, 0) & REDUCED_RESOLUTION:
+            raise UnsupportedImage("a raw file (only its preview could be read); develop it to TIFF, PNG or JPEG")
+        _refuse_pages(image)
+    elif image.format != "MPO" and getattr(image, "is_animated", False):
+        raise UnsupportedImage(f"animated {image.format} with {image.n_frames} frames; a photo has one")
+
+
+def _refuse_pages(image: Image.Image) -> None:
+    """A TIFF may carry small versions of its page, but not a second page."""
+    for page in range(1, image.n_frames):
+        image.seek(page)
+        if not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED_RESOLUTION:
+            raise UnsupportedImage(f"TIFF with {image.n_frames} pages; a photo has one")
+    if image.n_frames > 1:
+        image.seek(0)
+
+
+def _plain_mode(image: Image.Image) -> Image.Image:
+    """A loaded 8-bit image in one of the modes L, LA, RGB, RGBA, CMYK."""
+    if image.mode in ("P", "L", "RGB", "1") and "transparency" in image.info:
+        return image.convert("RGBA")
+    plain = {"1": "L", "P": "RGB", "PA": "RGBA", "RGBX": "RGB", "RGBa": "RGBA", "La": "LA", "YCbCr": "RGB"}
+    if image.mode in plain:
+        return image.convert(plain[image.mode])
+    if image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        raise UnsupportedImage(f"pixels of kind {image.mode} are not read; save it as 8- or 16-bit RGB")
+    return image
+
+
+def _with_key_colour(samples: np.ndarray, key: int | tuple[int, ...]) -> np.ndarray:
+    """Add the alpha channel of a 16-bit PNG in which one colour is transparent."""
+    opaque = np.any(samples != np.asarray(key, dtype=np.uint16), axis=2, keepdims=True)
+    return np.concatenate([samples, opaque.astype(np.uint16) * np.uint16(65535)], axis=2)
+
+
+def _split_alpha(samples: np.ndarray, is_cmyk: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    if is_cmyk or samples.shape[2] in (1, 3):
+        return samples, None
+    return samples[..., :-1], samples[..., -1:]
+
+
+def _as_srgb(samples: np.ndarray, is_cmyk: bool, icc: bytes | None, dtype: type) -> np.ndarray:
+    """(H, W, 1, 3 or 4 = CMYK) -> (H, W, 3) sRGB of `dtype`."""
+    space = "CMYK" if is_cmyk else {1: "GRAY", 3: "RGB"}[samples.shape[2]]
+    profile = parse_profile(icc) if icc else None
+    if profile is not None and (space, profile.space) == ("GRAY", "RGB"):
+        samples, space = np.repeat(samples, 3, axis=2), "RGB"
+    if profile is not None and space == "RGB" and profile.space == "GRAY":
+        raise ProfileError("it is for gray images, but the image has colours")
+    if profile is not None and (space == "CMYK") != (profile.space == "CMYK"):
+        raise ProfileError(f"it is for {profile.space}, but the image is {space}")
+    if profile is not None:
+        return to_srgb(samples, profile, dtype)
+    if is_cmyk:
+        samples = np.asarray(Image.fromarray(change_depth(samples, np.uint8), mode="CMYK").convert("RGB"))
+    samples = change_depth(samples, dtype)
+    return np.repeat(samples, 3, axis=2) if space == "GRAY" else samples
+
+
+def _on_white(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Composite (H, W, 3) on white by (H, W, 1) alpha of the same depth, rounded."""
+    top = int(np.iinfo(colours.dtype).max)
+    if alpha.min() == top:
+        return colours
+    weight = alpha.astype(np.uint64)
+    mixed = (colours * weight + top * (top - weight) + top // 2) // top
+    return mixed.astype(colours.dtype)
+
+
+def _oriented(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn the array upright by EXIF orientation 1 to 8 (values outside mean 1); the result is contiguous."""
+    if orientation in (5, 6, 7, 8):
+        samples = samples.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        samples = samples[::-1]
+    if orientation in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    return np.ascontiguousarray(samples)
+
+
+def _what_it_is(content: bytes) -> str:
+    start = content.lstrip(b"\xef\xbb\xbf \r\n\t")[:32]
+    if content[4:8] == b"ftyp":
+        return "HEIC, AVIF or a film is not read; save it as JPEG, PNG or TIFF"
+    for opening, what in OPENINGS.items():
+        if (start.startswith(opening) and opening) or not content:
+            return what
+    return f"not an image that is read here ({', '.join(FORMATS)}), or its header is broken"
