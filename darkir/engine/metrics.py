@@ -1,0 +1,31 @@
+"""Restored and target images -> PSNR, SSIM, L1 of each: RGB over all pixels, float32, no rounding, no border crop."""
+
+from __future__ import annotations
+
+import torch
+
+from data.errors import DataError
+from losses.ssim import WINDOW, ssim_per_image
+
+PSNR_CAP_DB = 100.0
+
+
+@torch.no_grad()
+def image_metrics(restored: torch.Tensor, target: torch.Tensor) -> list[dict[str, float]]:
+    """Images (B, 3, H, W) sRGB, clamped to [0, 1] here -> [{"psnr" in dB, "ssim", "l1"}], one record an image.
+
+    PSNR is 10 log10(1 / mean squared error), capped at 100 dB. SSIM: losses/ssim.py. An image's numbers do not depend
+    on the rest of its batch. NaN in, NaN out. Raises DataError when the shapes differ or a side is under 11.
+    """
+    if restored.shape != target.shape:
+        raise DataError(f"restored {tuple(restored.shape)} and target {tuple(target.shape)} differ in shape")
+    height, width = target.shape[-2:]
+    if min(height, width) < WINDOW:
+        raise DataError(
+            f"an image of {width} x {height} pixels cannot be scored: SSIM needs sides of at least {WINDOW}"
+        )
+    restored, target = restored.float().clamp(0.0, 1.0), target.float().clamp(0.0, 1.0)
+    error = restored - target
+    psnr = (-10.0 * error.square().mean(dim=(1, 2, 3)).log10()).clamp(max=PSNR_CAP_DB)
+    columns = torch.stack([psnr, ssim_per_image(restored, target), error.abs().mean(dim=(1, 2, 3))], dim=1)
+    return [{"psnr": psnr, "ssim": ssim, "l1": l1} for psnr, ssim, l1 in columns.tolist()]
