@@ -41,11 +41,17 @@ class Branch(nn.Module):
 
     def __init__(self, channels: int, dilation: int):
         super().__init__()
+        self.dilation = dilation
         self.branch = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels)
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.dilation > 1 and x.device.type == "cpu":
+            # torch's CPU library (oneDNN) returns garbage as the bfloat16 weight gradient of a dilated depthwise
+            # convolution on channels_last features: seen with torch 2.15 on AVX-512 without AMX, errors up to NaN.
+            with torch.autocast("cpu", enabled=False):
+                return self.branch(x.to(self.branch[0].weight.dtype))
         return self.branch(x)
 
 
