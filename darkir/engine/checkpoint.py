@@ -54,7 +54,7 @@ def _serialise(content: dict[str, Any], path: Path) -> None:
         raise
 
 
-def weights_content(network: torch.nn.Module, config: NetworkConfig, **facts: Any) -> dict[str, Any]:
+def weights_content(network: torch.nn.Module, config: NetworkConfig, /, **facts: Any) -> dict[str, Any]:
     """The content of a weights file: `params` on the CPU, the network's description, and `facts` (metrics, data, run)."""
     return {
         "schema_version": SCHEMA_VERSION,

@@ -38,7 +38,7 @@ class Seen:
     def from_checkpoint(content: dict[str, Any], source: str) -> Seen:
         """What a checkpoint says of itself; published weights say nothing and are `known=False`."""
         data = content.get("data")
-        if not isinstance(data, dict):
+        if not isinstance(data, dict) or not {"own", "earlier", "known", "sources"} <= data.keys():
             return Seen(known=False, sources=(source,))
         return Seen(frozenset(data["own"]), frozenset(data["earlier"]), data["known"], tuple(data["sources"]))
 
