@@ -21,7 +21,9 @@ from data.deep_images import UnsupportedImage, is_deep, read_deep
 from data.errors import DataError
 
 SEMANTICS = 1  # raise when the pixels of any readable file change
-DECODER = f"{SEMANTICS}, Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"
+DECODER = (
+    f"{SEMANTICS}, Pillow {PIL.__version__}, libjpeg {features.version('libjpeg_turbo') or features.version('jpg')}"
+)
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")  # Pillow opens MPO as JPEG; its further images are left out
 MAX_PIXELS = 200_000_000
 # Pillow warns at its limit and raises at twice that; a file of 256 KB can claim gigabytes of pixels.

@@ -75,6 +75,13 @@ def read_pairs(
     return pairs
 
 
+def usable_pairs(path: str | Path, base_dir: str | Path) -> list[Pair]:
+    """The rows of `path` that can still be used, without complaint about the others: to reuse digests, nothing else."""
+    faults = Faults()
+    reader = _RowReader(str(path), Path(base_dir).resolve(), "group", faults, None)
+    return [pair for line, row in read_jsonl(path, faults) if (pair := reader.pair(row, line)) is not None]
+
+
 def pairs_from_folder(folder: str | Path) -> list[Pair]:
     """Pair `NAME_src.*` with `NAME_tar.*` in each folder below `folder`, sorted by name; rows hold relative paths.
 

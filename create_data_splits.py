@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Pairs of photos -> a test set and K folds without leakage, proved from the written files.
+
+Photos that look the same, share an image or have the same `group` stay on one side. A rerun decodes only new images.
+
+  ./create_data_splits.py --input_jsonl photos/pairs.jsonl --output_dir data_splits
+  ./create_data_splits.py --input_dir photos --test_size 10 --n_folds 3
+
+Writes test.jsonl, fold_K/train.jsonl, fold_K/val.jsonl and split_metadata.json.
+Exit codes: 0 done, 1 a failure of ours or of the machine, 2 the input is wrong, 75 stopped by a signal.
+"""
+
+import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036 (users have older ones, too)
+    sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
+    sys.exit(2)
+
+from data import stop
+
+if __name__ == "__main__":
+    stop.install()
+
+from darkir.engine.exits import guarded
+from darkir.options import add_options, from_args, make_parser
+from data.files import FolderLock
+from data.fingerprint import fingerprint_pairs
+from data.split_files import write_split_folder
+from data.split_steps import find_near_duplicates, read_input, report_plan, report_written, reusable_pairs
+from data.splits import SplitConfig, make_split, refuse_repeated_sources
+
+
+def log(line):
+    """One line for `tail -f`."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+@guarded
+def main(argv=None) -> int:
+    """Read, fingerprint, split, write and prove; see the module's docstring."""
+    parser = make_parser(__doc__)
+    add_options(parser, SplitConfig, "splits")
+    config = from_args(SplitConfig, parser.parse_args(argv), parser)
+
+    pairs, base_dir = read_input(config, log)
+    pairs = fingerprint_pairs(pairs, known=reusable_pairs(config, base_dir, log))
+    refuse_repeated_sources(pairs)
+    near = find_near_duplicates(pairs, config, log)
+    split = make_split(pairs, near if config.near_duplicates == "group" else [], config)
+    report_plan(pairs, split, config, log)
+    with FolderLock(config.output_dir):
+        metadata = write_split_folder(
+            config, list(sys.argv[1:] if argv is None else argv), base_dir, pairs, near, split
+        )
+    report_written(metadata, config, log)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

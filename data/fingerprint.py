@@ -1,0 +1,212 @@
+"""Pairs -> pairs whose rows carry digests, sizes and perceptual hashes. Each image is read and decoded once.
+
+Digest of an image: sha256 of `WxH:` and its RGB8 bytes after the image semantics, so that a copy in another container
+or with other metadata is still found. Digest of a set of rows: sha256 over the sorted digests of the rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data import stop
+from data.errors import DataError
+from data.faults import Faults
+from data.images import DECODER, decode_bytes, read_file
+from data.manifest import Pair
+from data.phash import NearDuplicate, near_duplicates, perceptual_hash
+
+MIN_SIDE = 11  # the SSIM window: a smaller photo could be neither validated nor tested
+POLL_SECONDS = 0.2
+ROW_FIELDS = ("sha256", "file_sha256", "bytes", "mtime_ns", "phash")
+
+
+@dataclass(frozen=True)
+class ImagePrint:
+    """What identifies an image: digests of pixels and file, perceptual hash (None: flat), size, file size and time."""
+
+    sha256: str
+    file_sha256: str
+    phash: int | None
+    width: int
+    height: int
+    bytes: int
+    mtime_ns: int
+
+
+def fingerprint(path: str | Path) -> ImagePrint:
+    """Read and decode one image, once. Raises DataError naming the file."""
+    try:
+        # Before reading: a file that changes meanwhile then looks changed, and is read again next time.
+        mtime_ns = Path(path).stat().st_mtime_ns
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    content = read_file(path)
+    image = decode_bytes(content, path)
+    height, width = image.shape[:2]
+    pixels = hashlib.sha256(f"{width}x{height}:".encode())
+    pixels.update(image.data)
+    file_digest = hashlib.sha256(content).hexdigest()
+    return ImagePrint(pixels.hexdigest(), file_digest, perceptual_hash(image), width, height, len(content), mtime_ns)
+
+
+def fingerprint_pairs(
+    pairs: list[Pair], workers: int | None = None, progress: bool = True, known: Iterable[Pair] = ()
+) -> list[Pair]:
+    """Give each pair's row the digest fields (see DESIGN section 4), in the order of `pairs`.
+
+    Files whose path, size and mtime stand with this DECODER in the row itself, or in a row of `known`, are not read.
+    workers: threads, None = the CPUs of this process. A progress bar is shown on a terminal only.
+
+    Raises DataError with all bad rows: broken images, pairs of two sizes, sides under 11 pixels; stop.Interrupted.
+    """
+    prints = _known_prints([*known, *pairs])
+    todo = [path for path in _paths(pairs) if not _is_current(path, prints.get(path))]
+    failures: dict[Path, str] = {}
+    for path, result in _fingerprint_all(todo, workers or usable_cpus(), progress):
+        if isinstance(result, ImagePrint):
+            prints[path] = result
+        else:
+            failures[path] = result
+    _raise_faults(pairs, prints, failures)
+    return [_with_fields(pair, prints) for pair in pairs]
+
+
+def row_digest(row: dict) -> str:
+    """sha256 over the pixel digests of src and tar of a row that has them."""
+    return hashlib.sha256(f"{row['src_sha256']}:{row['tar_sha256']}".encode()).hexdigest()
+
+
+def set_digest(rows: Iterable[dict]) -> str:
+    """sha256 over the sorted digests of `rows`: the same for the same photos in any order."""
+    return hashlib.sha256("\n".join(sorted(row_digest(row) for row in rows)).encode()).hexdigest()
+
+
+def near_duplicate_pairs(pairs: list[Pair]) -> list[NearDuplicate]:
+    """Which of `pairs`, whose rows carry hashes, look the same in src and in tar; indices refer to `pairs`."""
+    hashes = {
+        side: [None if (text := pair.row[f"{side}_phash"]) is None else int(text, 16) for pair in pairs]
+        for side in ("src", "tar")
+    }
+    return near_duplicates(hashes["src"], hashes["tar"])
+
+
+def usable_cpus() -> int:
+    """The CPUs that this process may use (a scheduler may allow fewer than the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _paths(pairs: list[Pair]) -> list[Path]:
+    """Every image once, in order of appearance: a tar may belong to several srcs."""
+    return list(dict.fromkeys(path for pair in pairs for path in (pair.src_path, pair.tar_path)))
+
+
+def _known_prints(pairs: Iterable[Pair]) -> dict[Path, ImagePrint]:
+    prints = {}
+    for pair in pairs:
+        for side, path in (("src", pair.src_path), ("tar", pair.tar_path)):
+            print_ = _from_row(pair.row, side)
+            if print_ is not None:
+                prints[path] = print_
+    return prints
+
+
+def _from_row(row: dict, side: str) -> ImagePrint | None:
+    """The print of one image as `_with_fields` wrote it; None when a field lacks, is of another type or decoder."""
+    values = {name: row.get(f"{side}_{name}") for name in ROW_FIELDS} | {
+        key: row.get(key) for key in ("width", "height")
+    }
+    texts = all(isinstance(values[name], str) for name in ("sha256", "file_sha256"))
+    numbers = all(type(values[name]) is int for name in ("bytes", "mtime_ns", "width", "height"))
+    if row.get("decoder") != DECODER or f"{side}_phash" not in row or not texts or not numbers:
+        return None
+    try:
+        phash = None if values["phash"] is None else int(values["phash"], 16)
+    except (ValueError, TypeError):
+        return None
+    return ImagePrint(**{**values, "phash": phash})
+
+
+def _is_current(path: Path, print_: ImagePrint | None) -> bool:
+    if print_ is None:
+        return False
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (print_.bytes, print_.mtime_ns)
+
+
+def _fingerprint_all(paths: list[Path], workers: int, progress: bool) -> Iterator[tuple[Path, ImagePrint | str]]:
+    """Yield each path with its print, or with the reason why it has none."""
+    bar = tqdm(total=len(paths), desc="Reading images", disable=not (progress and sys.stderr.isatty()))
+    pool = ThreadPoolExecutor(workers)
+    waiting: dict[Future, Path] = {}
+    rest = iter(paths)
+    try:
+        while True:
+            # Few at a time: a stop must not wait for thousands of queued images.
+            while len(waiting) < 2 * workers and (path := next(rest, None)) is not None:
+                waiting[pool.submit(fingerprint, path)] = path
+            if not waiting:
+                return
+            done, _ = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+            stop.check()
+            for future in done:
+                bar.update()
+                yield waiting.pop(future), _result(future)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        bar.close()
+
+
+def _result(future: Future) -> ImagePrint | str:
+    try:
+        return future.result()
+    except DataError as error:
+        return str(error)
+
+
+def _raise_faults(pairs: list[Pair], prints: dict[Path, ImagePrint], failures: dict[Path, str]) -> None:
+    faults = Faults()
+    for pair in pairs:
+        broken = [failures[path] for path in (pair.src_path, pair.tar_path) if path in failures]
+        for reason in broken:
+            faults.add(pair.where, reason)
+        if not broken:
+            reason = _size_fault(prints[pair.src_path], prints[pair.tar_path])
+            if reason:
+                faults.add(pair.where, f"{pair.src} and {pair.tar}: {reason}")
+    faults.raise_if_any("images that cannot be used", "Repair these images or remove their rows.")
+
+
+def _size_fault(src: ImagePrint, tar: ImagePrint) -> str | None:
+    if (src.width, src.height) == (tar.width, tar.height):
+        small = min(src.width, src.height) < MIN_SIDE
+        return f"{src.width}x{src.height} is too small, a side needs {MIN_SIDE} pixels" if small else None
+    turned = (src.width, src.height) == (tar.height, tar.width)
+    hint = "; one is turned: check the EXIF orientation of both" if turned else ""
+    return f"src is {src.width}x{src.height}, but tar is {tar.width}x{tar.height}{hint}"
+
+
+def _with_fields(pair: Pair, prints: dict[Path, ImagePrint]) -> Pair:
+    src, tar = prints[pair.src_path], prints[pair.tar_path]
+    fields: dict[str, str | int | None] = {}
+    for name in ROW_FIELDS:
+        for side, print_ in (("src", src), ("tar", tar)):
+            fields[f"{side}_{name}"] = _hex(print_.phash) if name == "phash" else getattr(print_, name)
+    fields |= {"width": src.width, "height": src.height, "decoder": DECODER}
+    return dataclasses.replace(pair, row={**pair.row, **fields})
+
+
+def _hex(phash: int | None) -> str | None:
+    """JSON readers outside Python cut whole numbers above 2**53, so the hash is text."""
+    return None if phash is None else f"{phash:016x}"

@@ -1,0 +1,164 @@
+"""A split folder on disk: test.jsonl, fold_K/{train,val}.jsonl and split_metadata.json. Written, proved, checked again.
+
+The metadata is removed first and written last, after the files have been read back and proved, so that a folder with
+metadata is always a whole one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL
+
+from data.errors import DataError
+from data.faults import Faults
+from data.files import write_json, write_jsonl
+from data.fingerprint import set_digest
+from data.images import DECODER
+from data.jsonl import open_input, read_jsonl
+from data.manifest import FOLD_NAME, METADATA, Pair, read_metadata, usable_pairs
+from data.phash import MAX_BITS, NearDuplicate
+from data.split_proof import prove_split
+from data.splits import Split, SplitConfig
+
+SCHEMA_VERSION = 1
+TEST = "test.jsonl"
+
+
+def write_split_folder(
+    config: SplitConfig, argv: list[str], base_dir: Path, pairs: list[Pair], near: list[NearDuplicate], split: Split
+) -> dict:
+    """Write the split to config.output_dir, replacing an earlier one, prove it from the written files; the metadata.
+
+    Raises DataError when the proof fails (then no metadata is left), OSError when writing fails.
+    """
+    folder = Path(config.output_dir)
+    files = {TEST: split.test}
+    for number, fold in enumerate(split.folds, start=1):
+        files |= {f"fold_{number}/train.jsonl": fold.train, f"fold_{number}/val.jsonl": fold.val}
+    (folder / METADATA).unlink(missing_ok=True)
+    _remove_stale_folds(folder, len(split.folds))
+    for name, rows in files.items():
+        write_jsonl(folder / name, [pairs[row].row for row in rows])
+    metadata = _metadata(config, argv, base_dir, pairs, near, split)
+    metadata["files"] = {name: _file_digest(folder / name) for name in files}
+    prove_split(folder, base_dir, pairs, metadata)
+    metadata["verified"] = True
+    write_json(folder / METADATA, metadata)
+    return metadata
+
+
+def verify_splits(folder: str | Path) -> dict:
+    """Check that a split folder is whole and unchanged since it was proved; return its metadata. Opens no image.
+
+    Raises DataError naming the file that is missing or was edited.
+    """
+    folder = Path(folder)
+    if not (folder / METADATA).is_file():
+        raise DataError(f"{folder / METADATA} does not exist; make the splits with create_data_splits.py")
+    metadata = read_metadata(folder / METADATA)
+    if metadata.get("schema_version") != SCHEMA_VERSION or metadata.get("verified") is not True:
+        raise DataError(f"{folder / METADATA} is of another version or not verified; run create_data_splits.py again")
+    faults = Faults()
+    for name, count, digest in expected_sets(metadata):
+        path = folder / name
+        if not path.is_file():
+            faults.add(str(path), "is missing")
+            continue
+        rows = [row for _, row in read_jsonl(path, faults)]
+        complete = all(isinstance(row.get(key), str) for row in rows for key in ("src_sha256", "tar_sha256"))
+        same = complete and len(rows) == count and set_digest(rows) == digest
+        if not same or _file_digest(path) != metadata.get("files", {}).get(name):
+            faults.add(str(path), f"was changed after {METADATA} was written")
+    faults.raise_if_any(f"{folder}: not the splits that were proved", "Run create_data_splits.py again.")
+    return metadata
+
+
+def expected_sets(metadata: dict) -> Iterator[tuple[str, int, str]]:
+    """Name, count of rows and set digest of every file that the metadata describes; DataError when it is incomplete."""
+    try:
+        yield TEST, metadata["test"]["count"], metadata["test"]["digest"]
+        for fold in metadata["folds"]:
+            for part in ("train", "val"):
+                yield f"fold_{fold['fold']}/{part}.jsonl", fold[part], fold[f"{part}_digest"]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{METADATA} is incomplete ({error}); run create_data_splits.py again") from None
+
+
+def known_pairs(folder: str | Path, base_dir: Path) -> list[Pair]:
+    """Rows with digests that an earlier run left in `folder`: the test set and one fold hold every row."""
+    folder = Path(folder)
+    names = (TEST, "fold_1/train.jsonl", "fold_1/val.jsonl")
+    return [pair for name in names if (folder / name).is_file() for pair in usable_pairs(folder / name, base_dir)]
+
+
+def changed_options(folder: str | Path, config: SplitConfig) -> list[str]:
+    """`name old -> new` for each option in which the split that stands in `folder` differs from `config`."""
+    path = Path(folder) / METADATA
+    if not path.is_file():
+        return []
+    before = read_metadata(path).get("config", {})
+    now = {name: value for name, value in dataclasses.asdict(config).items() if name != "output_dir"}
+    return [f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
+
+
+def _metadata(
+    config: SplitConfig, argv: list[str], base_dir: Path, pairs: list[Pair], near: list[NearDuplicate], split: Split
+) -> dict:
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "pillow": PIL.__version__}
+    folds = []
+    for number, fold in enumerate(split.folds, start=1):
+        train, val = ([pairs[row].row for row in part] for part in (fold.train, fold.val))
+        folds.append({"fold": number, "train": len(train), "val": len(val)})
+        folds[-1] |= {"train_digest": set_digest(train), "val_digest": set_digest(val)}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created_with": {"argv": argv, "versions": versions},
+        "config": dataclasses.asdict(config),
+        "seed": config.seed,
+        "scheme": config.scheme,
+        "n_folds": config.n_folds,
+        "val_ratio": config.val_ratio,
+        "base_dir": Path(os.path.relpath(base_dir, Path(config.output_dir).resolve())).as_posix(),
+        "total_pairs": len(pairs),
+        "test": {"count": len(split.test), "digest": set_digest(pairs[row].row for row in split.test)},
+        "folds": folds,
+        "groups": {
+            "key": config.group_key,
+            "named": len({pair.group for pair in pairs} - {None}),
+            "kept_together": len(split.components),
+            "largest": max(len(rows) for rows in split.components),
+        },
+        "near_duplicates": {
+            "mode": config.near_duplicates,
+            "max_bits": MAX_BITS,
+            "pairs": [
+                {"src": [pairs[hit.first].src, pairs[hit.second].src]}
+                | {"src_bits": hit.src_bits, "tar_bits": hit.tar_bits}
+                for hit in near
+            ],
+        },
+        "decoder": DECODER,
+    }
+
+
+def _remove_stale_folds(folder: Path, n_folds: int) -> None:
+    """Remove the files of an earlier split with more folds; a folder goes with them when nothing else is in it."""
+    for stale in folder.glob("fold_*"):
+        if not FOLD_NAME.fullmatch(stale.name) or stale.name in {f"fold_{fold + 1}" for fold in range(n_folds)}:
+            continue
+        for name in ("train.jsonl", "val.jsonl"):
+            (stale / name).unlink(missing_ok=True)
+        if not any(stale.iterdir()):
+            stale.rmdir()
+
+
+def _file_digest(path: Path) -> str:
+    with open_input(path) as handle:
+        return hashlib.sha256(handle.read()).hexdigest()

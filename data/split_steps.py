@@ -1,0 +1,93 @@
+"""The steps of create_data_splits.py that talk to the user: what was read, what was found, what was written."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from data.errors import DataError
+from data.fingerprint import near_duplicate_pairs
+from data.manifest import METADATA, Pair, find_base_dir, pairs_from_folder, read_pairs
+from data.phash import NearDuplicate
+from data.split_files import changed_options, known_pairs
+from data.splits import Split, SplitConfig
+
+Log = Callable[[str], None]
+DEFAULT_GROUP_KEY = "group"
+SHOWN = 20
+
+
+def read_input(config: SplitConfig, log: Log) -> tuple[list[Pair], Path]:
+    """The pairs and their absolute base directory. DataError for bad rows, and for a --group_key that no row has."""
+    if Path(config.output_dir).exists() and not Path(config.output_dir).is_dir():
+        raise DataError(f"--output_dir {config.output_dir} is a file; name a folder")
+    if config.input_dir is not None:
+        pairs, base_dir = pairs_from_folder(config.input_dir), Path(config.input_dir).resolve()
+    else:
+        base_dir = find_base_dir(config.input_jsonl, config.base_dir)
+        warn = lambda line: log(f"warning: {line}")  # noqa: E731
+        pairs = read_pairs(config.input_jsonl, base_dir, group_key=config.group_key, warn=warn)
+    named = sum(pair.group is not None for pair in pairs)
+    fields = {name for pair in pairs for name in pair.row} - {"src", "tar"}
+    if not named and config.group_key != DEFAULT_GROUP_KEY:
+        raise DataError(
+            f"--group_key {config.group_key}: no row has that field; fields: {', '.join(sorted(fields)) or 'none'}"
+        )
+    log(f"Pairs: {len(pairs)} from {config.input_jsonl or config.input_dir}, base directory {base_dir}")
+    near = difflib.get_close_matches(config.group_key, fields - {config.group_key}, 1)
+    hint = f" (is {near[0]!r} meant? give --group_key {near[0]})" if near and not named else ""
+    values = len({pair.group for pair in pairs} - {None})
+    log(f"Groups: {named} rows have {config.group_key!r}, with {values} values{hint}")
+    return pairs, base_dir
+
+
+def reusable_pairs(config: SplitConfig, base_dir: Path, log: Log) -> list[Pair]:
+    """Rows of an earlier run, for their digests; says when that run had other options, or left unreadable files."""
+    try:
+        changed = changed_options(config.output_dir, config)
+        known = known_pairs(config.output_dir, base_dir)
+    except DataError as error:
+        log(f"warning: {error}; the splits there are made anew")
+        return []
+    if changed:
+        log(f"{config.output_dir} holds splits made with other options, they are made again: {', '.join(changed)}")
+    return known
+
+
+def find_near_duplicates(pairs: list[Pair], config: SplitConfig, log: Log) -> list[NearDuplicate]:
+    """Rows that look the same, with a line for each of the first 20; none with --near_duplicates off."""
+    if config.near_duplicates == "off":
+        log("Near-duplicates: not looked for (--near_duplicates off)")
+        return []
+    near = near_duplicate_pairs(pairs)
+    kept = "kept on one side" if config.near_duplicates == "group" else "may stand on two sides (report only)"
+    log(f"Near-duplicates: {len(near)}" + (f", {kept}" if near else ""))
+    for hit in near[:SHOWN]:
+        log(f"  {pairs[hit.first].src} ~ {pairs[hit.second].src} (src {hit.src_bits}, tar {hit.tar_bits} bits)")
+    if len(near) > SHOWN:
+        log(f"  ... and {len(near) - SHOWN} more, see {METADATA}")
+    return near
+
+
+def report_plan(pairs: list[Pair], split: Split, config: SplitConfig, log: Log) -> None:
+    """Sizes of the sets, and where groups made them differ from what was asked for."""
+    largest = max(len(rows) for rows in split.components)
+    log(f"Kept together: {len(pairs)} pairs form {len(split.components)} units, the largest of {largest}")
+    if not config.draws_validation:
+        log("Note: --val_ratio is not used with --scheme kfold, which validates every pair once")
+    wanted = _missed(len(split.test), split.wanted_test)
+    log(f"Test: {len(split.test)} pairs{wanted}")
+    for number, (fold, size) in enumerate(zip(split.folds, split.wanted_val, strict=True), start=1):
+        log(f"Fold {number}: {len(fold.train)} train, {len(fold.val)} val{_missed(len(fold.val), size)}")
+
+
+def report_written(metadata: dict, config: SplitConfig, log: Log) -> None:
+    """What was proved and where it lies."""
+    near = ", group or near-duplicate" if config.near_duplicates == "group" else " or group"
+    log(f"Verified: no path, image{near} stands on two sides; every pair is in its place")
+    log(f"Wrote {config.output_dir}: test.jsonl, {metadata['n_folds']} x fold_K/train.jsonl + val.jsonl, {METADATA}")
+
+
+def _missed(size: int, wanted: int) -> str:
+    return "" if size == wanted else f" (wanted {wanted}; what must stay together allows no nearer size)"

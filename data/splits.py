@@ -1,0 +1,224 @@
+"""Rows with digests -> which of them form the test set and the folds. Pure functions: no file is read or written.
+
+What must stay together (one group, near-duplicates, shared image content) forms one component; sets are made of whole
+components, with sizes as near to the wanted ones as components allow. Order comes from hashes of seed and file content,
+so that neither the order of the rows nor a library's random generator changes a split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data.errors import DataError
+from data.faults import Faults
+from data.manifest import Pair
+from data.phash import NearDuplicate
+from data.subset_sum import SubsetSums
+
+ATTEMPTS = 24
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Options of create_data_splits.py."""
+
+    input_jsonl: str | None = field(default=None, metadata={"help": "pairs, one JSON object a line: src, tar, group"})
+    input_dir: str | None = field(
+        default=None,
+        metadata={"help": "instead of a JSONL: folder with NAME_src.* and NAME_tar.* images, at any depth"},
+    )
+    base_dir: str | None = field(
+        default=None, metadata={"help": "folder for relative paths in the JSONL; without it, the JSONL's own folder"}
+    )
+    test_size: int = field(default=10, metadata={"help": "pairs in the test set"})
+    n_folds: int = field(default=3, metadata={"help": "folds"})
+    scheme: Literal["kfold", "shuffle"] = field(
+        default="kfold",
+        metadata={"help": "kfold: validation parts are disjoint and cover everything; shuffle: independent draws"},
+    )
+    val_ratio: float = field(
+        default=0.1, metadata={"help": "share of validation pairs, 0 to 1, for --scheme shuffle and --n_folds 1"}
+    )
+    group_key: str = field(default="group", metadata={"help": "row field; rows with the same value stay on one side"})
+    near_duplicates: Literal["group", "report", "off"] = field(
+        default="group",
+        metadata={"help": "photos that look the same: keep on one side, only report, or do not look for them"},
+    )
+    seed: int = field(default=42, metadata={"help": "another seed gives another split"})
+    output_dir: str = field(default="data_splits", metadata={"help": "folder for the split files"})
+
+    def __post_init__(self) -> None:
+        if (self.input_jsonl is None) == (self.input_dir is None):
+            raise ValueError("give either --input_jsonl or --input_dir")
+        if self.input_dir is not None and self.base_dir is not None:
+            raise ValueError("--base_dir belongs to --input_jsonl; paths of --input_dir are relative to that folder")
+        if self.test_size < 1:
+            raise ValueError(f"--test_size must be at least 1, not {self.test_size}")
+        if self.n_folds < 1:
+            raise ValueError(f"--n_folds must be at least 1, not {self.n_folds}")
+        if not 0 < self.val_ratio < 1:
+            raise ValueError(f"--val_ratio must lie between 0 and 1, not {self.val_ratio}")
+        if self.group_key in ("", "src", "tar"):
+            raise ValueError(f"--group_key must name a field other than src and tar, not {self.group_key!r}")
+
+    @property
+    def draws_validation(self) -> bool:
+        """Whether --val_ratio is used: folds are independent draws, not parts of one partition."""
+        return self.scheme == "shuffle" or self.n_folds == 1
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Row indices of one fold, ascending."""
+
+    train: list[int]
+    val: list[int]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row indices of the test set and the folds, ascending; the sizes that were asked for; the components."""
+
+    test: list[int]
+    folds: list[Fold]
+    wanted_test: int
+    wanted_val: list[int]
+    components: list[list[int]]
+
+
+def refuse_repeated_sources(pairs: list[Pair]) -> None:
+    """DataError naming both rows for every src whose pixels stand in an earlier row, under whatever name."""
+    first: dict[str, Pair] = {}
+    faults = Faults()
+    for pair in pairs:
+        earlier = first.setdefault(pair.row["src_sha256"], pair)
+        if earlier is not pair:
+            faults.add(pair.where, f"{pair.src} has the same content as {earlier.src} ({earlier.where})")
+    faults.raise_if_any("the same src photo more than once", "Keep one row for each src photo.")
+
+
+def components_of(pairs: list[Pair], near: list[NearDuplicate]) -> list[list[int]]:
+    """Rows that must stay on one side: same group, near-duplicates, or an image (src or tar) with the same content."""
+    parents = list(range(len(pairs)))
+
+    def root(row: int) -> int:
+        while parents[row] != row:
+            parents[row] = parents[parents[row]]
+            row = parents[row]
+        return row
+
+    first: dict[tuple[str, str], int] = {}
+    for row, pair in enumerate(pairs):
+        for link in links(pair):
+            parents[root(row)] = root(first.setdefault(link, row))
+    for hit in near:
+        parents[root(hit.second)] = root(hit.first)
+    members: dict[int, list[int]] = {}
+    for row in range(len(pairs)):
+        members.setdefault(root(row), []).append(row)
+    return list(members.values())
+
+
+def links(pair: Pair) -> Iterator[tuple[str, str]]:
+    """What ties a row with digests to others: its group, the pixels of both images, and both files."""
+    if pair.group is not None:
+        yield "group", pair.group
+    for side in ("src", "tar"):
+        yield "pixels", pair.row[f"{side}_sha256"]
+        yield "file", pair.row[f"{side}_file_sha256"]
+
+
+def make_split(pairs: list[Pair], near: list[NearDuplicate], config: SplitConfig) -> Split:
+    """Draw the test set, then the folds. Sizes are exact whenever the components allow, else nearest, ties upwards.
+
+    Raises DataError when there are too few pairs or components for non-empty test, training and validation sets.
+    """
+    components = components_of(pairs, near)
+    needed = 3 if config.n_folds == 1 or config.scheme == "shuffle" else config.n_folds + 1
+    if config.test_size >= len(pairs):
+        raise DataError(f"--test_size {config.test_size} leaves nothing to train on: there are {len(pairs)} pairs")
+    if len(components) < needed:
+        raise DataError(
+            f"{len(pairs)} pairs form {len(components)} groups that must stay together, but --n_folds {config.n_folds} "
+            f"and a test set need at least {needed}: add photos, or lower --n_folds"
+        )
+    keys = [_component_key(pairs, rows) for rows in components]
+    bag = _Bag(components, keys, config.seed)
+    everything = list(range(len(components)))
+    test = bag.choose(everything, config.test_size, needed - 1, "test")
+    rest = [number for number in everything if number not in set(test)]
+    count = sum(len(components[number]) for number in rest)
+    if config.draws_validation:
+        wanted = [max(1, math.floor(config.val_ratio * count + 0.5))] * config.n_folds
+        parts = [bag.choose(rest, wanted[0], 1, f"fold {fold + 1}") for fold in range(config.n_folds)]
+    else:
+        remainder = count % config.n_folds
+        wanted = [count // config.n_folds + (fold >= config.n_folds - remainder) for fold in range(config.n_folds)]
+        parts = bag.partition(rest, wanted)
+    folds = [Fold(bag.rows(set(rest) - set(part)), bag.rows(part)) for part in parts]
+    return Split(bag.rows(test), folds, config.test_size, wanted, components)
+
+
+def _component_key(pairs: list[Pair], rows: list[int]) -> str:
+    # Digests of files, not of pixels: the test set must not move when a decoder rounds differently.
+    return min(f"{pairs[row].row['src_file_sha256']}{pairs[row].row['tar_file_sha256']}" for row in rows)
+
+
+class _Bag:
+    """Components from which subsets of a wanted number of rows are drawn, in an order made from the seed."""
+
+    def __init__(self, components: list[list[int]], keys: list[str], seed: int):
+        self.components, self.keys, self.seed = components, keys, seed
+
+    def rows(self, numbers: set[int] | list[int]) -> list[int]:
+        """The rows of some components, ascending."""
+        return sorted(row for number in numbers for row in self.components[number])
+
+    def choose(self, numbers: list[int], wanted: int, leave: int, purpose: str) -> list[int]:
+        """Components of `numbers` that have together `wanted` rows, or the nearest reachable number, ties upwards.
+
+        At least one is taken, and at least `leave` are left.
+        """
+        by_size: dict[int, list[int]] = {}
+        for number in sorted(numbers, key=lambda number: self._order(purpose, self.keys[number])):
+            by_size.setdefault(len(self.components[number]), []).append(number)
+        sums = SubsetSums({size: len(members) for size, members in by_size.items()})
+        for total in sums.nearest(wanted):
+            for fewest in (False, True):
+                counts = sums.pick(total, fewest, lambda size: self._order(purpose, str(size)))
+                if 0 < sum(counts.values()) <= len(numbers) - leave:
+                    return [number for size, count in counts.items() for number in by_size[size][:count]]
+        raise DataError(f"groups are too few or too large to draw about {wanted} pairs for {purpose}")
+
+    def partition(self, numbers: list[int], wanted: list[int]) -> list[list[int]]:
+        """Disjoint parts that cover `numbers`, with sizes as near to `wanted` as several drawings find."""
+        best: list[list[int]] = []
+        best_error = math.inf
+        for attempt in range(ATTEMPTS):
+            parts = self._one_partition(numbers, wanted, attempt)
+            error = sum(abs(len(self.rows(part)) - size) for part, size in zip(parts, wanted, strict=True))
+            if error < best_error:
+                best, best_error = parts, error
+            if error == 0:
+                break
+        return best
+
+    def _one_partition(self, numbers: list[int], wanted: list[int], attempt: int) -> list[list[int]]:
+        parts = []
+        left = list(numbers)
+        for fold, size in enumerate(wanted[:-1]):
+            after = len(wanted) - fold - 1
+            # When an earlier part missed its size, the rest is shared out evenly again.
+            fair = math.floor(len(self.rows(left)) / (after + 1) + 0.5)
+            on_plan = len(self.rows(left)) == sum(wanted[fold:])
+            part = self.choose(left, size if on_plan else fair, after, f"fold {fold + 1} attempt {attempt}")
+            parts.append(part)
+            left = [number for number in left if number not in set(part)]
+        return [*parts, left]
+
+    def _order(self, purpose: str, key: str) -> str:
+        return hashlib.sha256(f"{self.seed}:{purpose}:{key}".encode()).hexdigest()
