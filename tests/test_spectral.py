@@ -46,6 +46,14 @@ def test_gradients_equal_the_published_form_in_float64(size):
         torch.testing.assert_close(mine, published, atol=1e-11, rtol=1e-9)
 
 
+def test_gradients_at_a_flat_image_equal_the_published_form():
+    # Every bin but the first is exactly 0: neither the magnitude nor the phase has a gradient there.
+    ours, theirs = (module.double() for module in modules())
+    x = torch.full((1, CHANNELS, 8, 8), 0.25, dtype=torch.float64)
+    for mine, published in zip(gradients(ours, x), gradients(theirs, x), strict=True):
+        torch.testing.assert_close(mine, published, atol=1e-11, rtol=1e-9)
+
+
 @pytest.mark.parametrize("width", [5, 6])
 def test_gradcheck_in_float64(width):
     torch.manual_seed(1)
