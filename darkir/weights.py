@@ -18,7 +18,8 @@ from darkir.checkpoint_file import read_checkpoint
 from darkir.errors import ModelError
 from darkir.network import DarkIR, NetworkConfig
 
-MODEL_SIZES = {"m": 32, "l": 64}
+# m and l are the published sizes; tiny is for trying things out and for tests.
+MODEL_SIZES = {"m": 32, "l": 64, "tiny": 8}
 
 # In order of preference: where a file has both, params_ema is the average that its makers deploy.
 WRAPPERS = ("params_ema", "params", "model_state_dict", "state_dict")

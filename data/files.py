@@ -98,8 +98,8 @@ def remove_stale_temporaries(folder: str | Path) -> list[Path]:
 class FolderLock:
     """Exclusive ownership of a folder for as long as the process lives or the `with` block lasts.
 
-    The kernel drops the lock when its owner dies, so a stale one is taken over; `.lock` names host, process and time for the message.
-    POSIX record locks are used: forked loader workers do not inherit them.
+    The kernel drops the lock when its owner dies, so a stale one is taken over; `.lock` names host, process and time for
+    the message. POSIX record locks are used: forked loader workers do not inherit them.
 
     Raises DataError naming the owner when another process holds the folder and `wait` seconds have passed.
     """

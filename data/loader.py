@@ -23,13 +23,19 @@ class DataConfig:
     )
     fit: Literal["crop", "squash"] = field(
         default="crop",
-        metadata={"help": "crop: keep the aspect ratio, train on crops, validate whole frames; squash: resize to a square"},
+        metadata={
+            "help": "crop: keep the aspect ratio, train on crops, validate whole frames; squash: resize to a square"
+        },
     )
     preprocess: Literal["none", "light_aug", "strong_aug"] = field(
         default="light_aug",
-        metadata={"help": "augmentation: light_aug = flips; strong_aug adds quarter turns, and exposure and cast on the source"},
+        metadata={
+            "help": "augmentation: light_aug = flips; strong_aug adds quarter turns, and exposure and cast on the source"
+        },
     )
-    num_workers: int = field(default=4, metadata={"help": "loader processes (0: load in the main process); changes no result"})
+    num_workers: int = field(
+        default=4, metadata={"help": "loader processes (0: load in the main process); changes no result"}
+    )
 
     def __post_init__(self):
         if self.resolution < 16:
@@ -69,7 +75,9 @@ class EpochPlan:
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch))))
         total = self.updates * self.samples_per_update
         draws = -(-total // self.pairs)
-        shuffled = [SampleKey(epoch, draw, int(index)) for draw in range(draws) for index in rng.permutation(self.pairs)]
+        shuffled = [
+            SampleKey(epoch, draw, int(index)) for draw in range(draws) for index in rng.permutation(self.pairs)
+        ]
         return shuffled[:total]
 
 
@@ -112,9 +120,7 @@ def equal_size_batches(dataset: EvaluationPairs, batch_size: int) -> list[list[i
     by_size: dict[tuple[int, int], list[int]] = {}
     for index in range(len(dataset)):
         by_size.setdefault(dataset.size_of(index), []).append(index)
-    return [
-        same[start : start + batch_size] for same in by_size.values() for start in range(0, len(same), batch_size)
-    ]
+    return [same[start : start + batch_size] for same in by_size.values() for start in range(0, len(same), batch_size)]
 
 
 def start_workers(loader: DataLoader) -> Iterator[dict]:

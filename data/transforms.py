@@ -18,9 +18,7 @@ def sample_generator(seed: int, epoch: int, draw: int, index: int) -> np.random.
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, draw, index))))
 
 
-def random_crop(
-    src: np.ndarray, tar: np.ndarray, side: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def random_crop(src: np.ndarray, tar: np.ndarray, side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The same side x side window of both images, uint8 (H, W, 3) with H, W >= side."""
     height, width = src.shape[:2]
     top = int(rng.integers(height - side + 1))

@@ -2,4 +2,4 @@
 
 
 class LossError(ValueError):
-    """A requested loss term cannot be had; the message names the flag and what to do. A term is never dropped in silence."""
+    """A requested loss term cannot be had; the message names the flag and what to do."""

@@ -83,7 +83,9 @@ def newest_state(folder: Path, log: RunLog) -> dict[str, Any] | None:
             log(f"⚠️  {LAST} could not be used: continuing from {path.name} (update {state['step']})")
         return state
     if faults:
-        raise RunRefused(f"{folder}: no sound state among {', '.join(p.name for p in candidates)}; use --overwrite to start anew")
+        raise RunRefused(
+            f"{folder}: no sound state among {', '.join(p.name for p in candidates)}; use --overwrite to start anew"
+        )
     return None
 
 

@@ -59,7 +59,9 @@ def refuse_test_photos(test: list[Pair], pairs: Iterable[Pair], seen: Seen) -> N
     for pair in pairs:
         clash = next((held_out[pair.row[name]] for name in DIGESTS if pair.row[name] in held_out), None)
         if clash is not None:
-            faults.append(f"{pair.file}:{pair.line}: {pair.src} has the content of test photo {clash.src} ({clash.file}:{clash.line})")
+            faults.append(
+                f"{pair.file}:{pair.line}: {pair.src} has the content of test photo {clash.src} ({clash.file}:{clash.line})"
+            )
     if faults:
         raise RunRefused("\n".join(["test photos among the training or validation rows; remove them:", *faults[:20]]))
     refuse_unclean_weights(test, seen, "the starting weights")
@@ -71,7 +73,9 @@ def refuse_unclean_weights(test: list[Pair], seen: Seen, what: str) -> None:
     clashes = [pair for pair in test if any(pair.row[name] in everything for name in DIGESTS)]
     if clashes:
         names = ", ".join(f"{pair.src} ({pair.file}:{pair.line})" for pair in clashes[:20])
-        raise RunRefused(f"{what} saw {len(clashes)} of the {len(test)} test photos: {names}; their score would be worthless")
+        raise RunRefused(
+            f"{what} saw {len(clashes)} of the {len(test)} test photos: {names}; their score would be worthless"
+        )
 
 
 def log_provenance(seen: Seen, log: RunLog) -> None:

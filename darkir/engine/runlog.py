@@ -15,14 +15,14 @@ class RunLog:
 
     def __init__(self, path: Path | None = None):
         self.path = path
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, line: str) -> None:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
         if self.path is None:
             return
+        # Made with the first line, so that a mistyped command leaves no folder behind.
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(handle, (line + "\n").encode("utf-8"))

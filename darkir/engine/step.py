@@ -90,7 +90,8 @@ def weighted_terms(
             restored, side = forward(src, with_side=True)
         else:
             restored, side = forward(src), None
-    return objective(restored.float(), None if side is None else side.float(), tar)
+        # Inside autocast only VGG's convolutions run in 16 bit: the loss terms take care of their own float32.
+        return objective(restored.float(), None if side is None else side.float(), tar)
 
 
 def clip_gradients(network: nn.Module, grad_clip: float) -> torch.Tensor:

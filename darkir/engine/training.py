@@ -34,13 +34,16 @@ class TrainConfig:
     weight_decay: float = field(default=1e-4, metadata={"help": "AdamW weight decay of the convolution kernels"})
     grad_clip: float = field(default=1.0, metadata={"help": "largest 2-norm of the gradient (0: no clipping)"})
     accumulate_steps: int = field(default=1, metadata={"help": "batches whose mean gradient makes one update"})
-    ema_decay: float = field(default=0.999, metadata={"help": "decay of the weight average that is validated and kept (0: off)"})
+    ema_decay: float = field(
+        default=0.999, metadata={"help": "decay of the weight average that is validated and kept (0: off)"}
+    )
     early_stopping_patience: int = field(
         default=15, metadata={"help": "epochs without a better validation PSNR before the run ends (0: never)"}
     )
     mixed_precision: bool = field(default=False, metadata={"help": "run the network in 16 bit where that is safe"})
     amp_dtype: Literal["auto", "bf16", "fp16"] = field(
-        default="auto", metadata={"help": "16-bit format: auto takes bf16 where the device has it, else fp16 with loss scaling"}
+        default="auto",
+        metadata={"help": "16-bit format: auto takes bf16 where the device has it, else fp16 with loss scaling"},
     )
     compile: bool = field(default=False, metadata={"help": "compile the network with torch.compile"})
     seed: int = field(default=42, metadata={"help": "seed of weights, order, crops and augmentation"})
@@ -100,6 +103,7 @@ def fit(run: Run, learner: Learner, progress: Progress) -> None:
     total = config.epochs * updates
     warmup = warmup_updates(config.warmup_epochs, updates, total)
     batches = run.batches(progress.step)
+    first_epoch, started = len(progress.history) + 1, time.monotonic()
     while len(progress.history) < config.epochs and not progress.stopped_early:
         epoch = len(progress.history) + 1
         while progress.step < epoch * updates:
@@ -113,7 +117,15 @@ def fit(run: Run, learner: Learner, progress: Progress) -> None:
             run.save_state(progress)
             raise Stopped(f"{stopped}; state saved, run the same command again") from None
         _end_epoch(run, progress, scores, learning_rate(progress.step - 1, total, warmup, config.lr))
+        if epoch == first_epoch < config.epochs:
+            _log_time_left(run, time.monotonic() - started, config.epochs - epoch)
         _stop_if_asked(run, progress, saved=True)
+
+
+def _log_time_left(run: Run, seconds: float, epochs_left: int) -> None:
+    """Tell whoever follows the log when to come back."""
+    minutes = seconds * epochs_left / 60
+    run.log(f"This epoch took {seconds:.0f} s: at most {minutes:.0f} minutes for the other {epochs_left} epochs")
 
 
 def _timed_update(run: Run, learner: Learner, progress: Progress, batches: Iterator[dict]) -> None:

@@ -1,0 +1,39 @@
+# make demo: splits, training, evaluation and pictures from the 48 embedded pairs. make test: the test suite.
+# Both make their own environment in .venv; PYTHON names the interpreter that it is made from.
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+DEMO ?= demo
+
+.PHONY: demo test lint clean
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed (PYTHON=...)")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: $(VENV)/.installed
+	$(PY) create_data_splits.py --input_jsonl data/sample/pairs.jsonl --output_dir $(DEMO)/data_splits --test_size 12 --n_folds 3
+	$(PY) train_darkir_cv.py --data_splits_dir $(DEMO)/data_splits --output_dir $(DEMO)/outputs_cv --resolution 96 \
+	    --epochs 12 --batch_size 8 --lr 1e-3 --ema_decay 0.9 --lambda_vgg 0 --num_workers 0
+	$(PY) evaluate_darkir_test.py --cv_dir $(DEMO)/outputs_cv --test_jsonl $(DEMO)/data_splits/test.jsonl \
+	    --output_dir $(DEMO)/test_results --save_visuals
+	@echo "Open $(DEMO)/test_results/report.html and $(DEMO)/outputs_cv/report.html in a browser."
+
+test: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(PY) -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) $(DEMO)

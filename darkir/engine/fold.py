@@ -1,0 +1,248 @@
+"""One training run, from rows to a finished folder: builds the parts, resumes where a former run stopped, writes the files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from darkir.engine import checkpoint
+from darkir.engine.checkpoint import weights_content
+from darkir.engine.ema import WeightAverage
+from darkir.engine.evaluation import identity, restorer, score
+from darkir.engine.optimizer import make_optimizer
+from darkir.engine.provenance import Seen, log_provenance, refuse_test_photos
+from darkir.engine.run_config import FoldPlan, Options, asked_config, refuse_changes, remove_outputs
+from darkir.engine.runlog import RunLog
+from darkir.engine.runtime import choose_precision, describe_device
+from darkir.engine.schedule import warmup_updates
+from darkir.engine.step import Learner
+from darkir.engine.tracking import Tracker
+from darkir.engine.training import Progress, Run, fit
+from darkir.network import DarkIR, NetworkConfig
+from darkir.weights import MODEL_SIZES, load_into, read_weights
+from data.dataset import EvaluationPairs, TrainingPairs
+from data.files import FolderLock, remove_stale_temporaries, utc_now
+from data.loader import EpochPlan, evaluation_loader, training_batches
+from losses.objective import Objective
+
+
+def train_fold(plan: FoldPlan, options: Options, log: RunLog) -> None:
+    """Train one fold to its end in `plan.folder`: skipped when finished there, continued when unfinished.
+
+    Raises RunRefused (leak, changed options), Stopped (signal; state saved), RunFailed (numbers), DataError (lock, photos).
+    """
+    with FolderLock(plan.folder) as lock:
+        if lock.taken_over_from:
+            log(f"⚠️  taking over {plan.folder} from process {lock.taken_over_from['pid']}, which died")
+        remove_stale_temporaries(plan.folder)
+        if options.overwrite:
+            remove_outputs(plan.folder)
+        asked = asked_config(plan, options)
+        done = checkpoint.finished(plan.folder)
+        if done is not None:
+            refuse_changes(done["config"], asked, plan.folder)
+            log(f"{plan.name}: finished before, skipped ({plan.folder})")
+            return
+        sizes = f"{len(plan.train)} training pairs, {len(plan.val)} validation pairs"
+        log(f"===== {plan.name}: {sizes}, {utc_now()} =====")
+        FoldTraining(plan, options, asked, log).to_the_end()
+
+
+class FoldTraining:
+    """The parts of one run, joined. Lives inside the folder's lock."""
+
+    def __init__(self, plan: FoldPlan, options: Options, asked: dict, log: RunLog):
+        self.plan, self.options, self.asked, self.log = plan, options, asked, log
+        self.precision = choose_precision(options.device, options.train.mixed_precision, options.train.amp_dtype)
+        self.objective = Objective(options.loss, options.device)
+        self.epoch_plan = EpochPlan(len(plan.train), options.train.batch_size, options.train.accumulate_steps)
+        self.resume_from = self._state_to_resume()
+        self.network_config = NetworkConfig(width=MODEL_SIZES[options.model.model_size])
+        self.seen, self.learner = self._start()
+        self.progress = self._resume() or Progress()
+        self.val_loader = self._validation_loader()
+        self.tracker = Tracker(plan.folder, len(self.progress.history))
+
+    def to_the_end(self) -> None:
+        """Log the set-up, train, and write checkpoint_final.pt, the proof that this run is finished."""
+        self._describe()
+        run = Run(
+            config=self.options.train,
+            plan=self.epoch_plan,
+            precision=self.precision,
+            device=self.options.device,
+            objective=self.objective,
+            pairs=self.plan.train,
+            batches=self._batches,
+            validate=self._validate,
+            save_state=self._save_state,
+            epoch_ended=self._epoch_ended,
+            log=self.log,
+        )
+        with self.tracker:
+            fit(run, self.learner, self.progress)
+        self._finish()
+
+    def _start(self) -> tuple[Seen, Learner]:
+        """Fresh or pre-trained weights, checked against the test photos, with optimizer and average around them."""
+        options = self.options
+        torch.manual_seed(options.train.seed + (self.plan.number or 0))
+        network = DarkIR(self.network_config)
+        earlier = Seen()
+        source = self._weights_to_start_from()
+        if source is not None:
+            weights = read_weights(source)
+            self.log(
+                f"Starting from {source}: {load_into(network, weights.params, source, options.model.allow_partial)}"
+            )
+            earlier = Seen.from_checkpoint(weights.meta, str(source))
+            log_provenance(earlier, self.log)
+        refuse_test_photos(self.plan.test, [*self.plan.train, *self.plan.val], earlier)
+        network.side_out.requires_grad_(self.objective.needs_side)
+        network = network.to(options.device, memory_format=torch.channels_last)
+        learner = Learner(
+            network=network,
+            forward=torch.compile(network, fullgraph=True) if options.train.compile else network,
+            average=WeightAverage(network, options.train.ema_decay),
+            optimizer=make_optimizer(network, options.train.lr, options.train.weight_decay),
+            scaler=torch.amp.GradScaler(options.device.type, enabled=self.precision.needs_scaler),
+        )
+        return earlier.then([*self.plan.train, *self.plan.val]), learner
+
+    def _state_to_resume(self) -> dict[str, Any] | None:
+        """The content of --resume when it is a state of this fold."""
+        if self.options.resume is None:
+            return None
+        content = checkpoint.read_checkpoint(self.options.resume)
+        return content if checkpoint.is_state(content) and content["fold"] == self.plan.number else None
+
+    def _weights_to_start_from(self) -> str | None:
+        """--pretrained_path, or a --resume that holds weights only; None for fresh weights."""
+        resume = self.options.resume
+        if resume is None or self.resume_from is not None:
+            return self.options.model.pretrained_path
+        if checkpoint.is_state(checkpoint.read_checkpoint(resume)):
+            self.log(f"--resume {resume} is the state of another fold: {self.plan.name.lower()} starts without it")
+            return self.options.model.pretrained_path
+        self.log(f"--resume {resume} holds weights only: a new run starts from them, as with --pretrained_path")
+        return str(resume)
+
+    def _resume(self) -> Progress | None:
+        """Restore the newest state of this folder, else the one that --resume names; None starts anew."""
+        state = checkpoint.newest_state(self.plan.folder, self.log) or self.resume_from
+        if state is None:
+            return None
+        refuse_changes(state["config"], self.asked, self.plan.folder)
+        if state["threads"] != torch.get_num_threads():
+            self.log(
+                f"⚠️  {torch.get_num_threads()} threads now, {state['threads']} before: results can differ in the last bits"
+            )
+        self.learner.network.load_state_dict(state["raw_params"])
+        self.learner.average.network.load_state_dict(state["params"])
+        self.learner.optimizer.load_state_dict(state["optimizer"])
+        self.learner.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+        progress = Progress(**state["progress"])
+        self.log(f"Continuing {self.plan.name.lower()} at update {progress.step}, after {len(progress.history)} epochs")
+        return progress
+
+    def _validation_loader(self):
+        dataset = EvaluationPairs(self.plan.val, self.options.data.resolution, self.options.data.fit)
+        return evaluation_loader(
+            dataset, self.options.train.batch_size, self.options.data.num_workers, self.options.device.type == "cuda"
+        )
+
+    def _batches(self, first_update: int) -> Iterator[dict]:
+        data, train = self.options.data, self.options.train
+        dataset = TrainingPairs(self.plan.train, data.resolution, data.fit, data.preprocess, train.seed)
+        pin = self.options.device.type == "cuda"
+        return training_batches(dataset, self.epoch_plan, train.seed, train.epochs, first_update, data, pin)
+
+    def _validate(self) -> list[dict]:
+        restore = restorer(self.learner.average.network, self.precision)
+        return score(restore, self.val_loader, self.plan.val, self.options.device)
+
+    def _facts(self) -> dict[str, Any]:
+        return {"data": self.seen.as_plain(), "config": self.asked, "fold": self.plan.number}
+
+    def _average_content(self, **facts: Any) -> dict[str, Any]:
+        return weights_content(self.learner.average.network, self.network_config, **self._facts(), **facts)
+
+    def _state_content(self, progress: Progress) -> dict[str, Any]:
+        return self._average_content(
+            raw_params={name: tensor.cpu() for name, tensor in self.learner.network.state_dict().items()},
+            optimizer=self.learner.optimizer.state_dict(),
+            scaler=self.learner.scaler.state_dict(),
+            rng=torch.get_rng_state(),
+            step=progress.step,
+            progress=dataclasses.asdict(progress),
+            threads=torch.get_num_threads(),
+        )
+
+    def _save_state(self, progress: Progress) -> None:
+        checkpoint.save_last(self.plan.folder, self._state_content(progress))
+
+    def _epoch_ended(self, progress: Progress, is_best: bool) -> None:
+        """Write what an epoch leaves. The state comes last: after a kill in between, the same files are written again."""
+        epoch, folder = len(progress.history), self.plan.folder
+        if is_best:
+            metrics = {name: progress.best[name] for name in ("psnr", "ssim", "l1")}
+            checkpoint.save(folder / checkpoint.BEST, self._average_content(metrics=metrics, epoch=epoch))
+        keep = self.options.train.save_every and epoch % self.options.train.save_every == 0
+        if keep:
+            checkpoint.save(folder / f"checkpoint_epoch_{epoch}.pt", self._state_content(progress))
+        self.tracker.epoch(progress.history)
+        if keep or epoch == 1 or epoch == self.options.train.epochs:
+            restore = restorer(self.learner.average.network, self.precision)
+            self.tracker.pictures(epoch, self.val_loader.dataset, restore, self.options.device)
+        self._save_state(progress)
+
+    def _finish(self) -> None:
+        """Score the identity beside the best epoch's scores and write checkpoint_final.pt last."""
+        best, history = self.progress.best, self.progress.history
+        untouched = score(identity, self.val_loader, self.plan.val, self.options.device)
+        scores = [
+            {**ours, **{f"identity_{name}": theirs[name] for name in ("psnr", "ssim", "l1")}}
+            for ours, theirs in zip(best["scores"], untouched, strict=True)
+        ]
+        outcome = {
+            "fold": self.plan.number,
+            "best_epoch": best["epoch"],
+            **{f"best_{name}": best[name] for name in ("psnr", "ssim", "l1")},
+            "epochs_run": len(history),
+            "stopped_early": self.progress.stopped_early,
+        }
+        metrics = {name: history[-1][f"val_{name}"] for name in ("psnr", "ssim", "loss")}
+        self.tracker.curves(history)
+        content = self._average_content(
+            metrics=metrics, epoch=len(history), finished=outcome, scores=scores, history=history
+        )
+        checkpoint.save(self.plan.folder / checkpoint.FINAL, content)
+        self.log(
+            f"{self.plan.name} finished: best PSNR {best['psnr']:.2f}dB at epoch {best['epoch']} ({self.plan.folder})"
+        )
+
+    def _describe(self) -> None:
+        """Say what will happen, once, before the long part."""
+        train, plan = self.options.train, self.epoch_plan
+        parameters = sum(parameter.numel() for parameter in self.learner.network.parameters())
+        size, device = self.options.model.model_size, describe_device(self.options.device)
+        self.log(f"DarkIR-{size}, {parameters:,} parameters, {self.precision.describe()}, {device}")
+        self.log(f"{plan.updates} updates an epoch of {plan.samples_per_update} samples, {train.epochs} epochs")
+        if plan.refilled:
+            self.log(f"The last update of an epoch is filled with {plan.refilled} second draws of the same photos")
+        asked = train.warmup_epochs * plan.updates
+        warmup = warmup_updates(train.warmup_epochs, plan.updates, train.epochs * plan.updates)
+        if warmup < asked:
+            self.log(f"Warm-up cut from {asked} to {warmup} updates (10 % of the run)")
+        side = self.options.data.resolution
+        small = sum(min(pair.row["width"], pair.row["height"]) < side for pair in self.plan.train)
+        if small and self.options.data.fit == "crop":
+            self.log(
+                f"{small} of {len(self.plan.train)} training photos are smaller than {side} pixels and are enlarged"
+            )
+        for line in self.objective.describe():
+            self.log(line)

@@ -1,0 +1,81 @@
+"""Rows on disk -> the runs to make: one plan a fold of a split, or one plan from a --train_jsonl. Proves the split before a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from darkir.engine.errors import RunRefused
+from darkir.engine.run_config import FoldPlan, Options
+from darkir.engine.runlog import RunLog
+from data.errors import DataError
+from data.fingerprint import fingerprint_pairs, near_duplicate_pairs
+from data.images import DECODER
+from data.manifest import Pair, read_pairs
+from data.split_files import verify_splits
+from data.splits import hold_out
+
+
+def cross_validation_plans(
+    splits_dir: Path, base_dir: Path | None, output_dir: Path, n_folds: int, log: RunLog
+) -> list[FoldPlan]:
+    """One plan a fold, after the split has been verified against its metadata and every photo against its digest.
+
+    Raises DataError (edited or missing split files, changed photos) and RunRefused (another number of folds).
+    """
+    metadata = verify_splits(splits_dir)
+    if metadata["n_folds"] != n_folds:
+        raise RunRefused(f"--n_folds {n_folds}: {splits_dir} has {metadata['n_folds']} folds")
+    test = known_pairs(splits_dir / "test.jsonl", base_dir, log)
+    plans = []
+    for number in range(1, n_folds + 1):
+        folder = splits_dir / f"fold_{number}"
+        train, val = (known_pairs(folder / name, base_dir, log) for name in ("train.jsonl", "val.jsonl"))
+        plans.append(FoldPlan(number, output_dir / f"fold_{number}", train, val, test))
+    return plans
+
+
+def single_plan(
+    train_jsonl: Path,
+    val_jsonl: Path | None,
+    test_jsonl: Path | None,
+    val_ratio: float,
+    base_dir: Path | None,
+    options: Options,
+    output_dir: Path,
+    log: RunLog,
+) -> FoldPlan:
+    """The plan of one run. Validation pairs: `val_jsonl`, else val.jsonl beside the rows, else a group-safe share of them."""
+    train = known_pairs(train_jsonl, base_dir, log)
+    beside = train_jsonl.parent / "val.jsonl"
+    if val_jsonl is None and beside.exists():
+        val_jsonl = beside
+        log(f"Validation pairs: {beside}")
+    if val_jsonl is not None:
+        val = known_pairs(val_jsonl, base_dir, log)
+    else:
+        train, val = hold_out(train, near_duplicate_pairs(train), val_ratio, options.train.seed)
+        log(
+            f"Validation pairs: {len(val)} held out of {train_jsonl} (--val_ratio {val_ratio:g}), {len(train)} left for training"
+        )
+    if test_jsonl is None:
+        log("No --test_jsonl: nothing checks these rows against a test set")
+        return FoldPlan(None, output_dir, train, val, [])
+    return FoldPlan(None, output_dir, train, val, known_pairs(test_jsonl, base_dir, log))
+
+
+def known_pairs(path: Path, base_dir: Path | None, log: RunLog) -> list[Pair]:
+    """The rows of `path` with the content digests of their photos; unchanged files are not decoded again.
+
+    Raises DataError naming every photo whose pixels are no longer those that the row's digest was made from.
+    """
+    recorded = read_pairs(path, base_dir, warn=log)
+    pairs = fingerprint_pairs(recorded)
+    changed = [
+        f"{now.where}: {getattr(now, side)} is not the photo that this row's digest was made from"
+        for then, now in zip(recorded, pairs, strict=True)
+        for side in ("src", "tar")
+        if then.row.get("decoder") == DECODER and then.row.get(f"{side}_sha256") != now.row[f"{side}_sha256"]
+    ]
+    if changed:
+        raise DataError("\n".join([*changed[:20], f"{len(changed)} photos changed: make the splits again"]))
+    return pairs

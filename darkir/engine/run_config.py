@@ -1,0 +1,111 @@
+"""What a run was asked for, and whether a folder already holds another one."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from darkir.engine import checkpoint
+from darkir.engine.checkpoint import plain
+from darkir.engine.errors import RunRefused
+from darkir.engine.training import TrainConfig
+from data.fingerprint import set_digest
+from data.loader import DataConfig
+from data.manifest import Pair
+from losses.objective import LossConfig
+
+# Options that change no result: a rerun may use others.
+HARMLESS = ("num_workers", "save_every")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network, and what it starts from."""
+
+    model_size: Literal["m", "l", "tiny"] = field(
+        default="m",
+        metadata={"help": "m: width 32, 3.3 M parameters; l: width 64, 13 M; tiny: width 8, for trying things out"},
+    )
+    pretrained_path: str | None = field(
+        default=None,
+        metadata={"help": "weights to start from: a checkpoint of this toolkit or a published DarkIR file"},
+    )
+    allow_partial: bool = field(
+        default=False, metadata={"help": "accept --pretrained_path weights that fill only a part of the network"}
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything a run was asked for, whatever its fold."""
+
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig
+    loss: LossConfig
+    device: torch.device
+    overwrite: bool = False
+    resume: Path | None = None
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """One run: fold number (None for a single run), its folder, its rows, and the test rows it must not see."""
+
+    number: int | None
+    folder: Path
+    train: list[Pair]
+    val: list[Pair]
+    test: list[Pair]
+
+    @property
+    def name(self) -> str:
+        return "Single run" if self.number is None else f"Fold {self.number}"
+
+
+def asked_config(plan: FoldPlan, options: Options) -> dict[str, Any]:
+    """All that determines a run's result, as plain types: what a rerun must ask for again."""
+    model = dataclasses.asdict(options.model)
+    return plain(
+        {
+            "data": dataclasses.asdict(options.data),
+            "model": model,
+            "train": dataclasses.asdict(options.train),
+            "loss": dataclasses.asdict(options.loss),
+            "train_digest": set_digest([pair.row for pair in plan.train]),
+            "val_digest": set_digest([pair.row for pair in plan.val]),
+        }
+    )
+
+
+def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    """RunRefused with the list of differences when a rerun asks for another run than the one in `folder`."""
+    old, new = _flat(before), _flat(now)
+    changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    changed = [name for name in changed if name.rsplit(".", 1)[-1] not in HARMLESS]
+    if changed:
+        lines = [f"  {name.rsplit('.', 1)[-1]}: {old.get(name)} before, {new.get(name)} now" for name in changed]
+        raise RunRefused("\n".join([
+            f"{folder} holds a run with other options or data:", *lines,
+            "rerun with the same options, choose another --output_dir, or discard it with --overwrite",
+        ]))  # fmt: skip
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat
+
+
+def remove_outputs(folder: Path) -> None:
+    """Delete what a former run left in `folder` (--overwrite): known names only, anything else stays."""
+    names = (checkpoint.BEST, checkpoint.FINAL, checkpoint.LAST, checkpoint.PREVIOUS, "history.json", "curves.png")
+    events = folder.glob("tensorboard/events.out.tfevents.*")
+    periodic = folder.glob("checkpoint_epoch_*.pt")
+    for path in [*(folder / name for name in names), *periodic, *events]:
+        path.unlink(missing_ok=True)
