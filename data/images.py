@@ -130,9 +130,11 @@ def _pixels(reopen: Callable[[], Image.Image], dtype: type) -> np.ndarray:
             samples = samples[..., None] if samples.ndim == 2 else samples
         is_cmyk = image.mode == "CMYK"
         colours, alpha = _split_alpha(samples, is_cmyk)
-        result = _as_srgb(colours, is_cmyk, image.info.get("icc_profile"), dtype)
+        # Deep samples are mixed with white before they are rounded to 8 bits.
+        depth = dtype if alpha is None or samples.dtype == np.uint8 else samples.dtype
+        result = _as_srgb(colours, is_cmyk, image.info.get("icc_profile"), depth)
         if alpha is not None:
-            result = _on_white(result, change_depth(alpha, dtype))
+            result = change_depth(_on_white(result, change_depth(alpha, depth)), dtype)
         return _oriented(result, image.getexif().get(ExifTags.Base.Orientation, 1))
 
 

@@ -226,9 +226,7 @@ def _text_fault(row: dict, key: str) -> str | None:
     """What is wrong with the text under `key`, or None."""
     if key not in row:
         near = {name.lower(): name for name in row if name not in ("src", "tar", "group")}
-        close = difflib.get_close_matches(
-            {"src": "source", "tar": "target"}[key], near, 1
-        ) or difflib.get_close_matches(key, near, 1)
+        close = [name for wanted in (LONG_NAME[key], key) for name in difflib.get_close_matches(wanted, near, 1)]
         return f"no key {key!r}" + (f" (did you mean {near[close[0]]!r}?)" if close else f"; keys: {sorted(row)}")
     if not isinstance(row[key], str):
         return f"{key} must be a path in quotes, not {json.dumps(row[key])[:40]}"
