@@ -1,0 +1,99 @@
+"""Several networks -> one restored photo, and the records of all of them from one pass over the photos.
+
+The ensemble is the mean of the clamped outputs. Networks run one after another on each batch, so what stays in memory
+is the batch, one output and the running sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+
+from darkir.engine.errors import RunFailed
+from darkir.engine.evaluation import Restore, frames, identity, restorer
+from darkir.engine.members import Member
+from darkir.engine.metrics import image_metrics
+from darkir.engine.runtime import Precision
+from data.manifest import Pair
+
+IDENTITY, ENSEMBLE = "identity", "ensemble"
+# Dimensions of (B, 3, H, W) to turn over: as shot, left-right, upside down, both.
+FLIPS = ((), (3,), (2,), (2, 3))
+
+OnRestored = Callable[[list[int], torch.Tensor, torch.Tensor, torch.Tensor, list[float]], None]
+
+
+def make_restorers(members: list[Member], tta: bool, precision: Precision, device: torch.device) -> dict[str, Restore]:
+    """Move the networks to `device` and give one restoring function for each: (B, 3, H, W) in [0, 1] in and out."""
+    restorers = {}
+    for member in members:
+        network = member.network.to(device, memory_format=torch.channels_last)
+        restore = restorer(network, precision)
+        restorers[member.name] = with_flips(restore) if tta else restore
+    return restorers
+
+
+def with_flips(restore: Restore) -> Restore:
+    """`--tta`: the mean of the outputs for the four flips of a photo, each flipped back. Four forward passes."""
+
+    def restore_flips(src: torch.Tensor) -> torch.Tensor:
+        return sum(restore(src.flip(dims)).flip(dims) for dims in FLIPS) / len(FLIPS)
+
+    return restore_flips
+
+
+def restored_by_each(restorers: dict[str, Restore], src: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, restored (B, 3, H, W) in [0, 1]) for every network, then the ensemble when there are several."""
+    total = torch.zeros_like(src)
+    for name, restore in restorers.items():
+        try:
+            restored = restore(src)
+        except torch.OutOfMemoryError as error:
+            size = f"{len(src)} x {src.shape[3]} x {src.shape[2]} pixels"
+            raise RunFailed(f"{name}: no memory for a batch of {size}; lower --batch_size or --resolution") from error
+        total = total + restored
+        yield name, restored
+    if len(restorers) > 1:
+        yield ENSEMBLE, total / len(restorers)
+
+
+def score_all(
+    restorers: dict[str, Restore],
+    loader: Iterable[dict],
+    pairs: list[Pair],
+    device: torch.device,
+    on_restored: OnRestored,
+) -> dict[str, list[dict]]:
+    """Score the untouched photo, every network and the ensemble.
+
+    Returns name -> [{"src", "psnr", "ssim", "l1"}] in the order of `pairs`. `on_restored(indices, src, restored, tar,
+    psnr)` gets each batch with the final output: the ensemble's, or the only network's.
+    Raises Stopped between batches, RunFailed when an output is not finite, DataError for frames too small for SSIM.
+    """
+    names = [IDENTITY, *restorers, *([ENSEMBLE] if len(restorers) > 1 else [])]
+    records: dict[str, list[dict]] = {name: [{}] * len(pairs) for name in names}
+    for src, tar, indices in frames(loader, device):
+        restored = identity(src)
+        _note(records[IDENTITY], image_metrics(restored, tar), indices, pairs)
+        for name, restored in restored_by_each(restorers, src):
+            metrics = image_metrics(restored, tar)
+            _refuse_non_finite(name, metrics, [pairs[index] for index in indices])
+            _note(records[name], metrics, indices, pairs)
+        on_restored(indices, src, restored, tar, [values["psnr"] for values in metrics])
+    return records
+
+
+def _note(records: list[dict], metrics: list[dict], indices: list[int], pairs: list[Pair]) -> None:
+    for index, values in zip(indices, metrics, strict=True):
+        records[index] = {"src": pairs[index].src, **values}
+
+
+def _refuse_non_finite(name: str, metrics: list[dict], pairs: list[Pair]) -> None:
+    for values, pair in zip(metrics, pairs, strict=True):
+        if not all(math.isfinite(value) for value in values.values()):
+            raise RunFailed(
+                f"{name}: the output for {pair.src} ({pair.where}) is not finite; nothing was written. "
+                "Run without --mixed_precision; if it stays, the weights are broken"
+            )

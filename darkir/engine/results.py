@@ -1,0 +1,100 @@
+"""Records of single photos -> test_results.json, per_image.csv and the table at the end of the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from darkir.engine.ensemble import ENSEMBLE, IDENTITY
+from darkir.engine.evaluation_options import EvaluationConfig
+from darkir.engine.members import METRICS, Member
+from darkir.engine.runtime import created_with
+from darkir.engine.statistics import paired_difference, summarise
+from data.files import write_csv, write_json
+from data.fingerprint import set_digest
+from data.manifest import Pair
+
+SCHEMA_VERSION = 1
+COLUMNS = ["src", "model", *METRICS]
+# Title, column width and digits of a metric in the table of the log.
+TABLE = {"psnr": ("PSNR dB", 22, 2), "ssim": ("SSIM", 25, 4), "l1": ("L1", 25, 4)}
+
+Records = dict[str, list[dict]]
+
+
+def build_results(
+    members: list[Member], records: Records, pairs: list[Pair], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """test_results.json's content.
+
+    `ensemble` is what one would deploy: with one model it is that model, and `records` has no separate entry for it.
+    `gain` is the image-by-image difference to the untouched photo.
+    """
+    final = records.get(ENSEMBLE, records[members[-1].name])
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "test_digest": set_digest([pair.row for pair in pairs]),
+        "n": len(pairs),
+        "models": [member.describe() for member in members],
+        "ensemble": _summary(final),
+        "folds": [{"model": member.name, **_summary(records[member.name])} for member in members],
+        "identity": _summary(records[IDENTITY]),
+        "gain": {name: paired_difference(_column(records[IDENTITY], name), _column(final, name)) for name in METRICS},
+        "settings": settings,
+        "created_with": created_with(),
+    }
+
+
+def describe_settings(
+    config: EvaluationConfig, test_jsonl: Path, base_dir: Path | None, precision: str, device: str
+) -> dict[str, Any]:
+    """What determined the numbers, as plain types; loader processes and pictures do not."""
+    return {
+        "test_jsonl": str(test_jsonl),
+        "base_dir": None if base_dir is None else str(base_dir),
+        "resolution": config.resolution,
+        "fit": config.fit,
+        "tta": config.tta,
+        "batch_size": config.batch_size,
+        "precision": precision,
+        "device": device,
+    }
+
+
+def per_image_rows(records: Records) -> list[dict]:
+    """One row a photo and model, photos in file order: {"src", "model", "psnr", "ssim", "l1"}."""
+    by_photo = zip(*records.values(), strict=True)
+    return [{**record, "model": name} for photo in by_photo for name, record in zip(records, photo, strict=True)]
+
+
+def write_results(output_dir: Path, results: dict[str, Any], rows: list[dict]) -> None:
+    """Write per_image.csv and test_results.json into `output_dir`."""
+    write_csv(output_dir / "per_image.csv", COLUMNS, rows)
+    write_json(output_dir / "test_results.json", results)
+
+
+def result_table(results: dict[str, Any]) -> list[str]:
+    """Lines for the log: one row a model with mean and 95 % interval of each metric."""
+    named = [(IDENTITY, results["identity"]), *((fold["model"], fold) for fold in results["folds"])]
+    if len(results["folds"]) > 1:
+        named.append((ENSEMBLE, results["ensemble"]))
+    width = max(len(name) for name, _ in named) + 2
+    header = "".join(f"{title:<{columns}}" for title, columns, _ in TABLE.values())
+    lines = [f"{'':<{width}}{header}".rstrip()]
+    for name, summary in named:
+        cells = [f"{_cell(summary[metric], digits):<{columns}}" for metric, (_, columns, digits) in TABLE.items()]
+        lines.append(f"{name:<{width}}{''.join(cells)}".rstrip())
+    return lines
+
+
+def _cell(summary: dict[str, Any], digits: int) -> str:
+    low, high = summary["ci95"]
+    return f"{summary['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _summary(records: list[dict]) -> dict[str, Any]:
+    return {name: summarise(_column(records, name)) for name in METRICS}
+
+
+def _column(records: list[dict], name: str) -> list[float]:
+    return [record[name] for record in records]

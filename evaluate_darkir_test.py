@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Score trained DarkIR models on test photos: each alone, their ensemble, and the untouched photo as baseline.
+
+Example:
+    python evaluate_darkir_test.py --cv_dir outputs_darkir_384_m_cv --test_jsonl data_splits/test.jsonl --save_visuals
+
+Writes test_results.json, per_image.csv, report.html and, with --save_visuals, visuals/ in OUTPUT_DIR. The ensemble is
+the mean of the models' clamped outputs. A model that saw one of the test photos is refused.
+"""
+
+import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036 - an older Python must get one clear line
+    sys.exit("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0])
+
+from data import stop
+
+if __name__ == "__main__":
+    stop.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
+
+from pathlib import Path
+
+from darkir.engine.ensemble import make_restorers, score_all
+from darkir.engine.evaluation_options import EvaluationConfig, settle
+from darkir.engine.exits import DONE, guarded
+from darkir.engine.members import fold_checkpoints, named_checkpoints, read_members, refuse_contradictions, refuse_leaks
+from darkir.engine.report import write_test_report
+from darkir.engine.results import build_results, describe_settings, per_image_rows, result_table, write_results
+from darkir.engine.runlog import RunLog
+from darkir.engine.runtime import choose_device, choose_precision, describe_device
+from darkir.engine.visuals import Pictures
+from darkir.options import add_options, from_args, make_parser
+from darkir.weights import MODEL_SIZES
+from data.dataset import EvaluationPairs
+from data.files import FolderLock, remove_stale_temporaries
+from data.fingerprint import fingerprint_pairs
+from data.loader import evaluation_loader
+from data.manifest import read_pairs
+
+
+def parse_args(argv: list[str] | None):
+    """Flags -> (args, EvaluationConfig)."""
+    parser = make_parser(__doc__)
+    models = parser.add_argument_group("models")
+    source = models.add_mutually_exclusive_group(required=True)
+    source.add_argument("--cv_dir", type=Path, help="output folder of train_darkir_cv.py; takes every fold's best")
+    source.add_argument("--checkpoint", type=Path, nargs="+", help="weights files to evaluate instead, one or more")
+    models.add_argument("--model_size", choices=MODEL_SIZES, help="refuse models of another size")
+    models.add_argument("--n_folds", type=int, help="refuse another number of models")
+    photos = parser.add_argument_group("photos")
+    photos.add_argument("--test_jsonl", type=Path, required=True, help="test pairs, one JSON object a line")
+    photos.add_argument("--base_dir", type=Path, help="folder that relative paths start from; default: as recorded")
+    add_options(parser, EvaluationConfig, "evaluation")
+    run = parser.add_argument_group("run")
+    run.add_argument("--output_dir", type=Path, default=Path("test_results"), help="folder of the results")
+    run.add_argument("--device", default="auto", help="auto, cuda, cpu or cuda:N")
+    args = parser.parse_args(argv)
+    if args.checkpoint and args.n_folds not in (None, len(args.checkpoint)):
+        parser.error(f"--n_folds {args.n_folds}, but --checkpoint names {len(args.checkpoint)} files")
+    if args.output_dir.exists() and not args.output_dir.is_dir():
+        parser.error(f"--output_dir {args.output_dir} is a file, not a folder")
+    return args, from_args(EvaluationConfig, args, parser)
+
+
+@guarded
+def main(argv: list[str] | None = None) -> int:
+    """Run the script; returns the exit code."""
+    args, config = parse_args(argv)
+    log = RunLog()
+    device = choose_device(args.device)
+    precision = choose_precision(device, config.mixed_precision, "auto")
+    paths = fold_checkpoints(args.cv_dir, args.n_folds) if args.cv_dir else named_checkpoints(args.checkpoint)
+    members = read_members(paths, log)
+    refuse_contradictions(members, args.model_size)
+    config = settle(config, members, log)
+    pairs = fingerprint_pairs(read_pairs(args.test_jsonl, args.base_dir, warn=log))
+    refuse_leaks(members, pairs, log)
+    dataset = EvaluationPairs(pairs, config.resolution, config.fit)
+    log(f"Scoring {len(pairs)} photos, --resolution {config.resolution} --fit {config.fit}, {precision.describe()}, "
+        f"{describe_device(device)}")  # fmt: skip
+    with FolderLock(args.output_dir), Pictures(args.output_dir, pairs, config.save_visuals) as pictures:
+        remove_stale_temporaries(args.output_dir)
+        loader = evaluation_loader(dataset, config.batch_size, config.num_workers, device.type == "cuda")
+        records = score_all(make_restorers(members, config.tta, precision, device), loader, pairs, device, pictures.add)
+        settings = describe_settings(config, args.test_jsonl, args.base_dir, precision.describe(), device.type)
+        results, rows = build_results(members, records, pairs, settings), per_image_rows(records)
+        pictures.publish()
+        write_results(args.output_dir, results, rows)
+        write_test_report(args.output_dir, results, rows, pictures.thumbnails())
+    for line in result_table(results):
+        log(line)
+    log(f"{len(pairs)} photos, mean and 95 % bootstrap interval; open {args.output_dir / 'report.html'}")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
