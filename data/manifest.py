@@ -92,11 +92,14 @@ def pairs_from_folder(folder: str | Path) -> list[Pair]:
         raise DataError(f"{folder} is {'a file, not a folder' if folder.exists() else 'missing'}")
     base = folder.resolve()
     sides: dict[tuple[str, str], dict[str, list[str]]] = {}
+    faults = Faults()
     for name in sorted(_image_names(base)):
+        if name.encode("utf-8", "ignore").decode("utf-8") != name:
+            faults.add(str(folder), f"{name!a}: the name is not UTF-8; rename the file")
+            continue
         stem, _, side = Path(name).stem.rpartition("_")
         if stem and side in ("src", "tar"):
             sides.setdefault((str(Path(name).parent), stem), {"src": [], "tar": []})[side].append(name)
-    faults = Faults()
     pairs = []
     for found in sides.values():
         if len(found["src"]) == len(found["tar"]) == 1:

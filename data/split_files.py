@@ -42,11 +42,11 @@ def write_split_folder(
     files = {TEST: split.test}
     for number, fold in enumerate(split.folds, start=1):
         files |= {f"fold_{number}/train.jsonl": fold.train, f"fold_{number}/val.jsonl": fold.val}
+    metadata = _metadata(config, argv, base_dir, pairs, near, split)
     (folder / METADATA).unlink(missing_ok=True)
     _remove_stale_folds(folder, len(split.folds))
     for name, rows in files.items():
         write_jsonl(folder / name, [pairs[row].row for row in rows])
-    metadata = _metadata(config, argv, base_dir, pairs, near, split)
     metadata["files"] = {name: _file_digest(folder / name) for name in files}
     prove_split(folder, base_dir, pairs, metadata)
     metadata["verified"] = True
@@ -104,7 +104,7 @@ def changed_options(folder: str | Path, config: SplitConfig) -> list[str]:
     if not path.is_file():
         return []
     before = read_metadata(path).get("config", {})
-    now = {name: value for name, value in dataclasses.asdict(config).items() if name != "output_dir"}
+    now = {name: value for name, value in _plain_options(config).items() if name != "output_dir"}
     return [f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
 
 
@@ -119,13 +119,13 @@ def _metadata(
         folds[-1] |= {"train_digest": set_digest(train), "val_digest": set_digest(val)}
     return {
         "schema_version": SCHEMA_VERSION,
-        "created_with": {"argv": argv, "versions": versions},
-        "config": dataclasses.asdict(config),
+        "created_with": {"argv": [_plain(word) for word in argv], "versions": versions},
+        "config": _plain_options(config),
         "seed": config.seed,
         "scheme": config.scheme,
         "n_folds": config.n_folds,
         "val_ratio": config.val_ratio,
-        "base_dir": Path(os.path.relpath(base_dir, Path(config.output_dir).resolve())).as_posix(),
+        "base_dir": _relative_base(base_dir, Path(config.output_dir)),
         "total_pairs": len(pairs),
         "test": {"count": len(split.test), "digest": set_digest(pairs[row].row for row in split.test)},
         "folds": folds,
@@ -146,6 +146,24 @@ def _metadata(
         },
         "decoder": DECODER,
     }
+
+
+def _relative_base(base_dir: Path, folder: Path) -> str:
+    relative = Path(os.path.relpath(base_dir, folder.resolve())).as_posix()
+    try:
+        return os.fsencode(relative).decode("utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"the folder name {relative!a} is not UTF-8 and cannot be recorded; rename it") from None
+
+
+def _plain_options(config: SplitConfig) -> dict:
+    options = dataclasses.asdict(config)
+    return {name: _plain(value) if isinstance(value, str) else value for name, value in options.items()}
+
+
+def _plain(text: str) -> str:
+    """Text that JSON can hold, from an argument that may have bytes which are not UTF-8."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def _remove_stale_folds(folder: Path, n_folds: int) -> None:
