@@ -1,4 +1,8 @@
-"""One thread for the whole suite: for tiny networks a second thread costs more than it gives."""
+"""One thread for the whole suite and the processes it starts: for tiny networks a second thread costs more than it gives."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
