@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from data import stop
 from data.dataset import EvaluationPairs, SampleKey, TrainingPairs
+from data.fingerprint import usable_cpus
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def start_workers(loader: DataLoader) -> Iterator[dict]:
 
 
 def _loader(dataset, batch_keys, num_workers: int, pin: bool) -> DataLoader:
+    num_workers = min(num_workers, usable_cpus())  # more only get in each other's way, and torch warns
     return DataLoader(
         dataset,
         batch_sampler=batch_keys,

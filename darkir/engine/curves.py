@@ -32,7 +32,7 @@ def write_curves(path: Path, history: list[dict]) -> None:
             axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best epoch {best}")
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend(fontsize=9)
