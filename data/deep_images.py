@@ -25,7 +25,11 @@ class UnsupportedImage(ValueError):
 
 def is_deep(image: Image.Image) -> bool:
     """Whether an opened, not yet loaded image has more than 8 bits a sample."""
-    return image.mode.startswith("I;16") or (bool(image.tile) and ";16" in _rawmode(image.tile[0]))
+    if image.mode.startswith("I;16") or (bool(image.tile) and ";16" in _rawmode(image.tile[0])):
+        return True
+    # Uncompressed planes of 16 bits have the rawmodes of 8 bits, and Pillow would read them so.
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(PLANAR, 1) != 1 and max(tags.get(BITS_PER_SAMPLE, (1,))) == 16
 
 
 def read_deep(image: Image.Image, reopen: Callable[[], Image.Image]) -> np.ndarray:

@@ -72,9 +72,13 @@ def decode16(path: str | Path) -> np.ndarray:
     return _decode(read_file(path), path, np.uint16)
 
 
-def decode_bytes(content: bytes, name: str | Path) -> np.ndarray:
-    """`decode` for the content of a file that was read already; `name` is for messages."""
-    return _decode(content, name, np.uint8)
+def decode_bytes(content: bytes, name: str | Path, *, jpeg_scale: int = 1, untagged: bytes | None = None) -> np.ndarray:
+    """`decode` for the content of a file that was read already; `name` is for messages.
+
+    jpeg_scale 2, 4 or 8: a JPEG is decoded at that fraction of its size (sides rounded up), other formats at full size.
+    untagged: the ICC profile to assume for RGB and gray files without one (None: sRGB).
+    """
+    return _decode(content, name, np.uint8, jpeg_scale, untagged)
 
 
 def read_file(path: str | Path) -> bytes:
@@ -85,11 +89,17 @@ def read_file(path: str | Path) -> bytes:
         raise DataError(f"{path}: {error.strerror}") from None
 
 
-def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, 3) uint8 to `size` = (width, height) with Pillow's antialiased bicubic filter."""
-    if size == (image.shape[1], image.shape[0]):
+def resize(
+    image: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float] | None = None
+) -> np.ndarray:
+    """Resize (H, W, 3) uint8 to `size` = (width, height) with Pillow's antialiased bicubic filter.
+
+    box: (left, top, right, bottom) in pixels of `image`, the part that is kept (None: all of it).
+    """
+    whole = (0, 0, image.shape[1], image.shape[0])
+    if (box or whole) == whole and size == whole[2:]:
         return image
-    return np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, box))
 
 
 def fit_crop_size(width: int, height: int, resolution: int, enlarge: bool) -> tuple[int, int]:
@@ -102,11 +112,45 @@ def fit_crop_size(width: int, height: int, resolution: int, enlarge: bool) -> tu
     return scaled[0], scaled[1]
 
 
-def _decode(content: bytes, name: str | Path, dtype: type) -> np.ndarray:
+def to_upright_srgb(samples: np.ndarray, is_cmyk: bool, icc: bytes | None, orientation: int, dtype: type) -> np.ndarray:
+    """Samples as a file stores them -> (H, W, 3) upright sRGB of `dtype` (uint8 or uint16), alpha composited on white.
+
+    samples: (H, W, C) uint8 or uint16; C is 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA, or CMYK if `is_cmyk`.
+    Raises ProfileError when `icc` does not fit.
+    """
+    colours, alpha = _split_alpha(samples, is_cmyk)
+    # Deep samples are mixed with white before they are rounded to 8 bits.
+    depth = dtype if alpha is None or samples.dtype == np.uint8 else samples.dtype
+    result = _as_srgb(colours, is_cmyk, icc, depth)
+    if alpha is not None:
+        result = change_depth(_on_white(result, change_depth(alpha, depth)), dtype)
+    return _oriented(result, orientation)
+
+
+def what_it_is(content: bytes) -> str:
+    """What the first bytes say about a file that no reader recognises."""
+    start = content.lstrip(b"\xef\xbb\xbf \r\n\t")[:32]
+    if content[4:8] == b"ftyp":
+        return "HEIC, AVIF or a film is not read; save it as JPEG, PNG or TIFF"
+    for opening, what in OPENINGS.items():
+        if (start.startswith(opening) and opening) or not content:
+            return what
+    return f"not an image that is read here ({', '.join(FORMATS)}), or its header is broken"
+
+
+def _decode(
+    content: bytes, name: str | Path, dtype: type, jpeg_scale: int = 1, untagged: bytes | None = None
+) -> np.ndarray:
+    def reopen() -> Image.Image:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if jpeg_scale > 1:
+            image.draft(None, (image.width // jpeg_scale, image.height // jpeg_scale))
+        return image
+
     try:
-        return _pixels(lambda: Image.open(io.BytesIO(content), formats=FORMATS), dtype)
+        return _pixels(reopen, dtype, untagged)
     except UnidentifiedImageError:
-        raise DataError(f"{name}: {_what_it_is(content)}") from None
+        raise DataError(f"{name}: {what_it_is(content)}") from None
     except (UnsupportedImage, ProfileError) as error:
         reason = f"embedded ICC profile: {error}" if isinstance(error, ProfileError) else error
         raise DataError(f"{name}: {reason}") from None
@@ -116,7 +160,7 @@ def _decode(content: bytes, name: str | Path, dtype: type) -> np.ndarray:
         raise DataError(f"{name}: broken image: {error}") from None
 
 
-def _pixels(reopen: Callable[[], Image.Image], dtype: type) -> np.ndarray:
+def _pixels(reopen: Callable[[], Image.Image], dtype: type, untagged: bytes | None) -> np.ndarray:
     with reopen() as image:
         _refuse_unusual(image)
         if is_deep(image):
@@ -129,13 +173,8 @@ def _pixels(reopen: Callable[[], Image.Image], dtype: type) -> np.ndarray:
             samples = np.asarray(image)
             samples = samples[..., None] if samples.ndim == 2 else samples
         is_cmyk = image.mode == "CMYK"
-        colours, alpha = _split_alpha(samples, is_cmyk)
-        # Deep samples are mixed with white before they are rounded to 8 bits.
-        depth = dtype if alpha is None or samples.dtype == np.uint8 else samples.dtype
-        result = _as_srgb(colours, is_cmyk, image.info.get("icc_profile"), depth)
-        if alpha is not None:
-            result = change_depth(_on_white(result, change_depth(alpha, depth)), dtype)
-        return _oriented(result, image.getexif().get(ExifTags.Base.Orientation, 1))
+        icc = image.info.get("icc_profile") or (None if is_cmyk else untagged)
+        return to_upright_srgb(samples, is_cmyk, icc, image.getexif().get(ExifTags.Base.Orientation, 1), dtype)
 
 
 def _refuse_unusual(image: Image.Image) -> None:
@@ -221,13 +260,3 @@ def _oriented(samples: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (2, 3, 6, 7):
         samples = samples[:, ::-1]
     return np.ascontiguousarray(samples)
-
-
-def _what_it_is(content: bytes) -> str:
-    start = content.lstrip(b"\xef\xbb\xbf \r\n\t")[:32]
-    if content[4:8] == b"ftyp":
-        return "HEIC, AVIF or a film is not read; save it as JPEG, PNG or TIFF"
-    for opening, what in OPENINGS.items():
-        if (start.startswith(opening) and opening) or not content:
-            return what
-    return f"not an image that is read here ({', '.join(FORMATS)}), or its header is broken"

@@ -128,7 +128,8 @@ def test_sixteen_bit_white_is_zero_and_twelve_bit_gray():
 
 def test_layouts_that_pillow_reads_wrongly_are_refused():
     samples = np.zeros((8, 8, 3), np.uint16)
-    assert "separate planes" in refusal(tiff(samples, zipped=True, tags={284: (3, [2])}))
+    for zipped in (True, False):
+        assert "separate planes" in refusal(tiff(samples, zipped=zipped, tags={284: (3, [2])}))
     premultiplied = tiff(np.zeros((8, 8, 4), np.uint16), tags={338: (3, [1])})
     assert "premultiplied" in refusal(premultiplied)
 
@@ -329,6 +330,37 @@ def test_resize_is_antialiased_bicubic():
         "without antialiasing the stripes stay black and white"
     )
     assert resize(image, (64, 48)) is image
+
+
+def test_a_box_is_cut_out_exactly_and_scaled_with_the_same_filter():
+    image = noise(1, 64, 48)
+    assert np.array_equal(resize(image, (30, 20), (3, 5, 33, 25)), image[5:25, 3:33])
+    part = Image.fromarray(image[5:45, 3:63]).resize((30, 20), Image.Resampling.BICUBIC)
+    inside = np.abs(resize(image, (30, 20), (3, 5, 63, 45)).astype(int) - np.asarray(part))[3:-3, 3:-3]
+    assert inside.max() <= 1, "beyond the box only the filter's support is used"
+
+
+def test_a_jpeg_can_be_decoded_at_a_fraction_and_other_files_cannot():
+    photo = Image.fromarray(noise(1, 8, 6)).resize((128, 96), Image.Resampling.BICUBIC)
+    content = encoded(photo, "JPEG", quality=95, subsampling=0)
+    for scale in (2, 4, 8):
+        small = decode_bytes(content, "x", jpeg_scale=scale).astype(int)
+        assert np.abs(small - np.asarray(photo.reduce(scale))).mean() < 2
+    odd = encoded(photo.crop((0, 0, 101, 77)), "JPEG")
+    assert decode_bytes(odd, "x", jpeg_scale=4).shape == (20, 26, 3)
+    assert decode_bytes(encoded(photo, "PNG"), "x", jpeg_scale=4).shape == (96, 128, 3)
+
+
+def test_an_assumed_profile_is_for_untagged_files_only():
+    codes = noise(4, 40, 30)
+    wanted = reference(codes, lambda x: x ** (461 / 256))
+    assumed = decode_bytes(encoded(Image.fromarray(codes), "PNG"), "x", untagged=ROMM)
+    assert np.abs(assumed - wanted).max() <= 1
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    tagged = encoded(Image.fromarray(codes), "PNG", icc_profile=srgb)
+    assert np.array_equal(decode_bytes(tagged, "x", untagged=ROMM), codes)
+    inks = Image.fromarray(np.dstack([codes, codes[..., 0]]), "CMYK")
+    assert np.array_equal(decode_bytes(encoded(inks, "TIFF"), "x", untagged=ROMM), np.asarray(inks.convert("RGB")))
 
 
 def test_the_decoder_names_what_determines_the_pixels():
