@@ -7,19 +7,18 @@ so that neither the order of the rows nor a library's random generator changes a
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from data.drawing import Bag
 from data.errors import DataError
 from data.faults import Faults
 from data.manifest import Pair
 from data.phash import NearDuplicate
-from data.subset_sum import SubsetSums
 
-ATTEMPTS = 24
+TEST_DRAWS = 20
 
 
 @dataclass(frozen=True)
@@ -146,94 +145,41 @@ def make_split(pairs: list[Pair], near: list[NearDuplicate], config: SplitConfig
             f"{len(pairs)} pairs form {len(components)} groups that must stay together, but --n_folds {config.n_folds} "
             f"and a test set need at least {needed}: add photos, or lower --n_folds"
         )
-    keys = [_component_key(pairs, rows) for rows in components]
-    bag = _Bag(components, keys, config.seed)
-    everything = list(range(len(components)))
-    test = bag.choose(everything, config.test_size, needed - 1, "test")
-    rest = [number for number in everything if number not in set(test)]
-    count = sum(len(components[number]) for number in rest)
+    bag = Bag(components, [_component_key(pairs, rows) for rows in components], config.seed)
     if config.draws_validation:
+        test, rest = bag.draw_test(config.test_size, needed - 1, "test")
+        count = len(bag.rows(rest))
         wanted = [max(1, math.floor(config.val_ratio * count + 0.5))] * config.n_folds
         parts = [bag.choose(rest, wanted[0], 1, f"fold {fold + 1}") for fold in range(config.n_folds)]
     else:
-        remainder = count % config.n_folds
-        wanted = [count // config.n_folds + (fold >= config.n_folds - remainder) for fold in range(config.n_folds)]
-        parts = bag.partition(rest, wanted)
+        test, parts, wanted = _draw_kfold(bag, config)
+        rest = [number for part in parts for number in part]
     folds = [Fold(bag.rows(set(rest) - set(part)), bag.rows(part)) for part in parts]
     return Split(bag.rows(test), folds, config.test_size, wanted, components)
 
 
-def hold_out(pairs: list[Pair], near: list[NearDuplicate], ratio: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Part `pairs` into (training, validation) with about `ratio` of them, at least one, for validation.
+def _draw_kfold(bag: Bag, config: SplitConfig) -> tuple[list[int], list[list[int]], list[int]]:
+    """Components of the test set, those of each validation part, and the wanted sizes of the parts.
 
-    Raises DataError when all pairs belong together, so that no part of them can be held out.
+    The first drawing of the test set stands, unless only another one lets the parts have exact sizes.
     """
-    components = components_of(pairs, near)
-    if len(components) < 2:
-        raise DataError(f"{len(pairs)} pairs all belong together: give validation pairs of their own with --val_jsonl")
-    bag = _Bag(components, [_component_key(pairs, rows) for rows in components], seed)
-    wanted = max(1, math.floor(ratio * len(pairs) + 0.5))
-    val = set(bag.rows(bag.choose(list(range(len(components))), wanted, 1, "validation")))
-    parts = [[pair for row, pair in enumerate(pairs) if (row in val) is held] for held in (False, True)]
-    return parts[0], parts[1]
+    first = None
+    for draw in range(TEST_DRAWS):
+        test, rest = bag.draw_test(config.test_size, config.n_folds, f"test {draw}" if draw else "test")
+        wanted = _even_sizes(len(bag.rows(rest)), config.n_folds)
+        parts, is_exact = bag.partition(rest, wanted)
+        if first is None or is_exact:
+            first = test, parts, wanted
+        if is_exact or not bag.can_form(wanted):
+            break
+    return first
+
+
+def _even_sizes(count: int, parts: int) -> list[int]:
+    """`count` in `parts` whole numbers that differ by at most one, the larger ones last."""
+    return [count // parts + (part >= parts - count % parts) for part in range(parts)]
 
 
 def _component_key(pairs: list[Pair], rows: list[int]) -> str:
     # Digests of files, not of pixels: the test set must not move when a decoder rounds differently.
     return min(f"{pairs[row].row['src_file_sha256']}{pairs[row].row['tar_file_sha256']}" for row in rows)
-
-
-class _Bag:
-    """Components from which subsets of a wanted number of rows are drawn, in an order made from the seed."""
-
-    def __init__(self, components: list[list[int]], keys: list[str], seed: int):
-        self.components, self.keys, self.seed = components, keys, seed
-
-    def rows(self, numbers: set[int] | list[int]) -> list[int]:
-        """The rows of some components, ascending."""
-        return sorted(row for number in numbers for row in self.components[number])
-
-    def choose(self, numbers: list[int], wanted: int, leave: int, purpose: str) -> list[int]:
-        """Components of `numbers` that have together `wanted` rows, or the nearest reachable number, ties upwards.
-
-        At least one is taken, and at least `leave` are left.
-        """
-        by_size: dict[int, list[int]] = {}
-        for number in sorted(numbers, key=lambda number: self._order(purpose, self.keys[number])):
-            by_size.setdefault(len(self.components[number]), []).append(number)
-        sums = SubsetSums({size: len(members) for size, members in by_size.items()})
-        for total in sums.nearest(wanted):
-            for fewest in (False, True):
-                counts = sums.pick(total, fewest, lambda size: self._order(purpose, str(size)))
-                if 0 < sum(counts.values()) <= len(numbers) - leave:
-                    return [number for size, count in counts.items() for number in by_size[size][:count]]
-        raise DataError(f"groups are too few or too large to draw about {wanted} pairs for {purpose}")
-
-    def partition(self, numbers: list[int], wanted: list[int]) -> list[list[int]]:
-        """Disjoint parts that cover `numbers`, with sizes as near to `wanted` as several drawings find."""
-        best: list[list[int]] = []
-        best_error = math.inf
-        for attempt in range(ATTEMPTS):
-            parts = self._one_partition(numbers, wanted, attempt)
-            error = sum(abs(len(self.rows(part)) - size) for part, size in zip(parts, wanted, strict=True))
-            if error < best_error:
-                best, best_error = parts, error
-            if error == 0:
-                break
-        return best
-
-    def _one_partition(self, numbers: list[int], wanted: list[int], attempt: int) -> list[list[int]]:
-        parts = []
-        left = list(numbers)
-        for fold, size in enumerate(wanted[:-1]):
-            after = len(wanted) - fold - 1
-            # When an earlier part missed its size, the rest is shared out evenly again.
-            fair = math.floor(len(self.rows(left)) / (after + 1) + 0.5)
-            on_plan = len(self.rows(left)) == sum(wanted[fold:])
-            part = self.choose(left, size if on_plan else fair, after, f"fold {fold + 1} attempt {attempt}")
-            parts.append(part)
-            left = [number for number in left if number not in set(part)]
-        return [*parts, left]
-
-    def _order(self, purpose: str, key: str) -> str:
-        return hashlib.sha256(f"{self.seed}:{purpose}:{key}".encode()).hexdigest()

@@ -19,11 +19,15 @@ class SubsetSums:
         for size in self._sizes:
             self._reachable.append(_with_copies(self._reachable[-1], size, counts[size]))
 
+    def is_reachable(self, total: int) -> bool:
+        """Whether some subset has this total."""
+        return bool(self._reachable[-1] >> total & 1)
+
     def nearest(self, wanted: int) -> Iterator[int]:
         """Reachable totals between nothing and everything (both left out), nearest to `wanted` first, ties upwards."""
         for distance in range(max(wanted, self.total) + 1):
             for total in dict.fromkeys((wanted + distance, wanted - distance)):
-                if 0 < total < self.total and self._reachable[-1] >> total & 1:
+                if 0 < total < self.total and self.is_reachable(total):
                     yield total
 
     def pick(self, total: int, fewest: bool, order: Callable[[int], str]) -> dict[int, int]:
@@ -37,7 +41,9 @@ class SubsetSums:
         for index in range(len(self._sizes) - 1, -1, -1):
             size = self._sizes[index]
             most = min(self.counts[size], total // size)
-            possible = [count for count in range(most + 1) if self._reachable[index] >> (total - count * size) & 1]
+            # The smallest size has to fill what is left; the others may choose.
+            choices = range(most + 1) if index else (total // size,)
+            possible = [count for count in choices if self._reachable[index] >> (total - count * size) & 1]
             # A fraction from the hash: which sizes round up must depend on the seed, or every test set looks alike.
             target = most if fewest else share * self.counts[size] + int(order(size)[:8], 16) / 2**32 - 0.5
             chosen[size] = min(possible, key=lambda count: abs(count - target))

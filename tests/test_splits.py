@@ -83,6 +83,21 @@ def test_exactly_divisible_groups_are_partitioned_exactly():
         assert len(split.test) == 5 and [val for _, val in sizes(split)] == [15, 15, 15]
 
 
+def test_a_hidden_exact_partition_is_found():
+    rng = random.Random(0)
+    for _ in range(40):
+        n_folds, size, group_sizes = rng.choice([2, 3, 4, 5]), rng.randint(6, 40), []
+        for left in [rng.randint(2, 10), *[size] * n_folds]:
+            while left:
+                group_sizes.append(min(left, rng.choice([1, 2, 3, 4, 5, 6, 8, 12])))
+                left -= group_sizes[-1]
+        test_size = sum(group_sizes) - n_folds * size
+        split = make_split(
+            fake_pairs(group_sizes), [], config(test_size=test_size, n_folds=n_folds, seed=rng.randint(0, 99))
+        )
+        assert len(split.test) == test_size and [val for _, val in sizes(split)] == [size] * n_folds
+
+
 def test_otherwise_sizes_are_nearest_and_ties_go_upwards():
     pairs = fake_pairs([20] * 12)
     split = make_split(pairs, [], config())
