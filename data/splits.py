@@ -158,6 +158,21 @@ def make_split(pairs: list[Pair], near: list[NearDuplicate], config: SplitConfig
     return Split(bag.rows(test), folds, config.test_size, wanted, components)
 
 
+def hold_out(pairs: list[Pair], near: list[NearDuplicate], ratio: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Part `pairs` into (training, validation) with about `ratio` of them, at least one, for validation.
+
+    Raises DataError when all pairs belong together, so that no part of them can be held out.
+    """
+    components = components_of(pairs, near)
+    if len(components) < 2:
+        raise DataError(f"{len(pairs)} pairs all belong together: give validation pairs of their own with --val_jsonl")
+    bag = Bag(components, [_component_key(pairs, rows) for rows in components], seed)
+    wanted = max(1, math.floor(ratio * len(pairs) + 0.5))
+    val = set(bag.rows(bag.choose(list(range(len(components))), wanted, 1, "validation")))
+    parts = [[pair for row, pair in enumerate(pairs) if (row in val) is held] for held in (False, True)]
+    return parts[0], parts[1]
+
+
 def _draw_kfold(bag: Bag, config: SplitConfig) -> tuple[list[int], list[list[int]], list[int]]:
     """Components of the test set, those of each validation part, and the wanted sizes of the parts.
 
