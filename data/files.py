@@ -57,7 +57,7 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
+def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
     """Write `content` to `path`, whole or not at all."""
     with atomic_output(path) as temporary, open(temporary, "wb") as handle:
         handle.write(content)

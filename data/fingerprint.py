@@ -49,8 +49,12 @@ def fingerprint(path: str | Path) -> ImagePrint:
         mtime_ns = Path(path).stat().st_mtime_ns
     except FileNotFoundError as error:
         raise DataError(f"{path}: {error.strerror}") from None
-    content = read_file(path)
-    image = decode_bytes(content, path)
+    return fingerprint_bytes(read_file(path), path, mtime_ns)
+
+
+def fingerprint_bytes(content: bytes, name: str | Path, mtime_ns: int) -> ImagePrint:
+    """`fingerprint` of a file's content; `name` is for messages, `mtime_ns` the time that the file has or will get."""
+    image = decode_bytes(content, name)
     height, width = image.shape[:2]
     pixels = hashlib.sha256(f"{width}x{height}:".encode())
     pixels.update(image.data)
@@ -78,6 +82,15 @@ def fingerprint_pairs(
             failures[path] = result
     _raise_faults(pairs, prints, failures)
     return [_with_fields(pair, prints) for pair in pairs]
+
+
+def row_fields(src: ImagePrint, tar: ImagePrint) -> dict[str, str | int | None]:
+    """The fields that a row carries about its two images, which have one size."""
+    fields: dict[str, str | int | None] = {}
+    for name in ROW_FIELDS:
+        for side, print_ in (("src", src), ("tar", tar)):
+            fields[f"{side}_{name}"] = _hex(print_.phash) if name == "phash" else getattr(print_, name)
+    return fields | {"width": src.width, "height": src.height, "decoder": DECODER}
 
 
 def row_digest(row: dict) -> str:
@@ -198,13 +211,7 @@ def _size_fault(src: ImagePrint, tar: ImagePrint) -> str | None:
 
 
 def _with_fields(pair: Pair, prints: dict[Path, ImagePrint]) -> Pair:
-    src, tar = prints[pair.src_path], prints[pair.tar_path]
-    fields: dict[str, str | int | None] = {}
-    for name in ROW_FIELDS:
-        for side, print_ in (("src", src), ("tar", tar)):
-            fields[f"{side}_{name}"] = _hex(print_.phash) if name == "phash" else getattr(print_, name)
-    fields |= {"width": src.width, "height": src.height, "decoder": DECODER}
-    return dataclasses.replace(pair, row={**pair.row, **fields})
+    return dataclasses.replace(pair, row={**pair.row, **row_fields(prints[pair.src_path], prints[pair.tar_path])})
 
 
 def _hex(phash: int | None) -> str | None:

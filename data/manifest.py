@@ -16,6 +16,7 @@ from pathlib import Path
 from data.errors import DataError
 from data.faults import Faults
 from data.jsonl import open_input, read_jsonl, twin_hint
+from data.walk import visible_folders
 
 METADATA = "split_metadata.json"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".tif", ".tiff", ".webp", ".bmp"})
@@ -153,21 +154,13 @@ def read_metadata(path: Path) -> dict:
 
 
 def _image_names(base: Path) -> list[str]:
-    """Image files below `base`, as relative POSIX names; linked folders are entered once, hidden files left out."""
-    names, seen = [], set()
-    for folder, folders, files in os.walk(base, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names += [
-            Path(folder, name).relative_to(base).as_posix()
-            for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
-        ]
-    return names
+    """Image files below `base`, as relative POSIX names; hidden files are left out."""
+    return [
+        (folder / name).relative_to(base).as_posix()
+        for folder, files in visible_folders(base)
+        for name in files
+        if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+    ]
 
 
 class _RowReader:
