@@ -21,6 +21,7 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
+from darkir.engine.doctor import dry_run
 from darkir.engine.exits import DONE, guarded
 from darkir.engine.fold import train_fold
 from darkir.engine.plans import cross_validation_plans, single_plan
@@ -62,6 +63,9 @@ def parse_args(argv: list[str] | None):
     run.add_argument(
         "--resume", type=Path, help="continue from this state file (or start from a file with weights only)"
     )
+    run.add_argument(
+        "--dry_run", action="store_true", help="check everything, estimate time, disk and memory, write nothing"
+    )
     run.add_argument("--device", default="auto", help="auto, cuda, cpu or cuda:N")
     for config_class, title in (
         (DataConfig, "data"),
@@ -85,6 +89,8 @@ def parse_args(argv: list[str] | None):
         from_args(config_class, args, parser) for config_class in (DataConfig, ModelConfig, TrainConfig, LossConfig)
     ]
     options = Options(*configs, device=choose_device(args.device), overwrite=args.overwrite, resume=args.resume)
+    if args.output_dir is not None and args.output_dir.exists() and not args.output_dir.is_dir():
+        parser.error(f"--output_dir {args.output_dir} is a file, not a folder")
     if args.output_dir is None:
         suffix = "_cv" if args.data_splits_dir else ""
         args.output_dir = Path(f"outputs_darkir_{options.data.resolution}_{options.model.model_size}{suffix}")
@@ -95,14 +101,19 @@ def parse_args(argv: list[str] | None):
 def main(argv: list[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     args, options = parse_args(argv)
-    log = RunLog(args.output_dir / "train.log")
+    log = RunLog(None if args.dry_run else args.output_dir / "train.log")
     if args.train_jsonl is not None:
         rows = (args.train_jsonl, args.val_jsonl, args.test_jsonl, args.val_ratio, args.base_dir)
-        train_fold(single_plan(*rows, options, args.output_dir, log), options, log)
+        plans = [single_plan(*rows, options, args.output_dir, log)]
+    else:
+        plans = cross_validation_plans(args.data_splits_dir, args.base_dir, args.output_dir, args.n_folds, log)
+    plans = [plan for plan in plans if args.fold in (None, plan.number)]
+    if args.dry_run:
+        dry_run(plans, options, args.output_dir, log)
         return DONE
-    for plan in cross_validation_plans(args.data_splits_dir, args.base_dir, args.output_dir, args.n_folds, log):
-        if args.fold in (None, plan.number):
-            train_fold(plan, options, log)
+    for plan in plans:
+        train_fold(plan, options, log)
+        if plan.number is not None:
             update_summary(args.output_dir, args.n_folds, log)
     return DONE
 

@@ -378,14 +378,15 @@ def test_resume_continues_a_state_and_starts_anew_from_weights(finished, split, 
     assert "holds weights only: a new run starts from them" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_photos(finished, tmp_path, capsys):
+def test_starting_weights_that_give_no_finite_loss_fail_the_self_test(finished, tmp_path, capsys):
     write_pairs(tmp_path, 4, first_seed=110)
     params = read_checkpoint(finished / "fold_1" / "checkpoint_best.pt")["params"]
     params["ending.bias"] = params["ending.bias"] + 3e38
     torch.save({"params": params}, tmp_path / "huge.pt")
     assert single(tmp_path, tmp_path / "run", "--pretrained_path", str(tmp_path / "huge.pt")) == 1
     errors = capsys.readouterr().err
-    assert "is not finite at update 1" in errors and "images/11" in errors and "Traceback" not in errors
+    assert "self-test: loss term" in errors and "images/11" in errors and "Traceback" not in errors
+    assert not list((tmp_path / "run").glob("*.pt"))
 
 
 USER_MISTAKES = {
@@ -425,6 +426,7 @@ FLAGS = """
 --resolution --fit --preprocess --num_workers
 --model_size --pretrained_path --allow_partial
 --epochs --batch_size --lr --warmup_epochs --weight_decay --grad_clip --accumulate_steps --ema_decay
+--checkpoint_every_steps --skip_bad_batches --dry_run
 --early_stopping_patience --mixed_precision --amp_dtype --compile --seed --save_every
 --lambda_l1 --lambda_vgg --lambda_ssim --lambda_edge --lambda_freq --lambda_side --vgg_weights
 """

@@ -8,6 +8,7 @@ that a resume needs.
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import re
 from pathlib import Path
@@ -21,7 +22,7 @@ from darkir.engine.runtime import created_with
 from darkir.errors import ModelError
 from darkir.network import NetworkConfig
 from darkir.weights import read_checkpoint
-from data.files import atomic_output
+from data.files import atomic_output, write_bytes
 
 SCHEMA_VERSION = 1
 LAST, PREVIOUS = "checkpoint_last.pt", "checkpoint_last.prev.pt"
@@ -31,27 +32,28 @@ EPOCH_FILE = re.compile(r"checkpoint_epoch_(\d+)\.pt")
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write `content` to `path`, whole or not at all. Raises OSError (disk full) with the old file intact."""
-    with atomic_output(path) as temporary:
-        _serialise(content, temporary)
+    write_bytes(path, serialised(content))
 
 
 def save_last(folder: Path, content: dict[str, Any]) -> None:
     """Write checkpoint_last.pt and keep the one before as checkpoint_last.prev.pt; at any moment one of them is whole."""
     last, previous = folder / LAST, folder / PREVIOUS
+    fresh = serialised(content)
     with atomic_output(last) as temporary:
-        _serialise(content, temporary)
+        with open(temporary, "wb") as handle:
+            handle.write(fresh)
         if last.exists():
             os.replace(last, previous)
 
 
-def _serialise(content: dict[str, Any], path: Path) -> None:
-    try:
-        torch.save(content, path)
-    except RuntimeError as error:
-        # torch's zip writer reports a full disk as a RuntimeError; the cause sits in its context.
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from error
-        raise
+def serialised(content: dict[str, Any]) -> memoryview:
+    """`content` as the bytes of a checkpoint file.
+
+    Made in memory: torch's own file writer hides a full disk behind a RuntimeError, and may fail half-way.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getbuffer()
 
 
 def weights_content(network: torch.nn.Module, config: NetworkConfig, /, **facts: Any) -> dict[str, Any]:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch.utils.data import default_collate
 
 from darkir.engine import checkpoint
 from darkir.engine.checkpoint import weights_content
-from darkir.engine.ema import WeightAverage
+from darkir.engine.errors import RunFailed
 from darkir.engine.evaluation import identity, restorer, score
-from darkir.engine.optimizer import make_optimizer
+from darkir.engine.learner import Learner, make_learner
+from darkir.engine.memory import MemoryUse, memory_advice
 from darkir.engine.provenance import Seen, log_provenance, refuse_test_photos
 from darkir.engine.run_config import FoldPlan, Options, asked_config, refuse_changes, remove_outputs
 from darkir.engine.runlog import RunLog
 from darkir.engine.runtime import choose_precision, describe_device
 from darkir.engine.schedule import warmup_updates
-from darkir.engine.step import Learner
+from darkir.engine.selfcheck import Rehearsal, check_first_update, rehearse_on_copy
+from darkir.engine.step import NonFinite
 from darkir.engine.tracking import Tracker
 from darkir.engine.training import Progress, Run, fit
 from darkir.network import DarkIR, NetworkConfig
@@ -43,7 +47,7 @@ def train_fold(plan: FoldPlan, options: Options, log: RunLog) -> None:
         asked = asked_config(plan, options)
         done = checkpoint.finished(plan.folder)
         if done is not None:
-            refuse_changes(done["config"], asked, plan.folder)
+            refuse_changes(done["config"], asked, plan.folder, log)
             log(f"{plan.name}: finished before, skipped ({plan.folder})")
             return
         sizes = f"{len(plan.train)} training pairs, {len(plan.val)} validation pairs"
@@ -64,11 +68,13 @@ class FoldTraining:
         self.seen, self.learner = self._start()
         self.progress = self._resume() or Progress()
         self.val_loader = self._validation_loader()
-        self.tracker = Tracker(plan.folder, len(self.progress.history))
+        self.memory: MemoryUse | None = None
 
     def to_the_end(self) -> None:
         """Log the set-up, train, and write checkpoint_final.pt, the proof that this run is finished."""
-        self._describe()
+        self.describe()
+        if self.progress.step == 0:
+            self.self_test()
         run = Run(
             config=self.options.train,
             plan=self.epoch_plan,
@@ -80,11 +86,48 @@ class FoldTraining:
             validate=self._validate,
             save_state=self._save_state,
             epoch_ended=self._epoch_ended,
+            memory_advice=self._memory_advice,
             log=self.log,
         )
-        with self.tracker:
+        with Tracker(self.plan.folder, len(self.progress.history)) as self.tracker:
             fit(run, self.learner, self.progress)
         self._finish()
+
+    def self_test(self) -> Rehearsal:
+        """One update on a copy, before anything of the run itself happens; returns the copy for further rehearsals.
+
+        Raises RunFailed when its numbers are broken or it does not fit into memory.
+        """
+        options = self.options
+        rehearsal = rehearse_on_copy(
+            self.learner.network, self.objective, self.precision, options.device, options.train.grad_clip
+        )
+        started = time.monotonic()
+        batch = self.first_batch()
+        try:
+            self.memory = check_first_update(rehearsal, batch)
+        except NonFinite as fault:
+            names = ", ".join(self.plan.train[index].src for index in batch["index"].tolist())
+            message = f"self-test: {fault.what} is not finite in the first batch; its photos: {names}"
+            if not options.train.skip_bad_batches:
+                raise RunFailed(f"{message}. Look at them and at the starting weights, or use float32") from fault
+            self.log(f"⚠️  {message}; --skip_bad_batches lets the run begin all the same")
+        except torch.OutOfMemoryError as fault:
+            raise RunFailed(self._memory_advice()) from fault
+        else:
+            self.log(
+                f"Self-test passed in {time.monotonic() - started:.1f} s: finite loss and gradient, output changes"
+            )
+        return rehearsal
+
+    def first_batch(self) -> dict:
+        """The batch that the first update will see, loaded in this process."""
+        dataset = self._training_pairs()
+        keys = self.epoch_plan.keys(self.options.train.seed, 0)[: self.options.train.batch_size]
+        return default_collate([dataset[key] for key in keys])
+
+    def _memory_advice(self) -> str:
+        return memory_advice(self.memory, self.options.train.batch_size, self.options.data.resolution)
 
     def _start(self) -> tuple[Seen, Learner]:
         """Fresh or pre-trained weights, checked against the test photos, with optimizer and average around them."""
@@ -103,13 +146,8 @@ class FoldTraining:
         refuse_test_photos(self.plan.test, [*self.plan.train, *self.plan.val], earlier)
         network.side_out.requires_grad_(self.objective.needs_side)
         network = network.to(options.device, memory_format=torch.channels_last)
-        learner = Learner(
-            network=network,
-            forward=torch.compile(network, fullgraph=True) if options.train.compile else network,
-            average=WeightAverage(network, options.train.ema_decay),
-            optimizer=make_optimizer(network, options.train.lr, options.train.weight_decay),
-            scaler=torch.amp.GradScaler(options.device.type, enabled=self.precision.needs_scaler),
-        )
+        train = options.train
+        learner = make_learner(network, self.precision, train.lr, train.weight_decay, train.ema_decay, train.compile)
         return earlier.then([*self.plan.train, *self.plan.val]), learner
 
     def _state_to_resume(self) -> dict[str, Any] | None:
@@ -135,7 +173,7 @@ class FoldTraining:
         state = checkpoint.newest_state(self.plan.folder, self.log) or self.resume_from
         if state is None:
             return None
-        refuse_changes(state["config"], self.asked, self.plan.folder)
+        refuse_changes(state["config"], self.asked, self.plan.folder, self.log)
         if state["threads"] != torch.get_num_threads():
             self.log(
                 f"⚠️  {torch.get_num_threads()} threads now, {state['threads']} before: results can differ in the last bits"
@@ -157,9 +195,13 @@ class FoldTraining:
 
     def _batches(self, first_update: int) -> Iterator[dict]:
         data, train = self.options.data, self.options.train
-        dataset = TrainingPairs(self.plan.train, data.resolution, data.fit, data.preprocess, train.seed)
         pin = self.options.device.type == "cuda"
+        dataset = self._training_pairs()
         return training_batches(dataset, self.epoch_plan, train.seed, train.epochs, first_update, data, pin)
+
+    def _training_pairs(self) -> TrainingPairs:
+        data = self.options.data
+        return TrainingPairs(self.plan.train, data.resolution, data.fit, data.preprocess, self.options.train.seed)
 
     def _validate(self) -> list[dict]:
         restore = restorer(self.learner.average.network, self.precision)
@@ -225,7 +267,7 @@ class FoldTraining:
             f"{self.plan.name} finished: best PSNR {best['psnr']:.2f}dB at epoch {best['epoch']} ({self.plan.folder})"
         )
 
-    def _describe(self) -> None:
+    def describe(self) -> None:
         """Say what will happen, once, before the long part."""
         train, plan = self.options.train, self.epoch_plan
         parameters = sum(parameter.numel() for parameter in self.learner.network.parameters())

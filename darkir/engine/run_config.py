@@ -12,6 +12,7 @@ import torch
 from darkir.engine import checkpoint
 from darkir.engine.checkpoint import plain
 from darkir.engine.errors import RunRefused
+from darkir.engine.runlog import RunLog
 from darkir.engine.training import TrainConfig
 from data.fingerprint import set_digest
 from data.loader import DataConfig
@@ -19,7 +20,7 @@ from data.manifest import Pair
 from losses.objective import LossConfig
 
 # Options that change no result: a rerun may use others.
-HARMLESS = ("num_workers", "save_every")
+HARMLESS = ("num_workers", "save_every", "checkpoint_every_steps", "skip_bad_batches")
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,28 @@ def asked_config(plan: FoldPlan, options: Options) -> dict[str, Any]:
     )
 
 
-def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """RunRefused with the list of differences when a rerun asks for another run than the one in `folder`."""
+def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path, log: RunLog) -> None:
+    """RunRefused with the list of differences when a rerun asks for another run than the one in `folder`.
+
+    Differences that change no result are allowed, with a log line.
+    """
     old, new = _flat(before), _flat(now)
     changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-    changed = [name for name in changed if name.rsplit(".", 1)[-1] not in HARMLESS]
-    if changed:
-        lines = [f"  {name.rsplit('.', 1)[-1]}: {old.get(name)} before, {new.get(name)} now" for name in changed]
-        raise RunRefused("\n".join([
-            f"{folder} holds a run with other options or data:", *lines,
+    lines = {name: f"{name.rsplit('.', 1)[-1]}: {old.get(name)} before, {new.get(name)} now" for name in changed}
+    harmless = [name for name in changed if name.rsplit(".", 1)[-1] in HARMLESS]
+    refused = [name for name in changed if name not in harmless]
+    if refused:
+        allowed = ["these differ too, but change no result:"] if harmless else []
+        message = [
+            f"{folder} holds a run with other options or data:",
+            *(f"  {lines[name]}" for name in refused),
+            *allowed,
+            *(f"  {lines[name]}" for name in harmless),
             "rerun with the same options, choose another --output_dir, or discard it with --overwrite",
-        ]))  # fmt: skip
+        ]
+        raise RunRefused("\n".join(message))
+    for name in harmless:
+        log(f"Changed, which changes no result: {lines[name]}")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from darkir.engine.ema import WeightAverage
 from darkir.engine.evaluation import to_float
+from darkir.engine.learner import Learner
 from darkir.engine.runtime import Precision
 from losses.objective import Objective
 
@@ -22,17 +22,6 @@ class NonFinite(ArithmeticError):
     def __init__(self, what: str):
         super().__init__(what)
         self.what = what
-
-
-@dataclass
-class Learner:
-    """Everything that an update changes. `forward` is the network, or its compiled form."""
-
-    network: nn.Module
-    forward: nn.Module
-    average: WeightAverage
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
 
 
 @dataclass(frozen=True)
@@ -77,6 +66,13 @@ def train_step(
     if not skipped:
         learner.average.update(learner.network, update)
     return StepResult(sum(terms.values()), terms, 0.0 if skipped else grad_norm, skipped)
+
+
+def discard_update(learner: Learner) -> None:
+    """Forget the gradients of an update that raised NonFinite, so that the next one starts clean."""
+    learner.optimizer.zero_grad(set_to_none=True)
+    if learner.scaler.is_enabled():
+        learner.scaler.update()
 
 
 def weighted_terms(

@@ -5,22 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from darkir.engine.errors import RunFailed, Stopped
 from darkir.engine.evaluation import mean_metrics
+from darkir.engine.learner import Learner
 from darkir.engine.optimizer import set_learning_rate
 from darkir.engine.runlog import RunLog
 from darkir.engine.runtime import Precision
 from darkir.engine.schedule import learning_rate, warmup_updates
-from darkir.engine.step import Learner, NonFinite, StepResult, train_step
+from darkir.engine.step import NonFinite, StepResult, discard_update, train_step
 from darkir.options import require
 from data import stop
 from data.loader import EpochPlan
 from data.manifest import Pair
 from losses.objective import Objective
+
+SAVE_SECONDS = 120.0
+NOT_NEGATIVE = (
+    "warmup_epochs",
+    "weight_decay",
+    "grad_clip",
+    "early_stopping_patience",
+    "save_every",
+    "skip_bad_batches",
+    "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -48,12 +60,24 @@ class TrainConfig:
     compile: bool = field(default=False, metadata={"help": "compile the network with torch.compile"})
     seed: int = field(default=42, metadata={"help": "seed of weights, order, crops and augmentation"})
     save_every: int = field(default=10, metadata={"help": "epochs between kept checkpoint_epoch_N.pt files (0: none)"})
+    checkpoint_every_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "updates between saves of checkpoint_last.pt inside an epoch; default: about every two minutes"
+        },
+    )
+    skip_bad_batches: int = field(
+        default=0,
+        metadata={"help": "updates with a non-finite loss or gradient that a run may leave out before it stops"},
+    )
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "accumulate_steps"):
             require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
-        for name in ("warmup_epochs", "weight_decay", "grad_clip", "early_stopping_patience", "save_every", "seed"):
+        for name in NOT_NEGATIVE:
             require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: must not be negative")
+        every = self.checkpoint_every_steps
+        require(every is None or every >= 1, f"--checkpoint_every_steps {every}: must be at least 1")
         require(self.lr > 0, f"--lr {self.lr}: must be above 0")
         require(0 <= self.ema_decay < 1, f"--ema_decay {self.ema_decay}: must be in [0, 1)")
 
@@ -63,7 +87,7 @@ class Progress:
     """Where a run stands; all of it is saved, and a resumed run continues from exactly this.
 
     `step` counts updates over all epochs; `totals` sums the open epoch's updates; `best` is the best epoch's record with its
-    scores for every validation image.
+    scores for every validation image; `bad_batches` counts the updates left out by --skip_bad_batches.
     """
 
     step: int = 0
@@ -71,10 +95,11 @@ class Progress:
     best: dict[str, Any] | None = None
     epochs_without_gain: int = 0
     stopped_early: bool = False
+    bad_batches: int = 0
     totals: dict[str, Any] = field(default_factory=lambda: dict(EMPTY_TOTALS, terms={}))
 
 
-EMPTY_TOTALS = {"loss": 0.0, "grad_norm": 0.0, "updates": 0, "skipped": 0, "seconds": 0.0}
+EMPTY_TOTALS = {"loss": 0.0, "grad_norm": 0.0, "updates": 0, "overflowed": 0, "left_out": 0, "seconds": 0.0}
 
 
 @dataclass(frozen=True)
@@ -91,7 +116,21 @@ class Run:
     validate: Callable[[], list[dict]]
     save_state: Callable[[Progress], None]
     epoch_ended: Callable[[Progress, bool], None]
+    memory_advice: Callable[[], str]
     log: RunLog
+
+
+class _LastSave(NamedTuple):
+    """When the state was last written: after which update, and at which moment of the monotonic clock."""
+
+    step: int
+    moment: float
+
+    def is_due(self, step: int, every_steps: int | None) -> bool:
+        """Whether the next save is due. When it happens changes no result, so a clock may decide."""
+        if every_steps is not None:
+            return step - self.step >= every_steps
+        return time.monotonic() - self.moment >= SAVE_SECONDS
 
 
 def fit(run: Run, learner: Learner, progress: Progress) -> None:
@@ -104,6 +143,7 @@ def fit(run: Run, learner: Learner, progress: Progress) -> None:
     warmup = warmup_updates(config.warmup_epochs, updates, total)
     batches = run.batches(progress.step)
     first_epoch, started = len(progress.history) + 1, time.monotonic()
+    saved = _LastSave(progress.step, started)
     while len(progress.history) < config.epochs and not progress.stopped_early:
         epoch = len(progress.history) + 1
         while progress.step < epoch * updates:
@@ -111,11 +151,15 @@ def fit(run: Run, learner: Learner, progress: Progress) -> None:
             set_learning_rate(learner.optimizer, lr)
             _timed_update(run, learner, progress, batches)
             _stop_if_asked(run, progress)
+            if progress.step < epoch * updates and saved.is_due(progress.step, config.checkpoint_every_steps):
+                run.save_state(progress)
+                saved = _LastSave(progress.step, time.monotonic())
         try:
             scores = run.validate()
         except Stopped as stopped:
             run.save_state(progress)
             raise Stopped(f"{stopped}; state saved, run the same command again") from None
+        saved = _LastSave(progress.step, time.monotonic())
         _end_epoch(run, progress, scores, learning_rate(progress.step - 1, total, warmup, config.lr))
         if epoch == first_epoch < config.epochs:
             _log_time_left(run, time.monotonic() - started, config.epochs - epoch)
@@ -136,22 +180,38 @@ def _timed_update(run: Run, learner: Learner, progress: Progress, batches: Itera
             learner, run.objective, group, run.precision, run.device, run.config.grad_clip, progress.step
         )
     except NonFinite as fault:
-        names = ", ".join(run.pairs[index].src for batch in group for index in batch["index"].tolist())
-        raise RunFailed(
-            f"{fault.what} is not finite at update {progress.step + 1} (epoch {len(progress.history) + 1}); "
-            f"the weights were not changed and the last checkpoint is sound. Photos of the batch: {names}. "
-            "Look at them, then try a lower --lr or float32."
-        ) from fault
+        _leave_out_or_fail(run, progress, group, fault)
+        discard_update(learner)
+        result = None
+    except torch.OutOfMemoryError as fault:
+        raise RunFailed(run.memory_advice()) from fault
     progress.step += 1
     _add(progress.totals, result, time.monotonic() - started)
 
 
-def _add(totals: dict[str, Any], result: StepResult, seconds: float) -> None:
+def _leave_out_or_fail(run: Run, progress: Progress, group: list[dict], fault: NonFinite) -> None:
+    """Count and log one more update left out, or raise RunFailed when no more may be."""
+    names = ", ".join(run.pairs[index].src for batch in group for index in batch["index"].tolist())
+    where = f"{fault.what} is not finite at update {progress.step + 1} (epoch {len(progress.history) + 1})"
+    if progress.bad_batches >= run.config.skip_bad_batches:
+        raise RunFailed(
+            f"{where}; the weights were not changed and the last checkpoint is sound. Photos of the batch: {names}. "
+            "Look at them, then try a lower --lr or float32; --skip_bad_batches N leaves out up to N such updates."
+        ) from fault
+    progress.bad_batches += 1
+    run.log(f"⚠️  {where}: left out, {progress.bad_batches} of {run.config.skip_bad_batches} allowed. Photos: {names}")
+
+
+def _add(totals: dict[str, Any], result: StepResult | None, seconds: float) -> None:
+    """Add one update to the epoch's sums; None is one that was left out."""
+    totals["updates"] += 1
+    totals["seconds"] += seconds
+    if result is None:
+        totals["left_out"] += 1
+        return
     totals["loss"] += result.loss
     totals["grad_norm"] += result.grad_norm
-    totals["updates"] += 1
-    totals["skipped"] += int(result.skipped)
-    totals["seconds"] += seconds
+    totals["overflowed"] += int(result.skipped)
     for name, value in result.terms.items():
         totals["terms"][name] = totals["terms"].get(name, 0.0) + value
 
@@ -168,22 +228,27 @@ def _stop_if_asked(run: Run, progress: Progress, saved: bool = False) -> None:
 def _end_epoch(run: Run, progress: Progress, scores: list[dict], lr: float) -> None:
     """Turn the epoch's sums and validation scores into its record; keep best and patience; write and log."""
     means, totals = mean_metrics(scores), progress.totals
-    updates, applied = totals["updates"], max(1, totals["updates"] - totals["skipped"])
+    if totals["left_out"] == totals["updates"]:
+        raise RunFailed(
+            f"every update of epoch {len(progress.history) + 1} was left out as not finite; nothing was learned"
+        )
+    skipped = totals["overflowed"] + totals["left_out"]
+    measured, applied = max(1, totals["updates"] - totals["left_out"]), max(1, totals["updates"] - skipped)
     is_best = progress.best is None or means["psnr"] > progress.best["psnr"]
     record = {
         "epoch": len(progress.history) + 1,
-        "train_loss": totals["loss"] / updates,
-        "train_terms": {name: value / updates for name, value in totals["terms"].items()},
+        "train_loss": totals["loss"] / measured,
+        "train_terms": {name: value / measured for name, value in totals["terms"].items()},
         "val_loss": means["l1"],
         "val_psnr": means["psnr"],
         "val_ssim": means["ssim"],
         "lr": lr,
         "is_best": is_best,
         "grad_norm": totals["grad_norm"] / applied,
-        "skipped_steps": totals["skipped"],
+        "skipped_steps": skipped,
         "flags": [],
         "seconds": totals["seconds"],
-        "images_per_second": updates * run.plan.samples_per_update / totals["seconds"],
+        "images_per_second": totals["updates"] * run.plan.samples_per_update / totals["seconds"],
     }
     progress.history.append(record)
     progress.totals = dict(EMPTY_TOTALS, terms={})
