@@ -18,7 +18,7 @@ import PIL
 
 from data.errors import DataError
 from data.faults import Faults
-from data.files import write_json, write_jsonl
+from data.files import remove_stale_temporaries, write_json, write_jsonl
 from data.fingerprint import set_digest
 from data.images import DECODER
 from data.jsonl import open_input, read_jsonl
@@ -43,6 +43,8 @@ def write_split_folder(
     for number, fold in enumerate(split.folds, start=1):
         files |= {f"fold_{number}/train.jsonl": fold.train, f"fold_{number}/val.jsonl": fold.val}
     metadata = _metadata(config, argv, base_dir, pairs, near, split)
+    for place in (folder, *folder.glob("fold_*/")):
+        remove_stale_temporaries(place)
     (folder / METADATA).unlink(missing_ok=True)
     _remove_stale_folds(folder, len(split.folds))
     for name, rows in files.items():

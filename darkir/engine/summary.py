@@ -10,7 +10,7 @@ from darkir.engine.report import write_cv_report
 from darkir.engine.runlog import RunLog
 from darkir.engine.runtime import created_with
 from darkir.engine.statistics import summarise
-from data.files import FolderLock, write_csv, write_json
+from data.files import FolderLock, remove_stale_temporaries, write_csv, write_json
 
 SCHEMA_VERSION = 1
 METRICS = ("psnr", "ssim", "l1")
@@ -24,6 +24,7 @@ def update_summary(output_dir: Path, n_folds: int, log: RunLog) -> dict[str, Any
     Folds of one output_dir may run side by side: a short lock on it keeps their updates apart.
     """
     with FolderLock(output_dir, wait=LOCK_WAIT_SECONDS):
+        remove_stale_temporaries(output_dir)
         contents = {fold: checkpoint.finished(output_dir / f"fold_{fold}") for fold in range(1, n_folds + 1)}
         done = {fold: content for fold, content in contents.items() if content is not None}
         rows = [{"fold": fold, **score} for fold, content in done.items() for score in content["scores"]]
