@@ -178,8 +178,7 @@ def test_a_real_signal_ends_a_real_process_with_75_and_a_state(split, tmp_path):
     argv = ["--data_splits_dir", split, "--n_folds", "2", "--output_dir", tmp_path, "--epochs", "500"]
     command = [sys.executable, ROOT / "train_darkir_cv.py", *argv, *SMALL]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while "Epoch" not in process.stdout.readline():
-            pass
+        assert any(line.startswith("Epoch") for line in process.stdout)
         process.terminate()
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 75
