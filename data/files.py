@@ -57,10 +57,12 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
-    """Write `content` to `path`, whole or not at all."""
-    with atomic_output(path) as temporary, open(temporary, "wb") as handle:
-        handle.write(content)
+def write_bytes(path: str | Path, content: bytes | memoryview, mtime_ns: int | None = None) -> None:
+    """Write `content` to `path`, whole or not at all; with `mtime_ns`, the file carries that time, not the present."""
+    with atomic_output(path) as temporary:
+        temporary.write_bytes(content)
+        if mtime_ns is not None:
+            os.utime(temporary, ns=(mtime_ns, mtime_ns))
 
 
 def write_text(path: str | Path, text: str) -> None:
