@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""MIT-Adobe FiveK as people have it on disk -> paired sRGB images, train.jsonl and val.jsonl for pre-training.
+
+Finds inputs (DNG, TIFF, JPEG, PNG) and one expert's renditions by id in any known layout. Colours are converted exactly,
+both images of a pair leave with one size, and what does not show one photo is rejected with its reason. A rerun of the
+same command continues, and makes nothing twice.
+
+  ./prepare_fivek_robust.py --fivek_dir fivek_dataset --output_dir fivek_processed --expert C
+  ./prepare_fivek_robust.py --fivek_dir fivek_dataset --output_dir trial --limit 50
+
+Writes images/KEY_src.jpg and KEY_tar.jpg, train.jsonl, val.jsonl, rejected.csv, dataset_metadata.json; meta/ holds a
+record of every pair. DNG inputs need rawpy: pip install -r requirements-fivek.txt
+Exit codes: 0 done, 1 a failure of ours or of the machine, 2 the input is wrong or nothing usable was found, 3 finished
+with more rejected pairs than --max_reject allows, 75 stopped by a signal.
+"""
+
+import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036 (users have older ones, too)
+    sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
+    sys.exit(2)
+
+from data import stop
+from data.workers import use_one_thread
+
+if __name__ == "__main__":
+    stop.install()
+    use_one_thread()
+
+from darkir.engine.exits import DONE, REJECTS, guarded
+from darkir.options import add_options, from_args, make_parser
+from data.files import FolderLock
+from data.fivek import prepare_pairs, report_dataset, report_found
+from data.fivek_dataset import write_dataset
+from data.fivek_match import find_photos
+from data.fivek_options import FivekConfig
+
+
+def log(line):
+    """One line for `tail -f`."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+@guarded
+def main(argv=None) -> int:
+    """Find, make, split and write; see the module's docstring."""
+    parser = make_parser(__doc__)
+    add_options(parser, FivekConfig, "FiveK")
+    config = from_args(FivekConfig, parser.parse_args(argv), parser)
+
+    found = find_photos(config)
+    report_found(config, found, log)
+    with FolderLock(config.output_dir):
+        records = prepare_pairs(config, found, log)
+        metadata = write_dataset(config, found, records)
+    return DONE if report_dataset(config, metadata, records, log) else REJECTS
+
+
+if __name__ == "__main__":
+    sys.exit(main())
