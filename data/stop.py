@@ -29,6 +29,16 @@ def _note(number: int, frame: object) -> None:
     _received.append(signal.Signals(number).name)
 
 
+def no_more() -> None:
+    """From here on the signals change nothing: a script's work is over and its exit code stands.
+
+    Python's own shutdown takes handlers away, so that a late signal would kill a finished run and hide its exit code.
+    """
+    for number in SIGNALS:
+        if signal.getsignal(number) is _note:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def requested() -> str | None:
     """Name of the first signal that asked for a stop, or None."""
     return _received[0] if _received else None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from darkir.engine.errors import RunFailed, RunRefused, Stopped
 from darkir.errors import ModelError
 from data.errors import DataError
-from data.stop import Interrupted
+from data.stop import Interrupted, no_more
 from losses.errors import LossError
 
 DONE, FAILED, WRONG_INPUT, REJECTS, STOPPED = 0, 1, 2, 3, 75
@@ -38,6 +38,8 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
         except OSError as failure:
             where = f" ({failure.filename})" if failure.filename else ""
             return _say(f"failed: {failure.strerror or failure}{where}", FAILED)
+        finally:
+            no_more()
 
     return wrapper
 
