@@ -60,7 +60,8 @@ def sync_folder(folder: Path) -> None:
 def write_bytes(path: str | Path, content: bytes | memoryview, mtime_ns: int | None = None) -> None:
     """Write `content` to `path`, whole or not at all; with `mtime_ns`, the file carries that time, not the present."""
     with atomic_output(path) as temporary:
-        temporary.write_bytes(content)
+        with open(temporary, "wb") as handle:
+            handle.write(content)
         if mtime_ns is not None:
             os.utime(temporary, ns=(mtime_ns, mtime_ns))
 
