@@ -5,13 +5,15 @@ Example:
     python evaluate_darkir_test.py --cv_dir outputs_darkir_384_m_cv --test_jsonl data_splits/test.jsonl --save_visuals
 
 Writes test_results.json, per_image.csv, report.html and, with --save_visuals, visuals/ in OUTPUT_DIR. The ensemble is
-the mean of the models' clamped outputs. A model that saw one of the test photos is refused.
+the mean of the models' clamped outputs. A model that saw one of the test photos is refused. --baseline sets the result
+against that of another evaluation of the same photos.
 """
 
 import sys
 
-if sys.version_info < (3, 10):  # noqa: UP036 - an older Python must get one clear line
-    sys.exit("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0])
+if sys.version_info < (3, 10):
+    sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
+    sys.exit(2)
 
 from data import stop
 
@@ -20,6 +22,8 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
+from darkir.engine.baseline import BaselineConfig, read_baseline
+from darkir.engine.comparison import compare, comparison_lines
 from darkir.engine.ensemble import make_restorers, score_all
 from darkir.engine.evaluation_options import EvaluationConfig, settle
 from darkir.engine.exits import DONE, guarded
@@ -39,7 +43,7 @@ from data.manifest import read_pairs
 
 
 def parse_args(argv: list[str] | None):
-    """Flags -> (args, EvaluationConfig)."""
+    """Flags -> (args, EvaluationConfig, BaselineConfig)."""
     parser = make_parser(__doc__)
     models = parser.add_argument_group("models")
     source = models.add_mutually_exclusive_group(required=True)
@@ -51,6 +55,7 @@ def parse_args(argv: list[str] | None):
     photos.add_argument("--test_jsonl", type=Path, required=True, help="test pairs, one JSON object a line")
     photos.add_argument("--base_dir", type=Path, help="folder that relative paths start from; default: as recorded")
     add_options(parser, EvaluationConfig, "evaluation")
+    add_options(parser, BaselineConfig, "comparison")
     run = parser.add_argument_group("run")
     run.add_argument("--output_dir", type=Path, default=Path("test_results"), help="folder of the results")
     run.add_argument("--device", default="auto", help="auto, cuda, cpu or cuda:N")
@@ -59,13 +64,13 @@ def parse_args(argv: list[str] | None):
         parser.error(f"--n_folds {args.n_folds}, but --checkpoint names {len(args.checkpoint)} files")
     if args.output_dir.exists() and not args.output_dir.is_dir():
         parser.error(f"--output_dir {args.output_dir} is a file, not a folder")
-    return args, from_args(EvaluationConfig, args, parser)
+    return args, from_args(EvaluationConfig, args, parser), from_args(BaselineConfig, args, parser)
 
 
 @guarded
 def main(argv: list[str] | None = None) -> int:
     """Run the script; returns the exit code."""
-    args, config = parse_args(argv)
+    args, config, compared_with = parse_args(argv)
     log = RunLog()
     device = choose_device(args.device)
     precision = choose_precision(device, config.mixed_precision, "auto")
@@ -75,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     config = settle(config, members, log)
     pairs = fingerprint_pairs(read_pairs(args.test_jsonl, args.base_dir, warn=log))
     refuse_leaks(members, pairs, log)
+    baseline = read_baseline(compared_with, pairs, args.output_dir)
     dataset = EvaluationPairs(pairs, config.resolution, config.fit)
     log(f"Scoring {len(pairs)} photos, --resolution {config.resolution} --fit {config.fit}, {precision.describe()}, "
         f"{describe_device(device)}")  # fmt: skip
@@ -84,10 +90,12 @@ def main(argv: list[str] | None = None) -> int:
         records = score_all(make_restorers(members, config.tta, precision, device), loader, pairs, device, pictures.add)
         settings = describe_settings(config, args.test_jsonl, args.base_dir, precision.describe(), device.type)
         results, rows = build_results(members, records, pairs, settings), per_image_rows(records)
+        if baseline is not None:
+            results["comparison"] = compare(results, rows, baseline)
         pictures.publish()
         write_results(args.output_dir, results, rows)
         write_test_report(args.output_dir, results, rows, pictures.thumbnails())
-    for line in result_table(results):
+    for line in [*result_table(results), *comparison_lines(results)]:
         log(line)
     log(f"{len(pairs)} photos, mean and 95 % bootstrap interval; open {args.output_dir / 'report.html'}")
     return DONE

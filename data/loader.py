@@ -38,7 +38,17 @@ class DataConfig:
         default=4, metadata={"help": "loader processes (0: load in the main process); changes no result"}
     )
 
+    mix_jsonl: str | None = field(
+        default=None, metadata={"help": "other pairs, FiveK for example, mixed into the batches of every fold"}
+    )
+    mix_ratio: float = field(
+        default=0.5,
+        metadata={"help": "share of --mix_jsonl samples in the first epoch; it falls evenly to 0 in the last"},
+    )
+
     def __post_init__(self):
+        if not 0 < self.mix_ratio < 1:
+            raise ValueError(f"--mix_ratio {self.mix_ratio}: must be between 0 and 1")
         if self.resolution < 16:
             raise ValueError(f"--resolution {self.resolution}: must be at least 16 pixels")
         if self.num_workers < 0:
@@ -46,16 +56,31 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class Mixing:
+    """Foreign pairs among the samples: their share falls evenly from `ratio` in the first epoch to 0 in the last."""
+
+    pairs: int = 0
+    ratio: float = 0.0
+    epochs: int = 1
+
+    def share(self, epoch: int) -> float:
+        """Share of foreign samples in epoch `epoch` (from 0)."""
+        return self.ratio * (1 - epoch / max(1, self.epochs - 1))
+
+
+@dataclass(frozen=True)
 class EpochPlan:
     """How many updates make an epoch, and which pairs each of them sees.
 
-    Every pair is seen at least once an epoch. So that all batches have one size, the last one is filled from a second
+    Every pair is seen at least once an epoch, except that foreign pairs take some of the places (`mixing`); their indices
+    begin behind those of the own pairs. So that all batches have one size, the last one is filled from a second
     shuffle of the same pairs (other crops: its samples carry draw 1).
     """
 
     pairs: int
     batch_size: int
     accumulate_steps: int
+    mixing: Mixing = Mixing()
 
     @property
     def samples_per_update(self) -> int:
@@ -79,7 +104,11 @@ class EpochPlan:
         shuffled = [
             SampleKey(epoch, draw, int(index)) for draw in range(draws) for index in rng.permutation(self.pairs)
         ]
-        return shuffled[:total]
+        keys = shuffled[:total]
+        foreign = round(self.mixing.share(epoch) * total)
+        for draw, place in enumerate(rng.permutation(total)[:foreign]):
+            keys[place] = SampleKey(epoch, draw, self.pairs + int(rng.integers(self.mixing.pairs)))
+        return keys
 
 
 class BatchKeys:

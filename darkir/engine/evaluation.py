@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
 
-from darkir.engine.errors import Stopped
+from darkir.engine.errors import RunFailed, Stopped
 from darkir.engine.metrics import image_metrics
 from darkir.engine.runtime import Precision
 from data import stop
@@ -40,11 +41,16 @@ def identity(src: torch.Tensor) -> torch.Tensor:
 def score(restore: Restore, loader: Iterable[dict], pairs: list[Pair], device: torch.device) -> list[dict]:
     """Score every image: [{"src", "psnr", "ssim", "l1"}] in the order of `pairs`.
 
-    Raises Stopped between batches when a signal asked for it, and DataError for frames too small for SSIM.
+    Raises Stopped between batches when a signal asked for it, RunFailed for an output that is not finite, and DataError for
+    frames too small for SSIM.
     """
     records: list[dict | None] = [None] * len(pairs)
     for src, tar, indices in frames(loader, device):
         for index, metrics in zip(indices, image_metrics(restore(src), tar), strict=True):
+            if not all(math.isfinite(value) for value in metrics.values()):
+                raise RunFailed(
+                    f"the output for {pairs[index].src} is not finite: the weights have diverged; try a lower --lr"
+                )
             records[index] = {"src": pairs[index].src, **metrics}
     return records
 

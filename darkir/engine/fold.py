@@ -14,9 +14,11 @@ from darkir.engine import checkpoint
 from darkir.engine.checkpoint import weights_content
 from darkir.engine.errors import RunFailed
 from darkir.engine.evaluation import identity, restorer, score
+from darkir.engine.finetune import frozen_stages, let_learn
 from darkir.engine.learner import Learner, make_learner
 from darkir.engine.memory import MemoryUse, memory_advice
 from darkir.engine.provenance import Seen, log_provenance, refuse_test_photos
+from darkir.engine.red_flags import red_flags
 from darkir.engine.run_config import FoldPlan, Options, asked_config, refuse_changes, remove_outputs
 from darkir.engine.runlog import RunLog
 from darkir.engine.runtime import choose_precision, describe_device
@@ -25,11 +27,11 @@ from darkir.engine.selfcheck import Rehearsal, check_first_update, rehearse_on_c
 from darkir.engine.step import NonFinite
 from darkir.engine.tracking import Tracker
 from darkir.engine.training import Progress, Run, fit
-from darkir.network import DarkIR, NetworkConfig
-from darkir.weights import MODEL_SIZES, load_into, read_weights
+from darkir.network import DarkIR
+from darkir.weights import load_into, read_weights
 from data.dataset import EvaluationPairs, TrainingPairs
 from data.files import FolderLock, remove_stale_temporaries, utc_now
-from data.loader import EpochPlan, evaluation_loader, training_batches
+from data.loader import EpochPlan, Mixing, evaluation_loader, training_batches
 from losses.objective import Objective
 
 
@@ -62,9 +64,11 @@ class FoldTraining:
         self.plan, self.options, self.asked, self.log = plan, options, asked, log
         self.precision = choose_precision(options.device, options.train.mixed_precision, options.train.amp_dtype)
         self.objective = Objective(options.loss, options.device)
-        self.epoch_plan = EpochPlan(len(plan.train), options.train.batch_size, options.train.accumulate_steps)
+        self.epoch_plan = EpochPlan(
+            len(plan.train), options.train.batch_size, options.train.accumulate_steps, self._mixing()
+        )
         self.resume_from = self._state_to_resume()
-        self.network_config = NetworkConfig(width=MODEL_SIZES[options.model.model_size])
+        self.network_config = options.model.network
         self.seen, self.learner = self._start()
         self.progress = self._resume() or Progress()
         self.val_loader = self._validation_loader()
@@ -81,11 +85,13 @@ class FoldTraining:
             precision=self.precision,
             device=self.options.device,
             objective=self.objective,
-            pairs=self.plan.train,
+            pairs=[*self.plan.train, *self.plan.mix],
             batches=self._batches,
             validate=self._validate,
             save_state=self._save_state,
+            epoch_begins=self._epoch_begins,
             epoch_ended=self._epoch_ended,
+            red_flags=self._red_flags,
             memory_advice=self._memory_advice,
             log=self.log,
         )
@@ -100,7 +106,7 @@ class FoldTraining:
         """
         options = self.options
         rehearsal = rehearse_on_copy(
-            self.learner.network, self.objective, self.precision, options.device, options.train.grad_clip
+            self.learner.network, self.objective, self.precision, options.device, options.train
         )
         started = time.monotonic()
         batch = self.first_batch()
@@ -129,6 +135,10 @@ class FoldTraining:
     def _memory_advice(self) -> str:
         return memory_advice(self.memory, self.options.train.batch_size, self.options.data.resolution)
 
+    def _mixing(self) -> Mixing:
+        ratio = self.options.data.mix_ratio if self.plan.mix else 0.0
+        return Mixing(len(self.plan.mix), ratio, self.options.train.epochs)
+
     def _start(self) -> tuple[Seen, Learner]:
         """Fresh or pre-trained weights, checked against the test photos, with optimizer and average around them."""
         options = self.options
@@ -143,12 +153,12 @@ class FoldTraining:
             )
             earlier = Seen.from_checkpoint(weights.meta, str(source))
             log_provenance(earlier, self.log)
-        refuse_test_photos(self.plan.test, [*self.plan.train, *self.plan.val], earlier)
-        network.side_out.requires_grad_(self.objective.needs_side)
+        refuse_test_photos(self.plan.test, [*self.plan.train, *self.plan.val, *self.plan.mix], earlier)
+        let_learn(network, options.finetune, 0, self.objective.needs_side)
         network = network.to(options.device, memory_format=torch.channels_last)
-        train = options.train
-        learner = make_learner(network, self.precision, train.lr, train.weight_decay, train.ema_decay, train.compile)
-        return earlier.then([*self.plan.train, *self.plan.val]), learner
+        layer_decay, compiled = options.finetune.layer_decay, options.train.compile
+        learner = make_learner(network, self.precision, options.train, layer_decay, compiled)
+        return earlier.then([*self.plan.train, *self.plan.val], self.plan.mix), learner
 
     def _state_to_resume(self) -> dict[str, Any] | None:
         """The content of --resume when it is a state of this fold."""
@@ -201,7 +211,9 @@ class FoldTraining:
 
     def _training_pairs(self) -> TrainingPairs:
         data = self.options.data
-        return TrainingPairs(self.plan.train, data.resolution, data.fit, data.preprocess, self.options.train.seed)
+        return TrainingPairs(
+            [*self.plan.train, *self.plan.mix], data.resolution, data.fit, data.preprocess, self.options.train.seed
+        )
 
     def _validate(self) -> list[dict]:
         restore = restorer(self.learner.average.network, self.precision)
@@ -226,6 +238,16 @@ class FoldTraining:
 
     def _save_state(self, progress: Progress) -> None:
         checkpoint.save_last(self.plan.folder, self._state_content(progress))
+
+    def _epoch_begins(self, epoch: int) -> None:
+        let_learn(self.learner.network, self.options.finetune, epoch, self.objective.needs_side)
+        frozen = frozen_stages(self.options.finetune, epoch)
+        if frozen < frozen_stages(self.options.finetune, max(0, epoch - 1)):
+            self.log(f"Stage {frozen + 1} learns from epoch {epoch + 1} on; {frozen} stay frozen")
+
+    def _red_flags(self, history: list[dict], left_out: int) -> dict[str, str]:
+        pretrained = self.options.model.pretrained_path is not None
+        return red_flags(history, left_out, self.options.loss.lambda_l1, pretrained)
 
     def _epoch_ended(self, progress: Progress, is_best: bool) -> None:
         """Write what an epoch leaves. The state comes last: after a kill in between, the same files are written again."""
@@ -280,6 +302,13 @@ class FoldTraining:
         warmup = warmup_updates(train.warmup_epochs, plan.updates, train.epochs * plan.updates)
         if warmup < asked:
             self.log(f"Warm-up cut from {asked} to {warmup} updates (10 % of the run)")
+        if self.plan.mix:
+            ratio = self.options.data.mix_ratio
+            self.log(
+                f"{len(self.plan.mix)} pairs are mixed in: {ratio:.0%} of the samples of the first epoch, none in the last"
+            )
+        if self.options.finetune.freeze_stages and self.options.model.pretrained_path is None:
+            self.log("⚠️  --freeze_stages without --pretrained_path: the frozen stages keep their random weights")
         side = self.options.data.resolution
         small = sum(min(pair.row["width"], pair.row["height"]) < side for pair in self.plan.train)
         if small and self.options.data.fit == "crop":

@@ -10,6 +10,8 @@ from torch import nn
 from darkir.engine.ema import WeightAverage
 from darkir.engine.optimizer import make_optimizer
 from darkir.engine.runtime import Precision
+from darkir.engine.train_config import TrainConfig
+from darkir.network import DarkIR
 
 
 @dataclass
@@ -24,13 +26,13 @@ class Learner:
 
 
 def make_learner(
-    network: nn.Module, precision: Precision, lr: float, weight_decay: float, ema_decay: float, compiled: bool = False
+    network: DarkIR, precision: Precision, config: TrainConfig, layer_decay: float = 1.0, compiled: bool = False
 ) -> Learner:
     """Put optimizer, average and scaler around a network that stands on its device already."""
     return Learner(
         network=network,
         forward=torch.compile(network, fullgraph=True) if compiled else network,
-        average=WeightAverage(network, ema_decay),
-        optimizer=make_optimizer(network, lr, weight_decay),
+        average=WeightAverage(network, config.ema_decay),
+        optimizer=make_optimizer(network, config.lr, config.weight_decay, layer_decay),
         scaler=torch.amp.GradScaler(precision.device_type, enabled=precision.needs_scaler),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from darkir.engine.finetune import rate_scale
 from darkir.network import DarkIR
 
 # Scales, offsets and residual weights steer magnitudes that decay would pull to zero; a norm channel that decay has driven
@@ -11,19 +12,22 @@ from darkir.network import DarkIR
 UNDECAYED = ("bias", "beta", "gamma")
 
 
-def make_optimizer(network: DarkIR, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over all trainable parameters; weight decay acts on convolution kernels only (Loshchilov and Hutter, 2019)."""
-    decayed, undecayed = [], []
+def make_optimizer(network: DarkIR, lr: float, weight_decay: float, layer_decay: float) -> torch.optim.AdamW:
+    """AdamW over all parameters (Loshchilov and Hutter, 2019); weight decay acts on convolution kernels only.
+
+    One group for each pair of rate scale and decay; frozen parameters are in their group too, and have no gradient.
+    """
+    groups: dict[tuple[float, float], dict] = {}
     for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            plain = name.rsplit(".", 1)[-1] in UNDECAYED or ".norm" in name
-            (undecayed if plain else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+        plain = name.rsplit(".", 1)[-1] in UNDECAYED or ".norm" in name
+        scale, decay = rate_scale(name, network.config, layer_decay), 0.0 if plain else weight_decay
+        group = groups.setdefault((scale, decay), {"params": [], "weight_decay": decay, "scale": scale})
+        group["params"].append(parameter)
     on_cuda = next(network.parameters()).is_cuda
-    return torch.optim.AdamW(groups, lr=lr, fused=on_cuda)
+    return torch.optim.AdamW(list(groups.values()), lr=lr, fused=on_cuda)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the rate `lr`."""
+    """Give every group the rate `lr` times its scale."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["scale"]

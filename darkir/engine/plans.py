@@ -16,7 +16,7 @@ from data.splits import hold_out
 
 
 def cross_validation_plans(
-    splits_dir: Path, base_dir: Path | None, output_dir: Path, n_folds: int, log: RunLog
+    splits_dir: Path, base_dir: Path | None, output_dir: Path, n_folds: int, options: Options, log: RunLog
 ) -> list[FoldPlan]:
     """One plan a fold, after the split has been verified against its metadata and every photo against its digest.
 
@@ -26,11 +26,12 @@ def cross_validation_plans(
     if metadata["n_folds"] != n_folds:
         raise RunRefused(f"--n_folds {n_folds}: {splits_dir} has {metadata['n_folds']} folds")
     test = known_pairs(splits_dir / "test.jsonl", base_dir, log)
+    mix = mixed_pairs(options, log)
     plans = []
     for number in range(1, n_folds + 1):
         folder = splits_dir / f"fold_{number}"
         train, val = (known_pairs(folder / name, base_dir, log) for name in ("train.jsonl", "val.jsonl"))
-        plans.append(FoldPlan(number, output_dir / f"fold_{number}", train, val, test))
+        plans.append(FoldPlan(number, output_dir / f"fold_{number}", train, val, test, mix))
     return plans
 
 
@@ -59,8 +60,13 @@ def single_plan(
         )
     if test_jsonl is None:
         log("No --test_jsonl: nothing checks these rows against a test set")
-        return FoldPlan(None, output_dir, train, val, [])
-    return FoldPlan(None, output_dir, train, val, known_pairs(test_jsonl, base_dir, log))
+    test = [] if test_jsonl is None else known_pairs(test_jsonl, base_dir, log)
+    return FoldPlan(None, output_dir, train, val, test, mixed_pairs(options, log))
+
+
+def mixed_pairs(options: Options, log: RunLog) -> list[Pair]:
+    """The rows of --mix_jsonl; their relative paths start at its own folder, whatever --base_dir says."""
+    return [] if options.data.mix_jsonl is None else known_pairs(Path(options.data.mix_jsonl), None, log)
 
 
 def known_pairs(path: Path, base_dir: Path | None, log: RunLog) -> list[Pair]:

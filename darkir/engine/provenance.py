@@ -42,9 +42,9 @@ class Seen:
             return Seen(known=False, sources=(source,))
         return Seen(frozenset(data["own"]), frozenset(data["earlier"]), data["known"], tuple(data["sources"]))
 
-    def then(self, own: Iterable[Pair]) -> Seen:
-        """The record of weights that start from these and train on `own`."""
-        return Seen(digests(own), self.own | self.earlier, self.known, self.sources)
+    def then(self, own: Iterable[Pair], mixed: Iterable[Pair]) -> Seen:
+        """The record of weights that start from these and train on `own`, with `mixed` among the samples."""
+        return Seen(digests(own), self.own | self.earlier | digests(mixed), self.known, self.sources)
 
 
 def digests(pairs: Iterable[Pair]) -> frozenset[str]:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import jinja2
 
+from darkir.engine.comparison import epochs_text, improvement_text, verdict_text
 from darkir.engine.statistics import paired_difference
 from data.files import write_text
 
@@ -139,4 +140,5 @@ def render(template: str, **values: Any) -> str:
     )
     environment.filters["metric"] = lambda value, name: f"{value:.{DIGITS[name]}f}"
     environment.filters["signed"] = lambda value, name: f"{value:+.{DIGITS[name]}f}"
+    environment.filters |= {"improvement": improvement_text, "verdict": verdict_text, "epochs": epochs_text}
     return environment.get_template(template).render(metrics=METRICS, **values)

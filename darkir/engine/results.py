@@ -11,13 +11,14 @@ from darkir.engine.members import METRICS, Member
 from darkir.engine.runtime import created_with
 from darkir.engine.statistics import paired_difference, summarise
 from data.files import write_csv, write_json
-from data.fingerprint import set_digest
+from data.fingerprint import row_digest, set_digest
 from data.manifest import Pair
 
 SCHEMA_VERSION = 1
+RESULTS, PER_IMAGE = "test_results.json", "per_image.csv"
 COLUMNS = ["src", "model", *METRICS]
 # Title, column width and digits of a metric in the table of the log.
-TABLE = {"psnr": ("PSNR dB", 22, 2), "ssim": ("SSIM", 25, 4), "l1": ("L1", 25, 4)}
+TABLE = {"psnr": ("PSNR dB", 25, 2), "ssim": ("SSIM", 28, 4), "l1": ("L1", 28, 4)}
 
 Records = dict[str, list[dict]]
 
@@ -28,13 +29,15 @@ def build_results(
     """test_results.json's content.
 
     `ensemble` is what one would deploy: with one model it is that model, and `records` has no separate entry for it.
-    `gain` is the image-by-image difference to the untouched photo.
+    `gain` is the image-by-image difference to the untouched photo. `photos` lets a later comparison find a photo by
+    its content, under whatever path it was listed.
     """
     final = records.get(ENSEMBLE, records[members[-1].name])
     return {
         "schema_version": SCHEMA_VERSION,
         "test_digest": set_digest([pair.row for pair in pairs]),
         "n": len(pairs),
+        "photos": [{"src": pair.src, "digest": row_digest(pair.row)} for pair in pairs],
         "models": [member.describe() for member in members],
         "ensemble": _summary(final),
         "folds": [{"model": member.name, **_summary(records[member.name])} for member in members],
@@ -69,27 +72,40 @@ def per_image_rows(records: Records) -> list[dict]:
 
 def write_results(output_dir: Path, results: dict[str, Any], rows: list[dict]) -> None:
     """Write per_image.csv and test_results.json into `output_dir`."""
-    write_csv(output_dir / "per_image.csv", COLUMNS, rows)
-    write_json(output_dir / "test_results.json", results)
+    write_csv(output_dir / PER_IMAGE, COLUMNS, rows)
+    write_json(output_dir / RESULTS, results)
+
+
+def final_model(results: dict[str, Any]) -> str:
+    """The name in per_image.csv's `model` column of what one would deploy: the ensemble, or the only model."""
+    return ENSEMBLE if len(results["folds"]) > 1 else results["folds"][0]["model"]
 
 
 def result_table(results: dict[str, Any]) -> list[str]:
-    """Lines for the log: one row a model with mean and 95 % interval of each metric."""
-    named = [(IDENTITY, results["identity"]), *((fold["model"], fold) for fold in results["folds"])]
+    """Lines for the log: one row a model with mean and 95 % interval of each metric; then baseline and difference."""
+    named = [(IDENTITY, results["identity"], ""), *((fold["model"], fold, "") for fold in results["folds"])]
     if len(results["folds"]) > 1:
-        named.append((ENSEMBLE, results["ensemble"]))
-    width = max(len(name) for name, _ in named) + 2
+        named.append((ENSEMBLE, results["ensemble"], ""))
+    if "comparison" in results:
+        named.append(("baseline", results["comparison"]["baseline"], ""))
+        named.append(("difference", results["comparison"]["difference"], "+"))
+    width = max(len(name) for name, _, _ in named) + 2
     header = "".join(f"{title:<{columns}}" for title, columns, _ in TABLE.values())
     lines = [f"{'':<{width}}{header}".rstrip()]
-    for name, summary in named:
-        cells = [f"{_cell(summary[metric], digits):<{columns}}" for metric, (_, columns, digits) in TABLE.items()]
+    for name, summary, sign in named:
+        cells = [
+            f"{_cell(summary.get(metric), digits, sign):<{columns}}" for metric, (_, columns, digits) in TABLE.items()
+        ]
         lines.append(f"{name:<{width}}{''.join(cells)}".rstrip())
     return lines
 
 
-def _cell(summary: dict[str, Any], digits: int) -> str:
-    low, high = summary["ci95"]
-    return f"{summary['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def _cell(summary: dict[str, Any] | None, digits: int, sign: str) -> str:
+    """`mean [low, high]`; a bare number has no interval, and a metric that a baseline lacks no cell."""
+    if summary is None:
+        return ""
+    numbers = [f"{value:{sign}.{digits}f}" for value in (summary["mean"], *(summary["ci95"] or ()))]
+    return numbers[0] if summary["ci95"] is None else f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
 
 
 def _summary(records: list[dict]) -> dict[str, Any]:

@@ -12,8 +12,11 @@ import torch
 from darkir.engine import checkpoint
 from darkir.engine.checkpoint import plain
 from darkir.engine.errors import RunRefused
+from darkir.engine.finetune import FinetuneConfig
 from darkir.engine.runlog import RunLog
-from darkir.engine.training import TrainConfig
+from darkir.engine.train_config import TrainConfig
+from darkir.network import NetworkConfig
+from darkir.weights import MODEL_SIZES
 from data.fingerprint import set_digest
 from data.loader import DataConfig
 from data.manifest import Pair
@@ -39,6 +42,11 @@ class ModelConfig:
         default=False, metadata={"help": "accept --pretrained_path weights that fill only a part of the network"}
     )
 
+    @property
+    def network(self) -> NetworkConfig:
+        """The network's description."""
+        return NetworkConfig(width=MODEL_SIZES[self.model_size])
+
 
 @dataclass(frozen=True)
 class Options:
@@ -48,6 +56,7 @@ class Options:
     model: ModelConfig
     train: TrainConfig
     loss: LossConfig
+    finetune: FinetuneConfig
     device: torch.device
     overwrite: bool = False
     resume: Path | None = None
@@ -55,13 +64,14 @@ class Options:
 
 @dataclass(frozen=True)
 class FoldPlan:
-    """One run: fold number (None for a single run), its folder, its rows, and the test rows it must not see."""
+    """One run: fold number (None for a single run), its folder, its rows, the test rows it must not see, and rows mixed in."""
 
     number: int | None
     folder: Path
     train: list[Pair]
     val: list[Pair]
     test: list[Pair]
+    mix: list[Pair] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -77,8 +87,10 @@ def asked_config(plan: FoldPlan, options: Options) -> dict[str, Any]:
             "model": model,
             "train": dataclasses.asdict(options.train),
             "loss": dataclasses.asdict(options.loss),
+            "finetune": dataclasses.asdict(options.finetune),
             "train_digest": set_digest([pair.row for pair in plan.train]),
             "val_digest": set_digest([pair.row for pair in plan.val]),
+            "mix_digest": set_digest([pair.row for pair in plan.mix]),
         }
     )
 

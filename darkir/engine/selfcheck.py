@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from darkir.engine.errors import RunFailed
 from darkir.engine.evaluation import restorer, to_float
@@ -14,6 +14,8 @@ from darkir.engine.learner import Learner, make_learner
 from darkir.engine.memory import MemoryProbe, MemoryUse
 from darkir.engine.runtime import Precision
 from darkir.engine.step import NonFinite, train_step
+from darkir.engine.train_config import TrainConfig
+from darkir.network import DarkIR
 from losses.objective import Objective
 
 LR = 1e-3  # large enough that the output must change, whatever rate the run asks for
@@ -37,11 +39,13 @@ class Rehearsal:
 
 
 def rehearse_on_copy(
-    network: nn.Module, objective: Objective, precision: Precision, device: torch.device, grad_clip: float
+    network: DarkIR, objective: Objective, precision: Precision, device: torch.device, config: TrainConfig
 ) -> Rehearsal:
     """A rehearsal with a deep copy of `network`."""
-    learner = make_learner(copy.deepcopy(network), precision, LR, weight_decay=0.0, ema_decay=0.0)
-    return Rehearsal(learner, objective, precision, device, grad_clip)
+    probe = dataclasses.replace(config, lr=LR, weight_decay=0.0, ema_decay=0.0)
+    return Rehearsal(
+        make_learner(copy.deepcopy(network), precision, probe), objective, precision, device, config.grad_clip
+    )
 
 
 def check_first_update(rehearsal: Rehearsal, batch: dict) -> MemoryUse | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,69 +17,13 @@ from darkir.engine.runlog import RunLog
 from darkir.engine.runtime import Precision
 from darkir.engine.schedule import learning_rate, warmup_updates
 from darkir.engine.step import NonFinite, StepResult, discard_update, train_step
-from darkir.options import require
+from darkir.engine.train_config import TrainConfig
 from data import stop
 from data.loader import EpochPlan
 from data.manifest import Pair
 from losses.objective import Objective
 
 SAVE_SECONDS = 120.0
-NOT_NEGATIVE = (
-    "warmup_epochs",
-    "weight_decay",
-    "grad_clip",
-    "early_stopping_patience",
-    "save_every",
-    "skip_bad_batches",
-    "seed",
-)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How the weights are updated, and when a run ends."""
-
-    epochs: int = field(default=100, metadata={"help": "passes over the training pairs"})
-    batch_size: int = field(default=8, metadata={"help": "pairs in a batch"})
-    lr: float = field(default=1e-4, metadata={"help": "peak learning rate of AdamW; a cosine takes it down to 1 %"})
-    warmup_epochs: int = field(default=5, metadata={"help": "epochs of linear warm-up, cut to 10 % of all updates"})
-    weight_decay: float = field(default=1e-4, metadata={"help": "AdamW weight decay of the convolution kernels"})
-    grad_clip: float = field(default=1.0, metadata={"help": "largest 2-norm of the gradient (0: no clipping)"})
-    accumulate_steps: int = field(default=1, metadata={"help": "batches whose mean gradient makes one update"})
-    ema_decay: float = field(
-        default=0.999, metadata={"help": "decay of the weight average that is validated and kept (0: off)"}
-    )
-    early_stopping_patience: int = field(
-        default=15, metadata={"help": "epochs without a better validation PSNR before the run ends (0: never)"}
-    )
-    mixed_precision: bool = field(default=False, metadata={"help": "run the network in 16 bit where that is safe"})
-    amp_dtype: Literal["auto", "bf16", "fp16"] = field(
-        default="auto",
-        metadata={"help": "16-bit format: auto takes bf16 where the device has it, else fp16 with loss scaling"},
-    )
-    compile: bool = field(default=False, metadata={"help": "compile the network with torch.compile"})
-    seed: int = field(default=42, metadata={"help": "seed of weights, order, crops and augmentation"})
-    save_every: int = field(default=10, metadata={"help": "epochs between kept checkpoint_epoch_N.pt files (0: none)"})
-    checkpoint_every_steps: int | None = field(
-        default=None,
-        metadata={
-            "help": "updates between saves of checkpoint_last.pt inside an epoch; default: about every two minutes"
-        },
-    )
-    skip_bad_batches: int = field(
-        default=0,
-        metadata={"help": "updates with a non-finite loss or gradient that a run may leave out before it stops"},
-    )
-
-    def __post_init__(self):
-        for name in ("epochs", "batch_size", "accumulate_steps"):
-            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
-        for name in NOT_NEGATIVE:
-            require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: must not be negative")
-        every = self.checkpoint_every_steps
-        require(every is None or every >= 1, f"--checkpoint_every_steps {every}: must be at least 1")
-        require(self.lr > 0, f"--lr {self.lr}: must be above 0")
-        require(0 <= self.ema_decay < 1, f"--ema_decay {self.ema_decay}: must be in [0, 1)")
 
 
 @dataclass
@@ -115,7 +59,9 @@ class Run:
     batches: Callable[[int], Iterator[dict]]
     validate: Callable[[], list[dict]]
     save_state: Callable[[Progress], None]
+    epoch_begins: Callable[[int], None]
     epoch_ended: Callable[[Progress, bool], None]
+    red_flags: Callable[[list[dict], int], dict[str, str]]
     memory_advice: Callable[[], str]
     log: RunLog
 
@@ -146,6 +92,7 @@ def fit(run: Run, learner: Learner, progress: Progress) -> None:
     saved = _LastSave(progress.step, started)
     while len(progress.history) < config.epochs and not progress.stopped_early:
         epoch = len(progress.history) + 1
+        run.epoch_begins(epoch - 1)
         while progress.step < epoch * updates:
             lr = learning_rate(progress.step, total, warmup, config.lr)
             set_learning_rate(learner.optimizer, lr)
@@ -251,6 +198,8 @@ def _end_epoch(run: Run, progress: Progress, scores: list[dict], lr: float) -> N
         "images_per_second": totals["updates"] * run.plan.samples_per_update / totals["seconds"],
     }
     progress.history.append(record)
+    flags = run.red_flags(progress.history, totals["left_out"])
+    record["flags"] = list(flags)
     progress.totals = dict(EMPTY_TOTALS, terms={})
     progress.epochs_without_gain = 0 if is_best else progress.epochs_without_gain + 1
     if is_best:
@@ -259,6 +208,8 @@ def _end_epoch(run: Run, progress: Progress, scores: list[dict], lr: float) -> N
     progress.stopped_early = bool(patience) and progress.epochs_without_gain >= patience
     run.epoch_ended(progress, is_best)
     run.log(epoch_line(record, run.config.epochs))
+    for name, advice in flags.items():
+        run.log(f"🚩 {name}: {advice}")
     if progress.stopped_early:
         run.log("⏹️  Early stopping triggered!")
         run.log(f"   Best PSNR: {progress.best['psnr']:.2f}dB at epoch {progress.best['epoch']}")

@@ -1,0 +1,81 @@
+"""The command line of train_darkir_cv.py -> checked options."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from darkir.engine.finetune import FinetuneConfig
+from darkir.engine.run_config import ModelConfig, Options
+from darkir.engine.runtime import choose_device
+from darkir.engine.train_config import TrainConfig
+from darkir.options import add_options, finite_float, from_args, make_parser
+from data.loader import DataConfig
+from losses.objective import LossConfig
+
+# In the order of Options' fields.
+CONFIGS = {
+    DataConfig: "data",
+    ModelConfig: "model",
+    TrainConfig: "training",
+    LossConfig: "losses",
+    FinetuneConfig: "fine-tuning",
+}
+
+
+def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Namespace, Options]:
+    """Flags -> (args, Options); a contradiction between flags is a usage error (exit 2)."""
+    parser = make_parser(description)
+    rows = parser.add_argument_group("rows")
+    rows.add_argument("--data_splits_dir", type=Path, help="split folder written by create_data_splits.py")
+    rows.add_argument("--train_jsonl", type=Path, help="train one model on these pairs instead of the folds of a split")
+    rows.add_argument(
+        "--val_jsonl", type=Path, help="validation pairs of a single run; default: val.jsonl beside --train_jsonl"
+    )
+    rows.add_argument("--test_jsonl", type=Path, help="test pairs that a single run must not see")
+    rows.add_argument(
+        "--val_ratio", type=finite_float, default=0.1, help="share held out when a single run has no validation pairs"
+    )
+    rows.add_argument(
+        "--base_dir", type=Path, help="folder that relative paths start from; default: as the split recorded"
+    )
+    rows.add_argument("--n_folds", type=int, default=3, help="number of folds in the split")
+    rows.add_argument("--fold", type=int, help="train only this fold, counted from 1")
+    run = parser.add_argument_group("run")
+    run.add_argument(
+        "--output_dir", type=Path, help="default: outputs_darkir_RESOLUTION_SIZE_cv, without _cv for a single run"
+    )
+    run.add_argument(
+        "--overwrite", action="store_true", help="discard what a former run left in the folders of this one"
+    )
+    run.add_argument(
+        "--resume", type=Path, help="continue from this state file (or start from a file with weights only)"
+    )
+    run.add_argument(
+        "--dry_run", action="store_true", help="check everything, estimate time, disk and memory, write nothing"
+    )
+    run.add_argument("--device", default="auto", help="auto, cuda, cpu or cuda:N")
+    for config_class, title in CONFIGS.items():
+        add_options(parser, config_class, title)
+    args = parser.parse_args(argv)
+    if (args.data_splits_dir is None) == (args.train_jsonl is None):
+        parser.error("give either --data_splits_dir (folds) or --train_jsonl (one model)")
+    if args.train_jsonl is not None and args.fold is not None:
+        parser.error("--fold belongs to --data_splits_dir; a run from --train_jsonl has no folds")
+    if args.data_splits_dir is not None and (args.val_jsonl or args.test_jsonl):
+        parser.error("--val_jsonl and --test_jsonl belong to --train_jsonl; a split brings its own")
+    if args.resume is not None and args.overwrite:
+        parser.error("--resume continues a run and --overwrite discards it: give one of them")
+    if args.fold is not None and not 1 <= args.fold <= args.n_folds:
+        parser.error(f"--fold {args.fold}: must be 1 to {args.n_folds} (--n_folds)")
+    configs = [from_args(config_class, args, parser) for config_class in CONFIGS]
+    options = Options(*configs, device=choose_device(args.device), overwrite=args.overwrite, resume=args.resume)
+    if options.finetune.freeze_stages > len(options.model.network.enc_blocks):
+        stages = len(options.model.network.enc_blocks)
+        parser.error(f"--freeze_stages {options.finetune.freeze_stages}: the network has {stages} encoder stages")
+    if args.output_dir is not None and args.output_dir.exists() and not args.output_dir.is_dir():
+        parser.error(f"--output_dir {args.output_dir} is a file, not a folder")
+    if args.output_dir is None:
+        suffix = "_cv" if args.data_splits_dir else ""
+        args.output_dir = Path(f"outputs_darkir_{options.data.resolution}_{options.model.model_size}{suffix}")
+    return args, options
