@@ -23,6 +23,10 @@ class UnsupportedImage(ValueError):
     """The file is sound, but of a kind that is not read; the message says which."""
 
 
+class UnreadLayout(UnsupportedImage):
+    """Pillow would misread it; another reader may do better."""
+
+
 def is_deep(image: Image.Image) -> bool:
     """Whether an opened, not yet loaded image has more than 8 bits a sample."""
     if image.mode.startswith("I;16") or (bool(image.tile) and ";16" in _rawmode(image.tile[0])):
@@ -42,8 +46,10 @@ def read_deep(image: Image.Image, reopen: Callable[[], Image.Image]) -> np.ndarr
         return _read_gray(image)
     rawmode = _rawmode(image.tile[0])
     tags = getattr(image, "tag_v2", {})
-    if tags.get(PLANAR, 1) != 1 or rawmode.startswith("RGBa"):
-        raise UnsupportedImage("16-bit TIFF with separate planes or premultiplied alpha; save it interleaved")
+    if tags.get(PLANAR, 1) != 1:
+        raise UnreadLayout("16-bit TIFF with separate planes; save it interleaved")
+    if rawmode.startswith("RGBa"):
+        raise UnsupportedImage("16-bit TIFF with premultiplied alpha; save it with straight alpha or none")
     if rawmode == "LA;16B":
         # One RGBA pixel of 8 bits holds the four bytes of a gray and an alpha sample.
         return _four_bytes(image)

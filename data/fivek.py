@@ -107,8 +107,9 @@ def report_dataset(config: FivekConfig, metadata: dict, records: dict[str, dict]
     log(
         f"Split: {sizes['train']} train, {sizes['val']} val, {metadata['files']['left_out'] // 2} left out of val as lookalikes"
     )
-    if not sizes["val"] and metadata["pairs"]:
-        log("warning: no pair fell to validation, so there is no val.jsonl; raise --val_ratio")
+    for side, count in sizes.items():
+        if not count and metadata["pairs"]:
+            log(f"warning: no pair fell to {side}, so there is no {side}.jsonl; change --val_ratio or --val_list")
     _report_colour(metadata, log)
     log(f"Licences: {', '.join(f'{name} {count}' for name, count in metadata['licences'].items())}; research only")
     log(f"Wrote {config.output_dir}: images/, train.jsonl, val.jsonl, rejected.csv, {METADATA}")

@@ -1,7 +1,7 @@
 """Records of pairs -> train.jsonl, val.jsonl, rejected.csv, dataset_metadata.json. Everything derived, in the order of ids.
 
 Nothing written here depends on time, machine, number of workers or absolute paths: the same photos and options give the
-same bytes. The metadata comes last.
+same bytes. A side without pairs has no JSONL. The metadata comes last.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import statistics
 from collections import Counter
 from pathlib import Path
 
-from data.errors import DataError
 from data.files import write_csv, write_json, write_jsonl
 from data.fingerprint import set_digest
 from data.fivek_match import IGNORED, REJECTED, UNMATCHED_INPUT, UNMATCHED_TARGET, Found, Leftover
@@ -31,16 +30,11 @@ RENDERING = "LibRaw: camera white balance, no brightening, sRGB curve and primar
 
 
 def write_dataset(config: FivekConfig, found: Found, records: dict[str, dict]) -> dict:
-    """Write the four files into --output_dir and return the metadata. `records`: one for each candidate up to --limit.
-
-    Raises DataError when no pair is left for training.
-    """
+    """Write the four files into --output_dir and return the metadata. `records`: one for each candidate up to --limit."""
     folder = Path(config.output_dir)
     pairs, rejected = _sort_out(found, records)
     sides = split_pairs(pairs, config)
     rows = {side: [record["row"] for record in pairs if sides[record["key"]] == side] for side in (TRAIN, VAL)}
-    if pairs and not rows[TRAIN]:
-        raise DataError(f"all {len(pairs)} pairs are for validation; lower --val_ratio or shorten --val_list")
     left_out = [
         _leftover(record, LEFT_OUT, "looks like a training pair")
         for record in pairs

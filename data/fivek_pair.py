@@ -177,11 +177,11 @@ def _check_content(src: np.ndarray, tar: np.ndarray, work: _Work) -> None:
     score = correlation(src, tar)
     if score is None:
         raise Rejection("one of the images is blank")
+    if has_filled_edge(src, tar):
+        raise Rejection("a part of one image is filled with one colour (a file that was cut and saved again?)")
     work.facts |= {"correlation": round(score, 3), "saturation": [round(saturation(image), 4) for image in (src, tar)]}
     if score < REJECT_BELOW:
         raise Rejection(f"the images do not show the same thing (correlation {score:.2f}, at least {REJECT_BELOW})")
-    if has_filled_edge(src, tar):
-        raise Rejection("a part of one image is filled with one colour (a file that was cut and saved again?)")
     work.facts["warnings"] = [f"weak correlation {score:.2f}"] if score < WARN_BELOW else []
 
 

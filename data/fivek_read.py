@@ -12,7 +12,7 @@ from data import odd_tiff, profiles, raw
 from data.colour import ProfileError, parse_profile
 from data.errors import DataError
 from data.fivek_scan import SourceFile
-from data.images import DECODE_ERRORS, DNG_VERSION, FORMATS, decode_bytes
+from data.images import DECODE_ERRORS, DNG_VERSION, FORMATS, UnknownKind, decode_bytes
 
 RAW, JPEG, TIFF = "dng", "jpeg", "tiff"
 
@@ -82,7 +82,7 @@ def read_member(
     untagged = profiles.prophoto() if assume_prophoto else None
     try:
         pixels = decode_bytes(content, file.path, jpeg_scale=jpeg_scale, untagged=untagged)
-    except DataError as error:
+    except UnknownKind as error:
         if not odd_tiff.is_tiff(content):
             raise
         if not odd_tiff.has_tifffile():

@@ -17,7 +17,7 @@ import PIL
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from data.colour import ProfileError, change_depth, parse_profile, to_srgb
-from data.deep_images import UnsupportedImage, is_deep, read_deep
+from data.deep_images import UnreadLayout, UnsupportedImage, is_deep, read_deep
 from data.errors import DataError
 
 SEMANTICS = 1  # raise when the pixels of any readable file change
@@ -53,6 +53,10 @@ OPENINGS = {
     b"\0\x05\x16\x07": "the file is macOS side data (AppleDouble), not an image",
     b"version https://git-lfs": "the file is a Git LFS pointer; fetch the image itself",
 }
+
+
+class UnknownKind(DataError):
+    """No verdict on the file: Pillow does not read files of this kind, a special reader may."""
 
 
 def decode(path: str | Path) -> np.ndarray:
@@ -150,7 +154,9 @@ def _decode(
     try:
         return _pixels(reopen, dtype, untagged)
     except UnidentifiedImageError:
-        raise DataError(f"{name}: {what_it_is(content)}") from None
+        raise UnknownKind(f"{name}: {what_it_is(content)}") from None
+    except UnreadLayout as error:
+        raise UnknownKind(f"{name}: {error}") from None
     except (UnsupportedImage, ProfileError) as error:
         reason = f"embedded ICC profile: {error}" if isinstance(error, ProfileError) else error
         raise DataError(f"{name}: {reason}") from None
