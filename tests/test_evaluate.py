@@ -208,6 +208,7 @@ def test_result_files_have_the_promised_keys(whole_run):
             "schema_version",
             "test_digest",
             "n",
+            "photos",
             "models",
             "ensemble",
             "folds",
@@ -601,6 +602,8 @@ def test_flag_list(capsys):
             "--tta",
             "--mixed_precision",
             "--save_visuals",
+            "--baseline",
+            "--baseline_l1",
             "--output_dir",
             "--device",
         ]
