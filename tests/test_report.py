@@ -12,6 +12,7 @@ from darkir.engine.report import write_cv_report, write_test_report
 
 METRICS = ("psnr", "ssim", "l1")
 CREATED = {"argv": ["script.py", "--flag"], "versions": {"python": "3.10", "torch": "2.11"}}
+KNOWN = {"provenance": "known", "provenance_sources": []}
 JPEG = b"\xff\xd8 not really"
 
 
@@ -107,10 +108,10 @@ def history(epochs=3):
     ]  # fmt: skip
 
 
-def cv_page(folder, finished=(1, 2, 3), missing=(), curves=None):
+def cv_page(folder, finished=(1, 2, 3), missing=(), curves=None, provenance=None):
     folds = [
         {"fold": fold, "status": "finished", "best_epoch": 2, "best_psnr": 21.5, "best_ssim": 0.8, "best_l1": 0.1,
-         "epochs_run": 3, "stopped_early": fold == 2}
+         "epochs_run": 3, "stopped_early": fold == 2, **(provenance or KNOWN)}
         for fold in finished
     ] + [{"fold": fold, "status": "missing"} for fold in missing]  # fmt: skip
     rows = [row for fold in finished for row in oof_rows(fold)]
@@ -200,7 +201,7 @@ def test_cv_report_has_folds_out_of_fold_and_identity(tmp_path):
     assert page.cells("identity")[0][1] == "15.00 [14.00, 16.00]"
     assert page.cells("gain")[0][1].startswith("+6.50 [+")
     assert page.cells("2")[0] == [
-        "2", "4", "2", "21.50", "0.8000", "0.1000", "15.00", "+6.50", "3 (early stop)", "3", "4.5",
+        "2", "4", "2", "21.50", "0.8000", "0.1000", "15.00", "+6.50", "3 (early stop)", "3", "4.5", "known",
     ]  # fmt: skip
     assert page.cells("mean ± std")[0][3] == "21.50 ± 0.30"
     photos = [row[0] for row in page.cells("f") if row[0].endswith(".jpg")]
@@ -216,6 +217,20 @@ def test_cv_report_names_missing_folds_and_curves(tmp_path):
     assert "Fold 1: no curves.png" in page.text and page.addresses == []
 
 
+def test_cv_report_shows_provenance(tmp_path):
+    unknown = {"provenance": "unknown", "provenance_sources": ["published <v1>.pt"]}
+    page = cv_page(tmp_path, finished=(1, 3), missing=(2,), provenance=unknown)
+    assert [row[-1] for row in page.cells("1")[:1] + page.cells("3")[:1]] == ["unknown", "unknown"]
+    assert (
+        "Provenance unknown. Fold 1 started from published <v1>.pt; Fold 3 started from published <v1>.pt:" in page.text
+    )
+    assert "Provenance known" not in page.text
+    page = cv_page(tmp_path)
+    assert "Provenance known" in page.text and "Provenance unknown" not in page.text
+    page = cv_page(tmp_path, finished=(), missing=(1,))
+    assert "Provenance known" not in page.text and "Provenance unknown" not in page.text
+
+
 def test_cv_report_without_any_fold(tmp_path):
     page = cv_page(tmp_path, finished=(), missing=(1, 2))
     assert "0 of 2 folds finished" in page.text and "Not finished yet: fold 1, fold 2." in page.text
@@ -224,7 +239,7 @@ def test_cv_report_without_any_fold(tmp_path):
 def test_long_list_of_photos_is_cut_and_says_so(tmp_path):
     rows = oof_rows(1, count=60)
     folds = [{"fold": 1, "status": "finished", "best_epoch": 1, "best_psnr": 1.0, "best_ssim": 1.0, "best_l1": 1.0,
-              "epochs_run": 1, "stopped_early": False}]  # fmt: skip
+              "epochs_run": 1, "stopped_early": False, **KNOWN}]  # fmt: skip
     content = {
         "created_with": CREATED, "config": {}, "folds": folds, "oof": {"n": 60, **metrics(1.0)},
         "identity": {"n": 60, **metrics(1.0)}, **{f"best_{name}": {"mean": 1.0, "std": 0.0} for name in METRICS},

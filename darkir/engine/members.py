@@ -62,8 +62,7 @@ class Member:
             "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
             "epoch": epoch if isinstance(epoch, int) else None,
             "validation": {name: value for name, value in validation.items() if isinstance(value, float)},
-            "provenance": "known" if self.seen.known else "unknown",
-            "provenance_sources": list(self.seen.sources),
+            **self.seen.describe(),
         }
 
 

@@ -34,6 +34,10 @@ class Seen:
             "sources": list(self.sources),
         }
 
+    def describe(self) -> dict[str, Any]:
+        """What summaries and results say of it: known or unknown, and the weights files without digests behind it."""
+        return {"provenance": "known" if self.known else "unknown", "provenance_sources": list(self.sources)}
+
     @staticmethod
     def from_checkpoint(content: dict[str, Any], source: str) -> Seen:
         """What a checkpoint says of itself; published weights say nothing and are `known=False`."""

@@ -72,6 +72,7 @@ def write_cv_report(
         summary=summary,
         folds=folds,
         missing=[fold["fold"] for fold in folds if fold["status"] != "finished"],
+        unknown=[fold for fold in folds if fold["status"] == "finished" and fold["provenance"] == "unknown"],
         gain=gain(predictions),
         better=sum(row["psnr"] > row["identity_psnr"] for row in predictions),
         worst=sorted(predictions, key=lambda row: row["psnr"])[:WORST_ROWS],

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from darkir.engine import checkpoint
+from darkir.engine.provenance import Seen
 from darkir.engine.report import write_cv_report
 from darkir.engine.runlog import RunLog
 from darkir.engine.runtime import created_with
@@ -53,10 +54,11 @@ def build_summary(contents: dict[int, dict | None], rows: list[dict]) -> dict[st
 
 
 def fold_entry(fold: int, content: dict | None) -> dict[str, Any]:
-    """One fold's line in the summary; a missing fold is named, not left out."""
+    """One fold's line in the summary, with what its weights saw; a missing fold is named, not left out."""
     if content is None:
         return {"fold": fold, "status": "missing"}
-    return {**content["finished"], "status": "finished"}
+    seen = Seen.from_checkpoint(content, f"fold_{fold}/{checkpoint.FINAL}")
+    return {**content["finished"], "status": "finished", **seen.describe()}
 
 
 def mean_and_std(values: list[float]) -> dict[str, float] | None:
