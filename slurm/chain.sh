@@ -1,0 +1,191 @@
+# shellcheck shell=bash
+# The steps that both wrappers share: split, folds, evaluation. What they compute, the scripts compute; here is only the order.
+#
+# In: the settings of the wrapper as variables, TRAINING (training's options), EXTRA (the wrapper's own arguments).
+
+check_settings() { # What can be refused before a job waits for hours
+    local word
+    ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail 2 "bash 4.4 or newer is needed; this is $BASH_VERSION"
+    [[ $N_FOLDS =~ ^[1-9][0-9]?$ ]] || fail 2 "N_FOLDS=$N_FOLDS: must be a number from 1 to 99"
+    for word in "$@"; do
+        case ${word%%=*} in
+        --data_splits_dir | --train_jsonl | --val_jsonl | --test_jsonl | --n_folds | --fold | --output_dir | --base_dir)
+            fail 2 "${word%%=*}: set SPLITS_DIR, N_FOLDS, OUTPUT_DIR or BASE_DIR instead, which every step must know" ;;
+        --overwrite)
+            ((!BATCH)) || fail 2 "--overwrite would discard the run at every requeue: remove $OUTPUT_DIR, or name another" ;;
+        esac
+    done
+    if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]] && ! ((SLURM_ARRAY_TASK_ID >= 1 && SLURM_ARRAY_TASK_ID <= N_FOLDS)); then
+        fail 2 "array task $SLURM_ARRAY_TASK_ID: folds are counted from 1 to N_FOLDS=$N_FOLDS (sbatch --array=1-$N_FOLDS)"
+    fi
+    [[ -z $BASELINE || -e $BASELINE ]] || fail 2 "BASELINE=$BASELINE is missing"
+    [[ -z $BASELINE || -z $BASELINE_L1 ]] || fail 2 "give BASELINE or BASELINE_L1, not both"
+    [[ -e $SPLITS_DIR/split_metadata.json || -n $INPUT_JSONL$INPUT_DIR ]] ||
+        fail 2 "$SPLITS_DIR holds no split: set INPUT_JSONL or INPUT_DIR, and it will be made"
+}
+
+choose_python() { # PYTHON may be a path with spaces, or a command with arguments, such as a container's
+    if command -v -- "$PYTHON" >/dev/null; then
+        interpreter=("$PYTHON")
+    else
+        read -r -a interpreter <<<"$PYTHON"
+        command -v -- "${interpreter[0]}" >/dev/null || fail 2 "PYTHON=$PYTHON: no such program"
+    fi
+    # Under Slurm the same number of threads wherever the job runs: another one changes the last bits.
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-}}
+    [[ -n $OMP_NUM_THREADS ]] || unset OMP_NUM_THREADS
+}
+
+produced() { # produced FILE: a step that ended well has left it
+    is_there "$1" || fail 1 "the step ended with 0, but $1 is not there"
+}
+
+make_split() {
+    if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then # the first task splits, the others wait for it
+        mkdir -p -- "$SPLITS_DIR"
+        exec 9>"$SPLITS_DIR/.wrapper.lock"
+        until flock --nonblock 9; do
+            [[ -z $signal_received ]] || stop
+            sleep 1
+        done
+    fi
+    if is_there "$SPLITS_DIR/split_metadata.json"; then
+        say "Split: $SPLITS_DIR is there"
+    else
+        local input=(--input_jsonl "$INPUT_JSONL")
+        [[ -n $INPUT_JSONL ]] || input=(--input_dir "$INPUT_DIR")
+        [[ -z $BASE_DIR || -z $INPUT_JSONL ]] || input+=(--base_dir "$BASE_DIR")
+        step "Split" "${interpreter[@]}" "$DARKIR_HOME/create_data_splits.py" "${input[@]}" --output_dir "$SPLITS_DIR" \
+            --test_size "$TEST_SIZE" --n_folds "$N_FOLDS" --seed "$SEED"
+        produced "$SPLITS_DIR/split_metadata.json"
+    fi
+    [[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || exec 9>&-
+}
+
+fold_folder() { # fold_folder FOLD: a single model lies at the top; without FOLD, where all of them are
+    if ((N_FOLDS == 1)) || [[ -z $1 ]]; then
+        say "$OUTPUT_DIR"
+    else
+        say "$OUTPUT_DIR/fold_$1"
+    fi
+}
+
+fold_command() { # fold_command [FOLD]: sets `command` to what trains this fold, or all
+    local rows=(--data_splits_dir "$SPLITS_DIR" --n_folds "$N_FOLDS")
+    if ((N_FOLDS == 1)); then
+        rows=(--train_jsonl "$SPLITS_DIR/fold_1/train.jsonl" --val_jsonl "$SPLITS_DIR/fold_1/val.jsonl")
+        rows+=(--test_jsonl "$SPLITS_DIR/test.jsonl")
+    elif (($#)); then
+        rows+=(--fold "$1")
+    fi
+    [[ -z $BASE_DIR ]] || rows+=(--base_dir "$BASE_DIR")
+    command=("${interpreter[@]}" "$DARKIR_HOME/train_darkir_cv.py" "${rows[@]}" --output_dir "$OUTPUT_DIR" "${TRAINING[@]}" "${EXTRA[@]}")
+}
+
+train_folds() { # An array task's own fold, or all of them
+    local fold command
+    if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
+        fold_command "$SLURM_ARRAY_TASK_ID"
+        step "Fold $SLURM_ARRAY_TASK_ID of $N_FOLDS" "${command[@]}"
+        produced "$(fold_folder "$SLURM_ARRAY_TASK_ID")/checkpoint_final.pt"
+        return
+    fi
+    if ((PARALLEL_FOLDS && N_FOLDS > 1)); then
+        train_side_by_side
+    else
+        fold_command
+        step "Training, N_FOLDS=$N_FOLDS" "${command[@]}"
+    fi
+    for ((fold = 1; fold <= N_FOLDS; fold++)); do
+        produced "$(fold_folder "$fold")/checkpoint_final.pt"
+    done
+}
+
+train_side_by_side() { # One fold a GPU, in rounds of as many as there are GPUs
+    local gpus first fold slot code command codes
+    IFS=, read -r -a gpus <<<"$(visible_gpus)"
+    ((${#gpus[@]})) || fail 2 "PARALLEL_FOLDS=1: no GPU found; set CUDA_VISIBLE_DEVICES, or leave it out"
+    mkdir -p -- "$OUTPUT_DIR"
+    for ((first = 1; first <= N_FOLDS; first += ${#gpus[@]})); do
+        start_of_step "Folds from $first on, one a GPU (${gpus[*]}): tail -f $OUTPUT_DIR/fold_*.out"
+        children=()
+        for slot in "${!gpus[@]}"; do
+            fold=$((first + slot))
+            ((fold <= N_FOLDS)) || break
+            fold_command "$fold"
+            CUDA_VISIBLE_DEVICES=${gpus[slot]} "${command[@]}" >>"$OUTPUT_DIR/fold_$fold.out" 2>&1 &
+            children+=("$!")
+        done
+        codes=()
+        for slot in "${!children[@]}"; do
+            code=0
+            await "${children[slot]}" || code=$?
+            codes+=("$code")
+        done
+        children=()
+        end_of_round "$first"
+    done
+}
+
+end_of_round() { # end_of_round FIRST: a failure counts more than a stop
+    local slot fold
+    for slot in "${!codes[@]}"; do
+        fold=$(($1 + slot))
+        was_stopped "${codes[slot]}" || ((codes[slot] == 0)) ||
+            fail "${codes[slot]}" "fold $fold ended with exit code ${codes[slot]}: $(tail -n 3 -- "$OUTPUT_DIR/fold_$fold.out")"
+    done
+    for slot in "${!codes[@]}"; do
+        end_of_step "Fold $(($1 + slot))" "${codes[slot]}"
+    done
+}
+
+visible_gpus() { # 0,1,...
+    if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then
+        say "$CUDA_VISIBLE_DEVICES"
+    elif command -v nvidia-smi >/dev/null; then
+        nvidia-smi --query-gpu=index --format=csv,noheader | paste -s -d , -
+    fi
+}
+
+evaluate() {
+    local models=(--cv_dir "$OUTPUT_DIR" --n_folds "$N_FOLDS") words fold
+    ((N_FOLDS > 1)) || models=(--checkpoint "$OUTPUT_DIR/checkpoint_best.pt")
+    read -r -a words <<<"$EVALUATION_OPTIONS"
+    [[ -z $BASE_DIR ]] || words+=(--base_dir "$BASE_DIR")
+    [[ -z $BASELINE ]] || words+=(--baseline "$BASELINE")
+    [[ -z $BASELINE_L1 ]] || words+=(--baseline_l1 "$BASELINE_L1")
+    for ((fold = 1; fold <= N_FOLDS; fold++)); do
+        is_there "$(fold_folder "$fold")/checkpoint_final.pt" || fail 2 "$(fold_folder "$fold") is unfinished: train it first"
+    done
+    step "Evaluation" "${interpreter[@]}" "$DARKIR_HOME/evaluate_darkir_test.py" "${models[@]}" \
+        --test_jsonl "$SPLITS_DIR/test.jsonl" --output_dir "$RESULTS_DIR" --num_workers "$NUM_WORKERS" --device "$DEVICE" \
+        --save_visuals "${words[@]}"
+    produced "$RESULTS_DIR/test_results.json"
+    say "===== Done: $RESULTS_DIR/report.html, and $OUTPUT_DIR for the models"
+}
+
+evaluate_after_last_task() { # Exactly one task of an array evaluates: the first that finds all of them finished
+    local folder fold finished owner
+    folder=$(job_folder)
+    mkdir -p -- "$folder"
+    : >"$folder/finished_$SLURM_ARRAY_TASK_ID"
+    finished=("$folder"/finished_*)
+    if ((${#finished[@]} < SLURM_ARRAY_TASK_COUNT)); then
+        say "${#finished[@]} of $SLURM_ARRAY_TASK_COUNT tasks have finished; the last one evaluates"
+        return
+    fi
+    for ((fold = 1; fold <= N_FOLDS; fold++)); do
+        if ! is_there "$(fold_folder "$fold")/checkpoint_final.pt"; then
+            say "Fold $fold is in no task of this array and unfinished: no evaluation yet"
+            return
+        fi
+    done
+    # A link is made whole or not at all, also on network file systems; a requeued owner finds its own claim again.
+    ln -s -T -- "$SLURM_ARRAY_TASK_ID" "$folder/evaluated_by" 2>/dev/null || true
+    owner=$(readlink -- "$folder/evaluated_by") || fail 1 "cannot write $folder/evaluated_by"
+    if [[ $owner != "$SLURM_ARRAY_TASK_ID" ]]; then
+        say "Task $owner evaluates"
+        return
+    fi
+    evaluate
+}

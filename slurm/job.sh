@@ -1,0 +1,151 @@
+# shellcheck shell=bash
+# Life under Slurm, for the wrappers at the top: signals reach the running step, a stopped job requeues itself and continues in
+# the same log, and a job that only restarts ends. Without Slurm the same functions just run the steps.
+#
+# In:  BATCH (1 in a batch job), OUTPUT_DIR, WATCHED (paths under which progress shows).
+# Out: every step's own exit code; 75 after a signal with a sound state; 1 when restarts bring nothing.
+
+STOPPED=75
+RUNS_WITHOUT_STEP=3
+signal_received=""
+children=()
+
+say() { printf '%s\n' "$*"; }
+
+fail() { # fail CODE MESSAGE
+    printf 'error: %s\n' "$2" >&2
+    exit "$1"
+}
+
+job_id() { # The id to requeue. In the last array task SLURM_JOB_ID is the whole array's.
+    if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then
+        say "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+    else
+        say "$SLURM_JOB_ID"
+    fi
+}
+
+job_folder() { say "$OUTPUT_DIR/.slurm/${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}"; }
+
+# Listed, not tested: network file systems remember for a while that a name was missing, but not what a folder held.
+is_there() { [[ -n $(find "${1%/*}" -maxdepth 1 -name "${1##*/}" 2>/dev/null) ]]; }
+
+begin_job() { # The name of the log, and the end of useless restarts
+    ((BATCH)) || return 0
+    if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then
+        name_array_log
+    fi
+    say "===== job $(job_id), restart ${SLURM_RESTART_COUNT:-0}, on $(hostname), $(date -u +%Y-%m-%dT%H:%M:%SZ)"
+    mkdir -p -- "$(job_folder)"
+    refuse_useless_restart
+}
+
+# One --output pattern cannot serve both kinds of jobs: outside arrays %a is 4294967294. A link keeps the name that Slurm
+# knows, so that its own messages and the next restart go to the same file.
+name_array_log() {
+    local now wanted="darkir_cv_${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}.out"
+    now=$(readlink "/proc/$$/fd/1") || return 0
+    if [[ ${now##*/} == "darkir_cv_$SLURM_JOB_ID.out" && ! -e ${now%/*}/$wanted ]]; then
+        mv -- "$now" "${now%/*}/$wanted"
+        ln -s -- "$wanted" "$now"
+    fi
+}
+
+progress() { # One word that changes when a training step was made or a pair was prepared.
+    # The content decides: a run that is stopped before its first step writes the same state anew.
+    find "${WATCHED[@]}" \( -name checkpoint_last.pt -exec sha256sum {} + \) -o \( -path '*/meta/*' -type f -print \) 2>/dev/null |
+        sort | sha256sum | cut -d ' ' -f 1
+}
+
+refuse_useless_restart() {
+    local file now before="" runs=0
+    file=$(job_folder)/restarts_${SLURM_ARRAY_TASK_ID:-0}
+    now=$(progress || true)
+    if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && -e $file ]]; then
+        read -r runs before <"$file"
+    fi
+    if [[ $now == "$before" ]]; then
+        runs=$((runs + 1))
+    else
+        runs=1
+    fi
+    say "$runs $now" >"$file.new"
+    mv -- "$file.new" "$file"
+    if ((runs > RUNS_WITHOUT_STEP)); then
+        fail 1 "$RUNS_WITHOUT_STEP runs in a row were stopped without one new training step: give the job more time (--time)"
+    fi
+}
+
+forward() { # forward SIGNAL: to the running steps; what to do next is decided when they have ended
+    signal_received=${signal_received:-$1}
+    local child
+    for child in ${children[@]+"${children[@]}"}; do
+        kill -s "$1" "$child" 2>/dev/null || true
+    done
+}
+
+await() { # await PID: its exit code, however often a trapped signal ends `wait` early
+    local code=0 again=0
+    wait "$1" || code=$?
+    while kill -0 "$1" 2>/dev/null; do
+        code=0
+        wait "$1" || code=$?
+    done
+    if ((code > 128)); then # perhaps the signal's code, and the step ended at the same moment
+        wait "$1" 2>/dev/null || again=$?
+        ((again == 127)) || code=$again
+    fi
+    return "$code"
+}
+
+step() { # step NAME COMMAND...: runs it; ends the job with its exit code when it fails, requeued when it was stopped
+    local name=$1 code=0
+    shift
+    start_of_step "$name"
+    "$@" &
+    children=("$!")
+    await "$!" || code=$?
+    children=()
+    end_of_step "$name" "$code"
+}
+
+start_of_step() { # start_of_step NAME: unless a signal came between two steps
+    [[ -z $signal_received ]] || stop
+    say "===== $1"
+}
+
+end_of_step() { # end_of_step NAME CODE
+    if was_stopped "$2"; then
+        stop
+    fi
+    (($2 == 0)) || fail "$2" "$1 ended with exit code $2"
+}
+
+was_stopped() { # was_stopped CODE; 130, 138, 143: the signal came before python could handle it, so nothing was begun
+    (($1 == STOPPED)) || [[ -n $signal_received && $1 =~ ^(130|138|143)$ ]]
+}
+
+stop() { # Requeue first, then leave at once: Slurm holds the node for a script that stays.
+    local id facts
+    if ((!BATCH)); then
+        say "Stopped: run the same command again to continue"
+        exit "$STOPPED"
+    fi
+    id=$(job_id)
+    facts=$(scontrol --oneliner show job "$id") || facts="scontrol is not to be had"
+    if [[ $facts == *" JobState="* && $facts != *" JobState=RUNNING "* ]]; then
+        say "Stopped by Slurm, which cancelled or requeued the job itself. To continue after a cancel: submit again"
+    elif [[ $signal_received == TERM && ! $facts =~ \ PreemptTime=[0-9] ]]; then
+        say "Stopped by SIGTERM, so not requeued. To continue: scontrol requeue $id"
+    elif scontrol requeue "$id"; then
+        say "Stopped and requeued: continues in this log"
+    else
+        say "Stopped, but not requeued. To continue, on a machine with scontrol: scontrol requeue $id"
+    fi
+    exit "$STOPPED"
+}
+
+# At once: a signal can come in the first second.
+trap 'forward USR1' USR1
+trap 'forward TERM' TERM
+trap 'forward INT' INT

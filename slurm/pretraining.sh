@@ -1,0 +1,43 @@
+# shellcheck shell=bash
+# The steps that only train_with_pretrain.sh has: FiveK, pre-training on it, fine-tuning from it.
+#
+# In: the settings of the wrapper as variables, COMMON (options of both trainings), ARGUMENTS (the wrapper's own arguments).
+
+prepare_fivek() {
+    [[ -z $PRETRAINED_PATH ]] || return 0
+    if fivek_is_complete; then
+        say "FiveK: $FIVEK_OUTPUT is complete, $(wc -l <"$FIVEK_OUTPUT/train.jsonl") pairs to train on"
+        return
+    fi
+    [[ -z $FIVEK_LIMIT ]] || fivek_words+=(--limit "$FIVEK_LIMIT")
+    step "FiveK preparation" "${interpreter[@]}" "$DARKIR_HOME/prepare_fivek_robust.py" --fivek_dir "$FIVEK_DIR" \
+        --output_dir "$FIVEK_OUTPUT" --expert "$FIVEK_EXPERT" --max_reject "$FIVEK_MAX_REJECT" "${fivek_words[@]}"
+    produced "$FIVEK_OUTPUT/train.jsonl"
+}
+
+fivek_is_complete() { # the metadata comes last; it must be of these options, with no more rejects than allowed
+    is_there "$FIVEK_OUTPUT/dataset_metadata.json" || return 1
+    "${interpreter[@]}" - "$FIVEK_OUTPUT/dataset_metadata.json" "$FIVEK_EXPERT" "${FIVEK_LIMIT:-None}" "$FIVEK_MAX_REJECT" <<'END'
+import json, sys
+path, expert, limit, most = sys.argv[1:]
+made = json.load(open(path, encoding="utf-8"))
+sys.exit((made["config"]["expert"], str(made["config"]["limit"])) != (expert, limit) or made["reject_rate"] > float(most))
+END
+}
+
+pretrain() { # on rows that must hold no test photo; fine-tuning checks that again, from the digests in the weights
+    [[ -z $PRETRAINED_PATH ]] || return 0
+    local rows=(--train_jsonl "$FIVEK_OUTPUT/train.jsonl")
+    [[ -n $BASE_DIR ]] || rows+=(--test_jsonl "$SPLITS_DIR/test.jsonl")
+    step "Pre-training" "${interpreter[@]}" "$DARKIR_HOME/train_darkir_cv.py" "${rows[@]}" --output_dir "$PRETRAINED_DIR" \
+        "${COMMON[@]}" --resolution "$PRETRAIN_RESOLUTION" --batch_size "$PRETRAIN_BATCH_SIZE" --epochs "$PRETRAIN_EPOCHS" \
+        --lr "$PRETRAIN_LR" --warmup_epochs "$PRETRAIN_WARMUP_EPOCHS" --early_stopping_patience "$PRETRAIN_PATIENCE" \
+        --preprocess "$PRETRAIN_PREPROCESS" "${pretrain_words[@]}" "${ARGUMENTS[@]}"
+    produced "$PRETRAINED_DIR/checkpoint_final.pt"
+}
+
+finetune() {
+    [[ -n $PRETRAINED_PATH ]] || is_there "$PRETRAINED_DIR/checkpoint_final.pt" ||
+        fail 2 "$PRETRAINED_DIR holds no finished pre-training: train_with_pretrain.sh --submit runs it before the folds"
+    train_folds
+}

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Pairs of photos -> split -> one DarkIR model a fold -> ensemble evaluation. A rerun of the same command continues.
+#
+#   INPUT_JSONL=photos/pairs.jsonl bash train_darkir.sh                      here, one GPU or CPU
+#   INPUT_JSONL=photos/pairs.jsonl PARALLEL_FOLDS=1 bash train_darkir.sh     here, one fold a GPU
+#   INPUT_JSONL=photos/pairs.jsonl sbatch train_darkir.sh                    one Slurm job
+#   INPUT_JSONL=photos/pairs.jsonl sbatch --array=1-3 train_darkir.sh        one fold a task; the last one evaluates
+#
+# Every setting below is an environment variable; arguments of this script go to train_darkir_cv.py as they are. sbatch's own
+# options (partition, account, time) go before the script's name and win over the lines that follow.
+# Log under Slurm: darkir_cv_<job id>.out, array tasks darkir_cv_<array>_<task>.out. Exit code: that of the step that failed.
+#SBATCH --job-name=darkir_cv
+#SBATCH --output=darkir_cv_%j.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --gres=gpu:1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=32G
+#SBATCH --time=24:00:00
+set -euo pipefail
+
+BATCH=0
+home=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+if [[ -n ${SLURM_JOB_ID:-} && ${BASH_SOURCE[0]##*/} == slurm_script ]]; then
+    # A copy in Slurm's spool folder runs: the toolkit lies where the script was submitted from.
+    BATCH=1
+    home=$(scontrol --oneliner show job "$SLURM_JOB_ID" | sed -n 's:.* Command=\(.*\)/train_darkir\.sh.*:\1:p' | head -n 1) || true
+    [[ -e $home/slurm/job.sh ]] || home=$SLURM_SUBMIT_DIR
+fi
+DARKIR_HOME=${DARKIR_HOME:-$home}
+
+if [[ -e $DARKIR_HOME/slurm/site.sh ]]; then
+    set +u # modules and conda read unset variables
+    # shellcheck source=/dev/null
+    source "$DARKIR_HOME/slurm/site.sh"
+    set -u
+fi
+: "${PYTHON:=python3}"
+: "${INPUT_JSONL:=}" "${INPUT_DIR:=}" "${BASE_DIR:=}" "${TEST_SIZE:=10}" "${N_FOLDS:=3}" "${SEED:=42}"
+: "${MODEL_SIZE:=m}" "${RESOLUTION:=384}" "${EPOCHS:=100}" "${BATCH_SIZE:=8}" "${LR:=1e-4}"
+: "${WARMUP_EPOCHS:=5}" "${PATIENCE:=15}" "${NUM_WORKERS:=4}" "${MIXED_PRECISION:=1}" "${DEVICE:=auto}"
+: "${SPLITS_DIR:=data_splits}" "${RESULTS_DIR:=test_results}" "${OUTPUT_DIR:=outputs_darkir_${RESOLUTION}_${MODEL_SIZE}_cv}"
+: "${EVALUATION_OPTIONS:=}" "${BASELINE:=}" "${BASELINE_L1:=}" "${PARALLEL_FOLDS:=0}"
+
+EXTRA=("$@")
+TRAINING=(--model_size "$MODEL_SIZE" --resolution "$RESOLUTION" --epochs "$EPOCHS" --batch_size "$BATCH_SIZE" --lr "$LR"
+    --warmup_epochs "$WARMUP_EPOCHS" --early_stopping_patience "$PATIENCE" --seed "$SEED" --num_workers "$NUM_WORKERS"
+    --device "$DEVICE")
+((!MIXED_PRECISION)) || TRAINING+=(--mixed_precision)
+
+source "$DARKIR_HOME/slurm/job.sh"
+source "$DARKIR_HOME/slurm/chain.sh"
+check_settings "$@"
+WATCHED=("$(fold_folder "${SLURM_ARRAY_TASK_ID:-}")")
+choose_python
+begin_job
+
+make_split
+train_folds
+if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
+    evaluate_after_last_task
+else
+    evaluate
+fi

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# FiveK -> pre-training -> K-fold fine-tuning -> ensemble evaluation -> comparison. A rerun of the same command continues.
+#
+#   INPUT_JSONL=photos/pairs.jsonl bash train_with_pretrain.sh               here, everything in order
+#   INPUT_JSONL=photos/pairs.jsonl sbatch train_with_pretrain.sh             one Slurm job
+#   INPUT_JSONL=photos/pairs.jsonl bash train_with_pretrain.sh --submit      jobs that wait for each other; one a fold
+#   INPUT_JSONL=photos/pairs.jsonl sbatch --array=1-3 train_with_pretrain.sh one fold a task, once pre-training is finished
+#   N_FOLDS=1 INPUT_JSONL=photos/pairs.jsonl bash train_with_pretrain.sh     one fine-tuned model instead of folds
+#
+# Every setting below is an environment variable; arguments of this script go to both trainings as they are. sbatch's own
+# options (partition, account, time) go before the script's name and win over the lines that follow; --submit takes them from
+# PREPARE_SBATCH and TRAIN_SBATCH. Log under Slurm: darkir_cv_<job id>.out, array tasks darkir_cv_<array>_<task>.out.
+# Exit code: that of the step that failed (3: too many FiveK pairs were rejected; look at rejected.csv, see FIVEK_MAX_REJECT).
+#SBATCH --job-name=darkir_pretrain_cv
+#SBATCH --output=darkir_cv_%j.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --gres=gpu:1
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=48G
+#SBATCH --time=24:00:00
+set -euo pipefail
+
+BATCH=0
+home=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+if [[ -n ${SLURM_JOB_ID:-} && ${BASH_SOURCE[0]##*/} == slurm_script ]]; then
+    # A copy in Slurm's spool folder runs: the toolkit lies where the script was submitted from.
+    BATCH=1
+    home=$(scontrol --oneliner show job "$SLURM_JOB_ID" | sed -n 's:.* Command=\(.*\)/train_with_pretrain\.sh.*:\1:p' | head -n 1) || true
+    [[ -e $home/slurm/job.sh ]] || home=$SLURM_SUBMIT_DIR
+fi
+export DARKIR_HOME=${DARKIR_HOME:-$home}
+
+if [[ -e $DARKIR_HOME/slurm/site.sh ]]; then
+    set +u # modules and conda read unset variables
+    # shellcheck source=/dev/null
+    source "$DARKIR_HOME/slurm/site.sh"
+    set -u
+fi
+: "${PYTHON:=python3}"
+: "${INPUT_JSONL:=}" "${INPUT_DIR:=}" "${BASE_DIR:=}" "${TEST_SIZE:=10}" "${N_FOLDS:=3}" "${SEED:=42}"
+: "${MODEL_SIZE:=m}" "${NUM_WORKERS:=4}" "${MIXED_PRECISION:=1}" "${DEVICE:=auto}"
+# FiveK
+: "${FIVEK_DIR:=fivek_dataset}" "${FIVEK_OUTPUT:=fivek_processed}" "${FIVEK_EXPERT:=C}" "${FIVEK_LIMIT:=}"
+: "${FIVEK_MAX_REJECT:=0.02}" "${FIVEK_OPTIONS:=}"
+# Pre-training; PRETRAINED_PATH names weights that are there already, then FiveK is left out.
+: "${PRETRAIN_RESOLUTION:=512}" "${PRETRAIN_BATCH_SIZE:=8}" "${PRETRAIN_EPOCHS:=30}" "${PRETRAIN_LR:=5e-5}"
+: "${PRETRAIN_WARMUP_EPOCHS:=5}" "${PRETRAIN_PATIENCE:=10}" "${PRETRAIN_PREPROCESS:=light_aug}"
+: "${PRETRAINED_DIR:=outputs_fivek_pretrained}" "${PRETRAINED_PATH:=}" "${PRETRAIN_OPTIONS:=}"
+# Fine-tuning
+: "${RESOLUTION:=896}" "${BATCH_SIZE:=4}" "${EPOCHS:=100}" "${LR:=1e-5}"
+: "${WARMUP_EPOCHS:=5}" "${PATIENCE:=15}" "${PREPROCESS:=light_aug}" "${FINETUNE_OPTIONS:=}"
+: "${SPLITS_DIR:=data_splits}" "${OUTPUT_DIR:=outputs_finetuned_from_fivek}" "${RESULTS_DIR:=test/finetuned_from_fivek}"
+# BASELINE: test_results.json of another run on the same test photos; BASELINE_L1: a bare number instead
+: "${EVALUATION_OPTIONS:=}" "${BASELINE:=}" "${BASELINE_L1:=}" "${PARALLEL_FOLDS:=0}"
+: "${PREPARE_SBATCH:=}" "${TRAIN_SBATCH:=}"
+
+source "$DARKIR_HOME/slurm/job.sh"
+source "$DARKIR_HOME/slurm/chain.sh"
+source "$DARKIR_HOME/slurm/pretraining.sh"
+source "$DARKIR_HOME/slurm/submit.sh"
+
+stage=all
+case ${1:-} in
+--submit) stage=submit && shift ;;
+--stage) stage=${2:-} && shift 2 ;; # one job of --submit
+esac
+check_settings "$@"
+[[ " $*" != *" --pretrained_path"* ]] || fail 2 "--pretrained_path: set PRETRAINED_PATH instead"
+[[ -z $PRETRAINED_PATH || -e $PRETRAINED_PATH ]] || fail 2 "PRETRAINED_PATH=$PRETRAINED_PATH is missing"
+pretrained=${PRETRAINED_PATH:-$PRETRAINED_DIR/checkpoint_best.pt}
+read -r -a fivek_words <<<"$FIVEK_OPTIONS"
+read -r -a pretrain_words <<<"$PRETRAIN_OPTIONS"
+read -r -a finetune_words <<<"$FINETUNE_OPTIONS"
+COMMON=(--model_size "$MODEL_SIZE" --seed "$SEED" --num_workers "$NUM_WORKERS" --device "$DEVICE")
+((!MIXED_PRECISION)) || COMMON+=(--mixed_precision)
+TRAINING=("${COMMON[@]}" --pretrained_path "$pretrained" --resolution "$RESOLUTION" --batch_size "$BATCH_SIZE"
+    --epochs "$EPOCHS" --lr "$LR" --warmup_epochs "$WARMUP_EPOCHS" --early_stopping_patience "$PATIENCE"
+    --preprocess "$PREPROCESS")
+ARGUMENTS=("$@")
+EXTRA=("${finetune_words[@]}" "$@")
+WATCHED=("$FIVEK_OUTPUT" "$PRETRAINED_DIR" "$(fold_folder "${SLURM_ARRAY_TASK_ID:-}")")
+
+if [[ $stage == submit ]]; then
+    submit
+    exit
+fi
+choose_python
+begin_job
+case $stage in
+all)
+    make_split
+    if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
+        finetune
+        evaluate_after_last_task
+    else
+        prepare_fivek
+        pretrain
+        finetune
+        evaluate
+    fi
+    ;;
+prepare)
+    make_split
+    prepare_fivek
+    ;;
+pretrain) pretrain ;;
+folds) finetune ;;
+evaluate) evaluate ;;
+*) fail 2 "--stage $stage: prepare, pretrain, folds or evaluate" ;;
+esac
