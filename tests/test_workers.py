@@ -1,0 +1,140 @@
+"""Processes that work through tasks: results, crashes, time limits, a dead parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data import stop, workers
+from data.workers import Lost, run_tasks, usable_memory
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def square(task):
+    return task * task
+
+
+def results(function, tasks, count=2, timeout=30.0):
+    return dict(run_tasks(function, tasks, count, timeout))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def children() -> list[str]:
+    return Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_every_task_has_its_result_and_no_worker_is_left(count):
+    before = children()
+    assert results(square, range(20), count) == {task: task * task for task in range(20)}
+    assert results(square, [], count) == {}
+    assert children() == before
+
+
+def test_workers_work_at_the_same_time():
+    start = time.monotonic()
+    assert len(set(results(lambda task: (time.sleep(0.3), os.getpid())[1], range(4), 4).values())) == 4
+    assert time.monotonic() - start < 1.0
+
+
+def crash_on_three(task):
+    if task == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+def test_a_task_that_kills_its_worker_twice_is_lost_and_no_other(tmp_path):
+    found = results(crash_on_three, range(8))
+    assert found[3] == Lost("worker crashed (signal 9)")
+    assert {task: result for task, result in found.items() if task != 3} == {
+        task: task for task in range(8) if task != 3
+    }
+
+
+def test_a_task_that_kills_its_worker_once_is_tried_again_alone(tmp_path):
+    def crash_once(task):
+        if task == 3 and not (tmp_path / "crashed").exists():
+            (tmp_path / "crashed").touch()
+            os._exit(9)
+        (tmp_path / str(task)).touch()
+        return sum(1 for _ in tmp_path.iterdir())
+
+    found = results(crash_once, range(8))
+    assert found[3] == 9, "after all others"
+
+
+def test_a_task_that_takes_too_long_is_lost():
+    found = results(lambda task: time.sleep(60 if task == 1 else 0), range(4), timeout=0.3)
+    assert found == {0: None, 1: Lost("took more than 0.3 seconds"), 2: None, 3: None}
+
+
+def test_want_of_memory_is_named():
+    def greedy(task):
+        raise MemoryError
+
+    assert results(greedy, [1]) == {1: Lost("worker crashed (it ran out of memory)")}
+
+
+def test_an_error_in_the_function_ends_the_run_with_its_traceback():
+    before = children()
+    with pytest.raises(RuntimeError, match=r"(?s)in a worker:.*ZeroDivisionError"):
+        results(lambda task: 1 / task, [1, 0, 2])
+    assert children() == before
+
+
+def test_a_stop_ends_the_run_between_results(monkeypatch):
+    before = children()
+    seen = []
+    with pytest.raises(stop.Interrupted, match="SIGTERM"):
+        for task, _ in run_tasks(square, range(1000), 2, 30.0):
+            seen.append(task)
+            monkeypatch.setattr(stop, "_received", ["SIGTERM"])
+    assert len(seen) < 10 and children() == before
+
+
+def test_few_tasks_are_on_their_way_while_the_caller_is_busy(tmp_path):
+    stream = run_tasks(lambda task: (tmp_path / str(task)).touch(), range(100), 2, 30.0)
+    next(stream)
+    time.sleep(0.3)
+    assert len(list(tmp_path.iterdir())) <= 2 * workers.QUEUED + 1
+    stream.close()
+
+
+def test_workers_end_when_their_parent_is_killed():
+    program = (
+        "import os, time\nfrom data.workers import run_tasks\n"
+        "def work(task):\n    time.sleep(0.05 if task else 0)\n    return os.getpid()\n"
+        "for task, pid in run_tasks(work, range(10000), 3, 30.0):\n    print(pid, flush=True)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    pids = {int(process.stdout.readline()) for _ in range(12)}
+    assert len(pids) == 3
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 10
+    while any(map(alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, pids))
+
+
+def test_memory_is_that_of_the_innermost_limit(tmp_path):
+    membership = tmp_path / "cgroup"
+    membership.write_text("0::/job/step\n")
+    (tmp_path / "groups/job/step").mkdir(parents=True)
+    machine = usable_memory(tmp_path / "groups", tmp_path / "none")
+    (tmp_path / "groups/job/step/memory.max").write_text("max\n")
+    assert usable_memory(tmp_path / "groups", membership) == machine > 10**8
+    (tmp_path / "groups/job/memory.max").write_text("2000000\n")
+    assert usable_memory(tmp_path / "groups", membership) == 2_000_000
