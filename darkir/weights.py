@@ -62,9 +62,10 @@ def read_weights(path: str | Path) -> Weights:
     wrapper = next((name for name in WRAPPERS if isinstance(checkpoint.get(name), dict)), None)
     found = checkpoint if wrapper is None else checkpoint[wrapper]
     meta = {} if wrapper is None else {name: value for name, value in checkpoint.items() if name != wrapper}
-    if not found or not all(isinstance(name, str) and _is_dense(value) for name, value in found.items()):
+    if not found or not all(isinstance(name, str) and is_dense(value) for name, value in found.items()):
         raise ModelError(
-            f"{path}: no weights found; expected tensors under one of {', '.join(WRAPPERS)}, or tensors only; "
+            f"{path}: no weights found; expected floating-point tensors under one of {', '.join(WRAPPERS)}, "
+            f"or such tensors only; "
             f"it holds {_names(found)}"
         )
     params = {_bare_name(name): tensor for name, tensor in found.items()}
@@ -114,8 +115,9 @@ def load_into(
     return text
 
 
-def _is_dense(value: object) -> bool:
-    return isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_quantized
+def is_dense(value: object) -> bool:
+    """Whether `value` is an ordinary floating-point tensor, which all weights are."""
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided and value.is_floating_point()
 
 
 def _bare_name(name: str) -> str:
@@ -150,6 +152,8 @@ def _config_of(params: dict[str, torch.Tensor], meta: dict[str, Any], source: Pa
     dilations = NetworkConfig.dilations
     if isinstance(described := meta.get("network"), dict):
         dilations = described.get("dilations", dilations)
+    if not isinstance(dilations, (list, tuple)) or not all(type(value) is int for value in dilations):
+        raise ModelError(f"{source}: network.dilations must be a list of whole numbers, not {dilations!r:.100}")
     if len(dilations) != branches:
         raise ModelError(
             f"{source}: {branches} branches a block, but dilations for {len(dilations)}; the file must name them"

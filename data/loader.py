@@ -12,7 +12,11 @@ from torch.utils.data import DataLoader
 
 from data import stop
 from data.dataset import EvaluationPairs, SampleKey, TrainingPairs
+from data.errors import DataError
 from data.fingerprint import usable_cpus
+
+MAX_RESOLUTION = 16384
+MAX_DRAWS = 100  # of one photo in one update: more is a slip of the keyboard, and would fill the memory with keys
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ class DataConfig:
     def __post_init__(self):
         if not 0 < self.mix_ratio < 1:
             raise ValueError(f"--mix_ratio {self.mix_ratio}: must be between 0 and 1")
-        if self.resolution < 16:
-            raise ValueError(f"--resolution {self.resolution}: must be at least 16 pixels")
+        if not 16 <= self.resolution <= MAX_RESOLUTION:
+            raise ValueError(f"--resolution {self.resolution}: must be 16 to {MAX_RESOLUTION} pixels")
         if self.num_workers < 0:
             raise ValueError(f"--num_workers {self.num_workers}: must be 0 or more")
 
@@ -81,6 +85,13 @@ class EpochPlan:
     batch_size: int
     accumulate_steps: int
     mixing: Mixing = Mixing()
+
+    def __post_init__(self):
+        if self.samples_per_update > MAX_DRAWS * self.pairs:
+            raise DataError(
+                f"--batch_size {self.batch_size} with --accumulate_steps {self.accumulate_steps}: an update would draw each of "
+                f"the {self.pairs} training pairs more than {MAX_DRAWS} times"
+            )
 
     @property
     def samples_per_update(self) -> int:

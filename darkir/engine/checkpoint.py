@@ -21,13 +21,25 @@ from darkir.engine.runlog import RunLog
 from darkir.engine.runtime import created_with
 from darkir.errors import ModelError
 from darkir.network import NetworkConfig
-from darkir.weights import read_checkpoint
+from darkir.weights import is_dense, read_checkpoint
 from data.files import atomic_output, write_bytes
 
 SCHEMA_VERSION = 1
 LAST, PREVIOUS = "checkpoint_last.pt", "checkpoint_last.prev.pt"
 BEST, FINAL = "checkpoint_best.pt", "checkpoint_final.pt"
 EPOCH_FILE = re.compile(r"checkpoint_epoch_(\d+)\.pt")
+STATE_PARTS = {
+    "params": dict,
+    "raw_params": dict,
+    "optimizer": dict,
+    "scaler": dict,
+    "rng": torch.Tensor,
+    "step": int,
+    "progress": dict,
+    "config": dict,
+    "threads": int,
+}
+FINAL_PARTS = {"config": dict, "finished": dict, "scores": list, "history": list}
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -67,8 +79,8 @@ def weights_content(network: torch.nn.Module, config: NetworkConfig, /, **facts:
     }
 
 
-def newest_state(folder: Path, log: RunLog) -> dict[str, Any] | None:
-    """The newest sound state in `folder`, or None when there is no state file at all.
+def newest_state(folder: Path, log: RunLog) -> tuple[Path, dict[str, Any]] | None:
+    """The newest sound state in `folder` and its file, or None when there is no state file at all.
 
     A torn or foreign file is named in the log and the one before it is taken; RunRefused when files exist and none is sound.
     """
@@ -83,7 +95,7 @@ def newest_state(folder: Path, log: RunLog) -> dict[str, Any] | None:
             continue
         if faults or path.name != LAST:
             log(f"⚠️  {LAST} could not be used: continuing from {path.name} (update {state['step']})")
-        return state
+        return path, state
     if faults:
         raise RunRefused(
             f"{folder}: no sound state among {', '.join(p.name for p in candidates)}; use --overwrite to start anew"
@@ -101,9 +113,28 @@ def state_files(folder: Path) -> list[Path]:
 def read_state(path: Path) -> dict[str, Any]:
     """A whole training state; ModelError when the file is torn, not ours, of another version, or holds weights only."""
     content = read_checkpoint(path)
-    if content.get("schema_version") != SCHEMA_VERSION or not is_state(content):
-        raise ModelError(f"{path}: not a training state of this toolkit (schema version {SCHEMA_VERSION})")
+    _require_parts(content, STATE_PARTS, f"{path}: not a training state of this toolkit")
+    for part in ("params", "raw_params"):
+        if not all(is_dense(value) and bool(value.isfinite().all()) for value in content[part].values()):
+            raise ModelError(f"{path}: {part} hold NaN, Infinity or something other than floating-point tensors")
     return content
+
+
+def _require_parts(content: dict[str, Any], parts: dict[str, type], what: str) -> None:
+    wrong = [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]
+    if not _is_plain(content.get("config")):
+        wrong.append("config")
+    if content.get("schema_version") != SCHEMA_VERSION or wrong:
+        found = f"; missing or of another type: {', '.join(wrong)}" if wrong else ""
+        raise ModelError(f"{what} (schema version {SCHEMA_VERSION}){found}")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(item) for item in value.values())
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (str, int, float))
 
 
 def is_state(content: dict[str, Any]) -> bool:
@@ -112,9 +143,24 @@ def is_state(content: dict[str, Any]) -> bool:
 
 
 def finished(folder: Path) -> dict[str, Any] | None:
-    """The content of a finished run's checkpoint_final.pt, or None when the run is not finished."""
+    """The content of a finished run's checkpoint_final.pt, or None when the run is not finished; ModelError when it is broken."""
     path = folder / FINAL
-    return read_checkpoint(path) if path.exists() else None
+    if not path.exists():
+        return None
+    content = read_checkpoint(path)
+    _require_parts(content, FINAL_PARTS, f"{path}: not the last file of a run of this toolkit")
+    return content
+
+
+def finished_soundly(folder: Path, log: RunLog) -> dict[str, Any] | None:
+    """`finished`, but a broken checkpoint_final.pt counts as unfinished when a state is there to finish the run from again."""
+    try:
+        return finished(folder)
+    except ModelError as error:
+        if not state_files(folder):
+            raise RunRefused(f"{error}\nand {folder} holds no state to make it from; use --overwrite") from error
+        log(f"⚠️  {error}; making it again from the last state")
+        return None
 
 
 def plain(value: Any) -> Any:

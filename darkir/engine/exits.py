@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from data.errors import DataError
 from data.stop import Interrupted, no_more
 from losses.errors import LossError
 
+# A path that cannot exist was named by the user; any other fault of the system is not the input's.
+WRONG_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 DONE, FAILED, WRONG_INPUT, REJECTS, STOPPED = 0, 1, 2, 3, 75
 
 
@@ -37,7 +40,12 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             return _say(f"failed: {failure}", FAILED)
         except OSError as failure:
             where = f" ({failure.filename})" if failure.filename else ""
-            return _say(f"failed: {failure.strerror or failure}{where}", FAILED)
+            word, code = ("error", WRONG_INPUT) if failure.errno in WRONG_PATHS else ("failed", FAILED)
+            return _say(f"{word}: {failure.strerror or failure}{where}", code)
+        except MemoryError as failure:
+            return _say(
+                f"failed: not enough memory ({failure or 'no details'}); lower --batch_size or --resolution", FAILED
+            )
         finally:
             no_more()
 

@@ -19,6 +19,7 @@ from darkir.engine.learner import Learner, make_learner
 from darkir.engine.memory import MemoryUse, memory_advice
 from darkir.engine.provenance import Seen, log_provenance, refuse_test_photos
 from darkir.engine.red_flags import red_flags
+from darkir.engine.restore import restore
 from darkir.engine.run_config import FoldPlan, Options, asked_config, refuse_changes, remove_outputs
 from darkir.engine.runlog import RunLog
 from darkir.engine.runtime import choose_precision, describe_device
@@ -47,7 +48,7 @@ def train_fold(plan: FoldPlan, options: Options, log: RunLog) -> None:
         if options.overwrite:
             remove_outputs(plan.folder)
         asked = asked_config(plan, options)
-        done = checkpoint.finished(plan.folder)
+        done = checkpoint.finished_soundly(plan.folder, log)
         if done is not None:
             refuse_changes(done["config"], asked, plan.folder, log)
             log(f"{plan.name}: finished before, skipped ({plan.folder})")
@@ -165,7 +166,9 @@ class FoldTraining:
         if self.options.resume is None:
             return None
         content = checkpoint.read_checkpoint(self.options.resume)
-        return content if checkpoint.is_state(content) and content["fold"] == self.plan.number else None
+        if not checkpoint.is_state(content) or content.get("fold") != self.plan.number:
+            return None
+        return checkpoint.read_state(self.options.resume)
 
     def _weights_to_start_from(self) -> str | None:
         """--pretrained_path, or a --resume that holds weights only; None for fresh weights."""
@@ -180,20 +183,18 @@ class FoldTraining:
 
     def _resume(self) -> Progress | None:
         """Restore the newest state of this folder, else the one that --resume names; None starts anew."""
-        state = checkpoint.newest_state(self.plan.folder, self.log) or self.resume_from
+        newest = checkpoint.newest_state(self.plan.folder, self.log)
+        source, state = newest or (self.options.resume, self.resume_from)
         if state is None:
             return None
+        if newest and self.resume_from:
+            self.log(f"--resume {self.options.resume} is not used: {self.plan.folder} holds a state of its own")
         refuse_changes(state["config"], self.asked, self.plan.folder, self.log)
         if state["threads"] != torch.get_num_threads():
             self.log(
                 f"⚠️  {torch.get_num_threads()} threads now, {state['threads']} before: results can differ in the last bits"
             )
-        self.learner.network.load_state_dict(state["raw_params"])
-        self.learner.average.network.load_state_dict(state["params"])
-        self.learner.optimizer.load_state_dict(state["optimizer"])
-        self.learner.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["rng"])
-        progress = Progress(**state["progress"])
+        progress = restore(state, self.learner, len(self.plan.val), str(source))
         self.log(f"Continuing {self.plan.name.lower()} at update {progress.step}, after {len(progress.history)} epochs")
         return progress
 

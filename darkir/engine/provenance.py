@@ -42,13 +42,21 @@ class Seen:
     def from_checkpoint(content: dict[str, Any], source: str) -> Seen:
         """What a checkpoint says of itself; published weights say nothing and are `known=False`."""
         data = content.get("data")
-        if not isinstance(data, dict) or not {"own", "earlier", "known", "sources"} <= data.keys():
+        if not _is_record(data):
             return Seen(known=False, sources=(source,))
         return Seen(frozenset(data["own"]), frozenset(data["earlier"]), data["known"], tuple(data["sources"]))
 
     def then(self, own: Iterable[Pair], mixed: Iterable[Pair]) -> Seen:
         """The record of weights that start from these and train on `own`, with `mixed` among the samples."""
         return Seen(digests(own), self.own | self.earlier | digests(mixed), self.known, self.sources)
+
+
+def _is_record(data: object) -> bool:
+    """Whether `data` is what `Seen.as_plain` writes; anything else proves nothing about what some weights saw."""
+    if not isinstance(data, dict) or not isinstance(data.get("known"), bool):
+        return False
+    lists = [data.get(name) for name in ("own", "earlier", "sources")]
+    return all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
 
 
 def digests(pairs: Iterable[Pair]) -> frozenset[str]:

@@ -59,6 +59,7 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
         for name in NOT_NEGATIVE:
             require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: must not be negative")
+        require(self.seed < 2**63, f"--seed {self.seed}: must be below 2**63")
         every = self.checkpoint_every_steps
         require(every is None or every >= 1, f"--checkpoint_every_steps {every}: must be at least 1")
         require(self.lr > 0, f"--lr {self.lr}: must be above 0")

@@ -64,6 +64,8 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
         parser.error("--fold belongs to --data_splits_dir; a run from --train_jsonl has no folds")
     if args.data_splits_dir is not None and (args.val_jsonl or args.test_jsonl):
         parser.error("--val_jsonl and --test_jsonl belong to --train_jsonl; a split brings its own")
+    if not 0 < args.val_ratio < 1:
+        parser.error(f"--val_ratio {args.val_ratio}: must be between 0 and 1")
     if args.resume is not None and args.overwrite:
         parser.error("--resume continues a run and --overwrite discards it: give one of them")
     if args.fold is not None and not 1 <= args.fold <= args.n_folds:
