@@ -38,7 +38,7 @@ from darkir.weights import MODEL_SIZES
 from data.dataset import EvaluationPairs
 from data.files import FolderLock, remove_stale_temporaries
 from data.fingerprint import fingerprint_pairs
-from data.loader import evaluation_loader
+from data.loader import equal_size_batches, evaluation_loader
 from data.manifest import read_pairs
 
 
@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> int:
         f"{describe_device(device)}")  # fmt: skip
     with FolderLock(args.output_dir), Pictures(args.output_dir, pairs, config.save_visuals) as pictures:
         remove_stale_temporaries(args.output_dir)
-        loader = evaluation_loader(dataset, config.batch_size, config.num_workers, device.type == "cuda")
+        batches = equal_size_batches(dataset, config.batch_size)
+        loader = evaluation_loader(dataset, batches, config.num_workers, device.type == "cuda")
         records = score_all(make_restorers(members, config.tta, precision, device), loader, pairs, device, pictures.add)
         settings = describe_settings(config, args.test_jsonl, args.base_dir, precision.describe(), device.type)
         results, rows = build_results(members, records, pairs, settings), per_image_rows(records)

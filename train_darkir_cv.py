@@ -9,6 +9,8 @@ and cv_summary.json, oof_predictions.csv, report.html and train.log in OUTPUT_DI
 continues an unfinished one.
 """
 
+import argparse
+import dataclasses
 import sys
 
 if sys.version_info < (3, 10):
@@ -20,10 +22,12 @@ from data import stop
 if __name__ == "__main__":
     stop.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
 
+from darkir.engine.distributed import World, join, leave, read_world
 from darkir.engine.doctor import dry_run
 from darkir.engine.exits import DONE, guarded
 from darkir.engine.fold import train_fold
 from darkir.engine.plans import cross_validation_plans, single_plan
+from darkir.engine.run_config import Options
 from darkir.engine.runlog import RunLog
 from darkir.engine.summary import update_summary
 from darkir.engine.train_options import parse_args
@@ -33,7 +37,17 @@ from darkir.engine.train_options import parse_args
 def main(argv: list[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     args, options = parse_args(argv, __doc__)
-    log = RunLog(None if args.dry_run else args.output_dir / "train.log")
+    world = read_world()
+    options = dataclasses.replace(options, device=join(world, options.device, options.train.batch_size))
+    try:
+        return run(args, options, world)
+    finally:
+        leave(world)
+
+
+def run(args: argparse.Namespace, options: Options, world: World) -> int:
+    """Train what was asked for, as one of the processes of `world`; returns the exit code."""
+    log = RunLog(None if args.dry_run else args.output_dir / "train.log", silent=not world.writes)
     if args.train_jsonl is not None:
         rows = (args.train_jsonl, args.val_jsonl, args.test_jsonl, args.val_ratio, args.base_dir)
         plans = [single_plan(*rows, options, args.output_dir, log)]
@@ -44,8 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         dry_run(plans, options, args.output_dir, log)
         return DONE
     for plan in plans:
-        train_fold(plan, options, log)
-        if plan.number is not None:
+        train_fold(plan, options, log, world)
+        if plan.number is not None and world.writes:
             update_summary(args.output_dir, args.n_folds, log)
     return DONE
 

@@ -123,9 +123,14 @@ class EpochPlan:
 
 
 class BatchKeys:
-    """Batch sampler over a whole run: from update `first_update` to the last update of the last epoch."""
+    """Batch sampler over a whole run: from update `first_update` to the last update of the last epoch.
 
-    def __init__(self, plan: EpochPlan, seed: int, epochs: int, first_update: int):
+    Of each batch it yields the share of process `rank` of `ranks`: every ranks-th key.
+    """
+
+    def __init__(self, plan: EpochPlan, seed: int, epochs: int, first_update: int, rank: int, ranks: int):
+        self.rank = rank
+        self.ranks = ranks
         self.plan = plan
         self.seed = seed
         self.epochs = epochs
@@ -140,24 +145,21 @@ class BatchKeys:
             keys = self.plan.keys(self.seed, epoch)[skipped * self.plan.samples_per_update :]
             skipped = 0
             for start in range(0, len(keys), self.plan.batch_size):
-                yield keys[start : start + self.plan.batch_size]
+                yield keys[start + self.rank : start + self.plan.batch_size : self.ranks]
 
 
-def training_batches(
-    dataset: TrainingPairs, plan: EpochPlan, seed: int, epochs: int, first_update: int, config: DataConfig, pin: bool
-) -> Iterator[dict]:
-    """Iterate {"src", "tar": uint8 (B, 3, R, R), "index": (B,)} from `first_update` to the end of the run."""
-    sampler = BatchKeys(plan, seed, epochs, first_update)
-    return start_workers(_loader(dataset, sampler, config.num_workers, pin))
+def training_batches(dataset: TrainingPairs, keys: BatchKeys, num_workers: int, pin: bool) -> Iterator[dict]:
+    """Iterate {"src", "tar": uint8 (B, 3, R, R), "index": (B,)} over the batches of `keys`."""
+    return start_workers(_loader(dataset, keys, num_workers, pin))
 
 
-def evaluation_loader(dataset: EvaluationPairs, batch_size: int, num_workers: int, pin: bool) -> DataLoader:
-    """A loader of whole frames; only frames of one size share a batch, and nothing is padded."""
-    return _loader(dataset, equal_size_batches(dataset, batch_size), min(num_workers, len(dataset)), pin)
+def evaluation_loader(dataset: EvaluationPairs, batches: list[list[int]], num_workers: int, pin: bool) -> DataLoader:
+    """A loader of whole frames in the given batches of indices (see equal_size_batches)."""
+    return _loader(dataset, batches, min(num_workers, len(dataset)), pin)
 
 
 def equal_size_batches(dataset: EvaluationPairs, batch_size: int) -> list[list[int]]:
-    """Indices in batches of one frame size each, sizes in order of first appearance."""
+    """Indices in batches of one frame size each, sizes in order of first appearance; nothing is padded to share a batch."""
     by_size: dict[tuple[int, int], list[int]] = {}
     for index in range(len(dataset)):
         by_size.setdefault(dataset.size_of(index), []).append(index)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import nn
 
+from darkir.engine.distributed import World
 from darkir.engine.errors import RunFailed, Stopped
 from darkir.engine.metrics import image_metrics
 from darkir.engine.runtime import Precision
@@ -38,15 +39,23 @@ def identity(src: torch.Tensor) -> torch.Tensor:
     return src
 
 
-def score(restore: Restore, loader: Iterable[dict], pairs: list[Pair], device: torch.device) -> list[dict]:
-    """Score every image: [{"src", "psnr", "ssim", "l1"}] in the order of `pairs`.
+def score(
+    restore: Restore, loader: Iterable[dict], pairs: list[Pair], device: torch.device, world: World
+) -> list[dict]:
+    """Score every image: [{"src", "psnr", "ssim", "l1"}] in the order of `pairs`, on every process of `world`.
+
+    `loader` yields this process's share of the frames. With several processes a signal is not looked at here: one that left
+    would let the others wait for ever.
 
     Raises Stopped between batches when a signal asked for it, RunFailed for an output that is not finite, and DataError for
     frames too small for SSIM.
     """
     records: list[dict | None] = [None] * len(pairs)
-    for src, tar, indices in frames(loader, device):
-        for index, metrics in zip(indices, image_metrics(restore(src), tar), strict=True):
+    mine: list[tuple[int, dict]] = []
+    for src, tar, indices in frames(loader, device, stoppable=world.size == 1):
+        mine += zip(indices, image_metrics(restore(src), tar), strict=True)
+    for part in world.gather(mine):
+        for index, metrics in part:
             if not all(math.isfinite(value) for value in metrics.values()):
                 raise RunFailed(
                     f"the output for {pairs[index].src} is not finite: the weights have diverged; try a lower --lr"
@@ -55,10 +64,12 @@ def score(restore: Restore, loader: Iterable[dict], pairs: list[Pair], device: t
     return records
 
 
-def frames(loader: Iterable[dict], device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
+def frames(
+    loader: Iterable[dict], device: torch.device, stoppable: bool = True
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
     """Yield (source, target, indices) with the images as float32 (B, 3, H, W) in [0, 1] on `device`."""
     for batch in start_workers(loader):
-        if stop.requested():
+        if stoppable and stop.requested():
             raise Stopped(f"{stop.requested()} received while scoring images")
         yield to_float(batch["src"], device), to_float(batch["tar"], device), batch["index"].tolist()
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from darkir.engine import checkpoint
 from darkir.engine.checkpoint import weights_content
+from darkir.engine.distributed import World
 from darkir.engine.errors import RunFailed
 from darkir.engine.evaluation import identity, restorer, score
 from darkir.engine.finetune import frozen_stages, let_learn
@@ -32,37 +35,46 @@ from darkir.network import DarkIR
 from darkir.weights import load_into, read_weights
 from data.dataset import EvaluationPairs, TrainingPairs
 from data.files import FolderLock, remove_stale_temporaries, utc_now
-from data.loader import EpochPlan, Mixing, evaluation_loader, training_batches
+from data.loader import BatchKeys, EpochPlan, Mixing, equal_size_batches, evaluation_loader, training_batches
 from losses.objective import Objective
 
 
-def train_fold(plan: FoldPlan, options: Options, log: RunLog) -> None:
+def train_fold(plan: FoldPlan, options: Options, log: RunLog, world: World) -> None:
     """Train one fold to its end in `plan.folder`: skipped when finished there, continued when unfinished.
 
     Raises RunRefused (leak, changed options), Stopped (signal; state saved), RunFailed (numbers), DataError (lock, photos).
     """
-    with FolderLock(plan.folder) as lock:
-        if lock.taken_over_from:
-            log(f"⚠️  taking over {plan.folder} from process {lock.taken_over_from['pid']}, which died")
-        remove_stale_temporaries(plan.folder)
-        if options.overwrite:
-            remove_outputs(plan.folder)
+    with _owned(plan.folder, options.overwrite, log) if world.writes else contextlib.nullcontext():
+        world.wait_for_all()  # for what rank 0 clears away
         asked = asked_config(plan, options)
         done = checkpoint.finished_soundly(plan.folder, log)
         if done is not None:
             refuse_changes(done["config"], asked, plan.folder, log)
             log(f"{plan.name}: finished before, skipped ({plan.folder})")
-            return
-        sizes = f"{len(plan.train)} training pairs, {len(plan.val)} validation pairs"
-        log(f"===== {plan.name}: {sizes}, {utc_now()} =====")
-        FoldTraining(plan, options, asked, log).to_the_end()
+        else:
+            sizes = f"{len(plan.train)} training pairs, {len(plan.val)} validation pairs"
+            log(f"===== {plan.name}: {sizes}, {utc_now()} =====")
+            FoldTraining(plan, options, asked, log, world).to_the_end()
+        world.wait_for_all()  # for what rank 0 has written
+
+
+@contextlib.contextmanager
+def _owned(folder: Path, overwrite: bool, log: RunLog) -> Iterator[None]:
+    """Hold the folder's lock, with what a killed process left there cleared away."""
+    with FolderLock(folder) as lock:
+        if lock.taken_over_from:
+            log(f"⚠️  taking over {folder} from process {lock.taken_over_from['pid']}, which died")
+        remove_stale_temporaries(folder)
+        if overwrite:
+            remove_outputs(folder)
+        yield
 
 
 class FoldTraining:
     """The parts of one run, joined. Lives inside the folder's lock."""
 
-    def __init__(self, plan: FoldPlan, options: Options, asked: dict, log: RunLog):
-        self.plan, self.options, self.asked, self.log = plan, options, asked, log
+    def __init__(self, plan: FoldPlan, options: Options, asked: dict, log: RunLog, world: World):
+        self.plan, self.options, self.asked, self.log, self.world = plan, options, asked, log, world
         self.precision = choose_precision(options.device, options.train.mixed_precision, options.train.amp_dtype)
         self.objective = Objective(options.loss, options.device)
         self.epoch_plan = EpochPlan(
@@ -94,9 +106,13 @@ class FoldTraining:
             epoch_ended=self._epoch_ended,
             red_flags=self._red_flags,
             memory_advice=self._memory_advice,
+            world=self.world,
             log=self.log,
         )
-        with Tracker(self.plan.folder, len(self.progress.history)) as self.tracker:
+        if self.world.writes:
+            with Tracker(self.plan.folder, len(self.progress.history)) as self.tracker:
+                fit(run, self.learner, self.progress)
+        else:
             fit(run, self.learner, self.progress)
         self._finish()
 
@@ -110,11 +126,11 @@ class FoldTraining:
             self.learner.network, self.objective, self.precision, options.device, options.train
         )
         started = time.monotonic()
-        batch = self.first_batch()
+        batch, pairs = self.first_batch(), [*self.plan.train, *self.plan.mix]
         try:
             self.memory = check_first_update(rehearsal, batch)
         except NonFinite as fault:
-            names = ", ".join(self.plan.train[index].src for index in batch["index"].tolist())
+            names = ", ".join(pairs[index].src for index in batch["index"].tolist())
             message = f"self-test: {fault.what} is not finite in the first batch; its photos: {names}"
             if not options.train.skip_bad_batches:
                 raise RunFailed(f"{message}. Look at them and at the starting weights, or use float32") from fault
@@ -128,10 +144,10 @@ class FoldTraining:
         return rehearsal
 
     def first_batch(self) -> dict:
-        """The batch that the first update will see, loaded in this process."""
+        """This process's share of the batch that the first update will see, loaded in this process."""
         dataset = self._training_pairs()
         keys = self.epoch_plan.keys(self.options.train.seed, 0)[: self.options.train.batch_size]
-        return default_collate([dataset[key] for key in keys])
+        return default_collate([dataset[key] for key in self.world.share(keys)])
 
     def _memory_advice(self) -> str:
         return memory_advice(self.memory, self.options.train.batch_size, self.options.data.resolution)
@@ -198,17 +214,19 @@ class FoldTraining:
         self.log(f"Continuing {self.plan.name.lower()} at update {progress.step}, after {len(progress.history)} epochs")
         return progress
 
-    def _validation_loader(self):
+    def _validation_loader(self) -> DataLoader:
         dataset = EvaluationPairs(self.plan.val, self.options.data.resolution, self.options.data.fit)
-        return evaluation_loader(
-            dataset, self.options.train.batch_size, self.options.data.num_workers, self.options.device.type == "cuda"
-        )
+        batches = self.world.share(equal_size_batches(dataset, self.options.train.batch_size))
+        return evaluation_loader(dataset, batches, self.options.data.num_workers, self._on_cuda)
 
     def _batches(self, first_update: int) -> Iterator[dict]:
-        data, train = self.options.data, self.options.train
-        pin = self.options.device.type == "cuda"
-        dataset = self._training_pairs()
-        return training_batches(dataset, self.epoch_plan, train.seed, train.epochs, first_update, data, pin)
+        train, world = self.options.train, self.world
+        keys = BatchKeys(self.epoch_plan, train.seed, train.epochs, first_update, world.rank, world.size)
+        return training_batches(self._training_pairs(), keys, self.options.data.num_workers, self._on_cuda)
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.options.device.type == "cuda"
 
     def _training_pairs(self) -> TrainingPairs:
         data = self.options.data
@@ -218,7 +236,7 @@ class FoldTraining:
 
     def _validate(self) -> list[dict]:
         restore = restorer(self.learner.average.network, self.precision)
-        return score(restore, self.val_loader, self.plan.val, self.options.device)
+        return score(restore, self.val_loader, self.plan.val, self.options.device, self.world)
 
     def _facts(self) -> dict[str, Any]:
         return {"data": self.seen.as_plain(), "config": self.asked, "fold": self.plan.number}
@@ -238,7 +256,8 @@ class FoldTraining:
         )
 
     def _save_state(self, progress: Progress) -> None:
-        checkpoint.save_last(self.plan.folder, self._state_content(progress))
+        if self.world.writes:
+            checkpoint.save_last(self.plan.folder, self._state_content(progress))
 
     def _epoch_begins(self, epoch: int) -> None:
         let_learn(self.learner.network, self.options.finetune, epoch, self.objective.needs_side)
@@ -252,6 +271,8 @@ class FoldTraining:
 
     def _epoch_ended(self, progress: Progress, is_best: bool) -> None:
         """Write what an epoch leaves. The state comes last: after a kill in between, the same files are written again."""
+        if not self.world.writes:
+            return
         epoch, folder = len(progress.history), self.plan.folder
         if is_best:
             metrics = {name: progress.best[name] for name in ("psnr", "ssim", "l1")}
@@ -268,7 +289,9 @@ class FoldTraining:
     def _finish(self) -> None:
         """Score the identity beside the best epoch's scores and write checkpoint_final.pt last."""
         best, history = self.progress.best, self.progress.history
-        untouched = score(identity, self.val_loader, self.plan.val, self.options.device)
+        untouched = score(identity, self.val_loader, self.plan.val, self.options.device, self.world)
+        if not self.world.writes:
+            return
         scores = [
             {**ours, **{f"identity_{name}": theirs[name] for name in ("psnr", "ssim", "l1")}}
             for ours, theirs in zip(best["scores"], untouched, strict=True)
@@ -296,6 +319,9 @@ class FoldTraining:
         parameters = sum(parameter.numel() for parameter in self.learner.network.parameters())
         size, device = self.options.model.model_size, describe_device(self.options.device)
         self.log(f"DarkIR-{size}, {parameters:,} parameters, {self.precision.describe()}, {device}")
+        if self.world.size > 1:
+            share = train.batch_size // self.world.size
+            self.log(f"{self.world.size} processes, each with {share} of the {train.batch_size} pairs of a batch")
         self.log(f"{plan.updates} updates an epoch of {plan.samples_per_update} samples, {train.epochs} epochs")
         if plan.refilled:
             self.log(f"The last update of an epoch is filled with {plan.refilled} second draws of the same photos")

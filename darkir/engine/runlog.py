@@ -8,15 +8,18 @@ from pathlib import Path
 
 
 class RunLog:
-    """`log(line)` prints a line and appends it to `path` (None: print only).
+    """`log(line)` prints a line and appends it to `path` (None: print only); a `silent` log does nothing.
 
     The log is the one file that is not replaced whole: it grows by single appends, which folds running side by side may share.
     """
 
-    def __init__(self, path: Path | None = None):
+    def __init__(self, path: Path | None = None, silent: bool = False):
         self.path = path
+        self.silent = silent
 
     def __call__(self, line: str) -> None:
+        if self.silent:
+            return
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
         if self.path is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from darkir.engine.distributed import World
 from darkir.engine.errors import RunFailed
 from darkir.engine.evaluation import restorer, to_float
 from darkir.engine.learner import Learner, make_learner
@@ -34,7 +35,9 @@ class Rehearsal:
 
     def update(self, batch: dict) -> bool:
         """One update with `batch`; True when it was applied, False when a float16 gradient overflowed."""
-        result = train_step(self.learner, self.objective, [batch], self.precision, self.device, self.grad_clip, 0)
+        result = train_step(
+            self.learner, self.objective, [batch], self.precision, self.device, self.grad_clip, 0, World()
+        )
         return not result.skipped
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from darkir.engine.distributed import World, average_gradients
 from darkir.engine.evaluation import to_float
 from darkir.engine.learner import Learner
 from darkir.engine.runtime import Precision
@@ -42,8 +43,9 @@ def train_step(
     device: torch.device,
     grad_clip: float,
     update: int,
+    world: World,
 ) -> StepResult:
-    """One update from the mean gradient of `batches` (each {"src", "tar": uint8 (B, 3, R, R)}).
+    """One update from the mean gradient of `batches` (each {"src", "tar": uint8 (B, 3, R, R)}), over all processes of `world`.
 
     Raises NonFinite before the weights change. A float16 gradient overflow is a skipped step, not an error, until the loss
     scale falls below 1.
@@ -55,10 +57,11 @@ def train_step(
         learner.scaler.scale(sum(terms.values()) / len(batches)).backward()
         for name, term in terms.items():
             sums[name] = sums.get(name, 0.0) + term.detach() / len(batches)
+    average_gradients(list(learner.network.parameters()), world)
     learner.scaler.unscale_(learner.optimizer)
     norm = clip_gradients(learner.network, grad_clip)
     # One transfer for all numbers: every .item() would make the host wait for the device again.
-    *values, grad_norm = torch.stack([*sums.values(), norm]).tolist()
+    *values, grad_norm = world.mean(torch.stack([*sums.values(), norm])).tolist()
     terms = dict(zip(sums, values, strict=True))
     skipped = _refuse_non_finite(terms, grad_norm, learner.scaler)
     learner.scaler.step(learner.optimizer)

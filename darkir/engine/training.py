@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from darkir.engine.distributed import World
 from darkir.engine.errors import RunFailed, Stopped
 from darkir.engine.evaluation import mean_metrics
 from darkir.engine.learner import Learner
@@ -63,6 +64,7 @@ class Run:
     epoch_ended: Callable[[Progress, bool], None]
     red_flags: Callable[[list[dict], int], dict[str, str]]
     memory_advice: Callable[[], str]
+    world: World
     log: RunLog
 
 
@@ -124,7 +126,7 @@ def _timed_update(run: Run, learner: Learner, progress: Progress, batches: Itera
     group = [next(batches) for _ in range(run.config.accumulate_steps)]
     try:
         result = train_step(
-            learner, run.objective, group, run.precision, run.device, run.config.grad_clip, progress.step
+            learner, run.objective, group, run.precision, run.device, run.config.grad_clip, progress.step, run.world
         )
     except NonFinite as fault:
         _leave_out_or_fail(run, progress, group, fault)
@@ -164,9 +166,9 @@ def _add(totals: dict[str, Any], result: StepResult | None, seconds: float) -> N
 
 
 def _stop_if_asked(run: Run, progress: Progress, saved: bool = False) -> None:
-    signal_name = stop.requested()
-    if signal_name is None:
+    if not run.world.any(stop.requested() is not None, run.device):
         return
+    signal_name = stop.requested() or "a signal to another process"
     if not saved:
         run.save_state(progress)
     raise Stopped(f"{signal_name} received; state saved at update {progress.step}, run the same command again")

@@ -1,0 +1,162 @@
+"""What freezing, layer decay, gradual unfreezing and mixing do to a fine-tuning with few pairs: one Markdown table.
+
+    make ablation PAIRS=folder_with_pairs.jsonl
+
+Rows need a `group` (scene). Three scenes are the new task, all others the pre-training. Each of the three in turn is the test;
+from the other two a few pairs are taken for fine-tuning. Everything runs through the scripts, so a rerun continues, and no
+test photo is ever seen. Scores are of the last epoch (no choosing on the test scene), intervals are paired over photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from darkir.engine.statistics import paired_difference, summarise
+from data.files import write_json, write_jsonl
+
+ROOT = Path(__file__).resolve().parent.parent
+NEW_SCENES = 3
+FORGETTING_PAIRS = 6
+REFERENCE = "fine-tuned, nothing else"
+VARIANTS = {
+    "from scratch": None,
+    REFERENCE: [],
+    "freeze 2 stages": ["--freeze_stages", "2"],
+    "freeze 3, thaw one every {third} epochs": ["--freeze_stages", "3", "--unfreeze_every", "{third}"],
+    "layer decay 0.8": ["--layer_decay", "0.8"],
+    "mixed with pre-training pairs, ratio 0.5": ["--mix_jsonl", "{mix}", "--mix_ratio", "0.5"],
+    "strong augmentation": ["--preprocess", "strong_aug"],
+}
+
+
+def main() -> None:
+    args = parse_args()
+    rows = absolute_rows(args.pairs_jsonl)
+    scenes = sorted({row["group"] for row in rows}, key=lambda scene: hashlib.sha256(scene.encode()).hexdigest())
+    new, old = scenes[:NEW_SCENES], scenes[NEW_SCENES:]
+    folder = args.output_dir
+    before = [row for row in rows if row["group"] in old]
+    write_jsonl(folder / "pretrain" / "train.jsonl", before[FORGETTING_PAIRS:])
+    write_jsonl(folder / "pretrain" / "val.jsonl", before[:FORGETTING_PAIRS])
+    train(args, "pretrain", folder / "pretrain" / "train.jsonl", args.pretrain_epochs, args.pretrain_lr, [])
+    scores = {"not fine-tuned": pooled(args, folder, new, rows, folder / "pretrain" / "checkpoint_best.pt")}
+    for name, flags in VARIANTS.items():
+        scores[fill(args, name)] = pooled_variant(args, folder, new, rows, name, flags)
+    print_table(args, scores, len(before), new)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs_jsonl", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--model_size", default="m")
+    parser.add_argument("--resolution", type=int, default=96)
+    parser.add_argument("--pretrain_epochs", type=int, default=6)
+    parser.add_argument("--pretrain_lr", type=float, default=8e-4)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--pairs_per_scene", type=int, default=4)
+    return parser.parse_args()
+
+
+def absolute_rows(path: Path) -> list[dict]:
+    """Rows with absolute paths, so that they may be written anywhere."""
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [{**row, **{side: str((path.parent / row[side]).resolve()) for side in ("src", "tar")}} for row in rows]
+
+
+def fill(args: argparse.Namespace, text: str) -> str:
+    return text.format(third=max(1, args.epochs // 3), mix=args.output_dir / "pretrain" / "train.jsonl")
+
+
+def script(name: str, *flags: object) -> None:
+    """Run one of the scripts as a user does; its log goes to stderr, so that stdout holds the table alone."""
+    subprocess.run([sys.executable, ROOT / name, *map(str, flags)], stdout=sys.stderr, check=True)
+
+
+def train(args: argparse.Namespace, name: str, rows: Path, epochs: int, lr: float, flags: list[str]) -> Path:
+    output = args.output_dir / name
+    common = ["--model_size", args.model_size, "--resolution", args.resolution, "--epochs", epochs, "--lr", lr]
+    common += [
+        "--lambda_vgg",
+        0,
+        "--num_workers",
+        0,
+        "--batch_size",
+        8,
+        "--ema_decay",
+        0.9,
+        "--early_stopping_patience",
+        0,
+    ]
+    script("train_darkir_cv.py", "--train_jsonl", rows, "--output_dir", output, *common, *flags)
+    return output
+
+
+def pooled_variant(
+    args: argparse.Namespace, folder: Path, new: list[str], rows: list[dict], name: str, flags: list[str] | None
+) -> dict[str, list[float]]:
+    """Fine-tune once for each test scene; the scores of all test photos, in a fixed order."""
+    scores: dict[str, list[float]] = {"psnr": [], "forgotten": []}
+    label = name.split("{")[0].strip().replace(" ", "_").replace(",", "")
+    for test_scene in new:
+        few = [row for scene in new if scene != test_scene for row in of_scene(rows, scene)[: args.pairs_per_scene]]
+        place = folder / f"{label}_{test_scene}"
+        write_jsonl(place / "train.jsonl", few)
+        write_jsonl(place / "val.jsonl", [row for row in rows if row["group"] not in new][:FORGETTING_PAIRS])
+        start = [] if flags is None else ["--pretrained_path", folder / "pretrain" / "checkpoint_best.pt"]
+        extra = [fill(args, flag) for flag in flags or []]
+        train(args, place.name, place / "train.jsonl", args.epochs, args.lr, [*start, *extra])
+        scores["psnr"] += test_psnr(args, place / "checkpoint_final.pt", of_scene(rows, test_scene), place)
+        scores["forgotten"].append(json.loads((place / "history.json").read_text())[-1]["val_psnr"])
+    return scores
+
+
+def pooled(args, folder: Path, new: list[str], rows: list[dict], weights: Path) -> dict[str, list[float]]:
+    """Scores of weights as they are on every new scene."""
+    scores = {"psnr": [], "forgotten": [json.loads((folder / "pretrain" / "history.json").read_text())[-1]["val_psnr"]]}
+    for scene in new:
+        scores["psnr"] += test_psnr(args, weights, of_scene(rows, scene), folder / f"as_is_{scene}")
+    return scores
+
+
+def of_scene(rows: list[dict], scene: str) -> list[dict]:
+    return [row for row in rows if row["group"] == scene]
+
+
+def test_psnr(args: argparse.Namespace, weights: Path, rows: list[dict], place: Path) -> list[float]:
+    """PSNR in dB of each photo of `rows`."""
+    write_jsonl(place / "test.jsonl", rows)
+    flags = ["--test_jsonl", place / "test.jsonl", "--output_dir", place / "test", "--num_workers", 0]
+    script("evaluate_darkir_test.py", "--checkpoint", weights, "--resolution", args.resolution, *flags)
+    with open(place / "test" / "per_image.csv", newline="", encoding="utf-8") as handle:
+        return [float(row["psnr"]) for row in csv.DictReader(handle) if row["model"] != "identity"]
+
+
+def print_table(args: argparse.Namespace, scores: dict, pretrained_on: int, new: list[str]) -> None:
+    reference = scores[REFERENCE]["psnr"]
+    write_json(args.output_dir / "ablation.json", scores)
+    print(
+        f"DarkIR-{args.model_size}, resolution {args.resolution}, pre-trained on {pretrained_on - FORGETTING_PAIRS} pairs for "
+        f"{args.pretrain_epochs} epochs, fine-tuned on {2 * args.pairs_per_scene} pairs for {args.epochs} epochs, tested on "
+        f"{len(reference)} photos of {len(new)} scenes\n"
+    )
+    print("| variant | test PSNR (95 %) | difference to plain fine-tuning (95 %) | PSNR on pre-training scenes |")
+    print("|---|---|---|---|")
+    for name, values in scores.items():
+        mean, change = summarise(values["psnr"]), paired_difference(reference, values["psnr"])
+        low, high = mean["ci95"]
+        lower, upper = change["ci95"]
+        kept = sum(values["forgotten"]) / len(values["forgotten"])
+        difference = "" if name == REFERENCE else f"{change['mean']:+.2f} dB [{lower:+.2f}, {upper:+.2f}]"
+        print(f"| {name} | {mean['mean']:.2f} dB [{low:.2f}, {high:.2f}] | {difference} | {kept:.2f} dB |")
+
+
+if __name__ == "__main__":
+    main()
