@@ -71,8 +71,9 @@ def prepare_pairs(config: FivekConfig, found: Found, log: Log) -> dict[str, dict
     if not todo:
         return records
     check_space(config, todo)
-    # Its presence says that the folder is whole.
-    (folder / METADATA).unlink(missing_ok=True)
+    # Their presence says that the folder is whole, and that rows speak of the images that are there.
+    for name in (METADATA, "train.jsonl", "val.jsonl"):
+        (folder / name).unlink(missing_ok=True)
     return records | _make_all(config, found, todo, recipe, log)
 
 

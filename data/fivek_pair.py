@@ -135,13 +135,13 @@ def _decode_both(files: dict[str, SourceFile], config: FivekConfig, work: _Work)
         shorter = min(max(kind.size) for kind in work.kinds)
         jpeg_scale = next((scale for scale in (8, 4, 2) if shorter >= scale * enough), 1)
     members = []
-    for (side, file), content, kind in zip(files.items(), work.contents, work.kinds, strict=True):
+    for (side, file), kind in zip(files.items(), work.kinds, strict=True):
+        content = work.contents.pop(0)  # a 16-bit file takes as much memory as its pixels
         options = {"auto_wb": config.auto_wb, "jpeg_scale": jpeg_scale, "long_side": enough}
         options["assume_prophoto"] = side == "target" and config.assume_profile == "prophoto"
         with _rejecting(side, file, config):
             members.append(read_member(content, file, kind, **options))
         work.facts[side]["size"] = list(members[-1].native_size)
-    work.contents.clear()
     return members
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -62,7 +61,7 @@ def is_current(record: dict, candidate: Candidate, digest: str, output_dir: Path
 
     Images are trusted by size and time; with `verify` their content is compared.
     """
-    sources = [dataclasses.asdict(file) for file in (candidate.input, candidate.target)]
+    sources = [vars(file) for file in (candidate.input, candidate.target)]
     if record.get("made_with") != digest or [record.get("input_file"), record.get("target_file")] != sources:
         return False
     row = record.get("row")
@@ -82,8 +81,8 @@ def store(output_dir: Path, candidate: Candidate, outcome: Outcome, digest: str,
         "status": REJECTED if outcome.reason else PAIR,
         "reason": outcome.reason,
         "made_with": digest,
-        "input_file": dataclasses.asdict(candidate.input),
-        "target_file": dataclasses.asdict(candidate.target),
+        "input_file": vars(candidate.input),
+        "target_file": vars(candidate.target),
         **outcome.facts,
         "licence": licence,
     }

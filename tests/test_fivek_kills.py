@@ -142,7 +142,8 @@ def test_requirement_10_a_kill_between_two_sets_of_options_mixes_nothing(folder,
     assert finish(start(folder, output, 1)) == 3
     assert tree(output) == tree(folder / "whole")
     assert finish(start(folder, output, 2, "--jpeg_quality", "80", kill_at=8)) == -signal.SIGKILL
-    assert not (output / "dataset_metadata.json").exists(), "what it describes is no longer there"
+    for name in ("dataset_metadata.json", "train.jsonl", "val.jsonl"):
+        assert not (output / name).exists(), "what it describes is no longer there"
     assert finish(start(folder, output, 1)) == 3
     assert tree(output) == tree(folder / "whole")
 
