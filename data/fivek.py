@@ -111,6 +111,9 @@ def report_dataset(config: FivekConfig, metadata: dict, records: dict[str, dict]
     for side, count in sizes.items():
         if not count and metadata["pairs"]:
             log(f"warning: no pair fell to {side}, so there is no {side}.jsonl; change --val_ratio or --val_list")
+    weak = sorted(metadata["warnings"])
+    if weak:
+        log(f"warning: {len(weak)} pairs match only weakly, look at them: {', '.join(weak[:SHOWN])}")
     _report_colour(metadata, log)
     log(f"Licences: {', '.join(f'{name} {count}' for name, count in metadata['licences'].items())}; research only")
     log(f"Wrote {config.output_dir}: images/, train.jsonl, val.jsonl, rejected.csv, {METADATA}")

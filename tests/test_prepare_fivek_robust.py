@@ -1,17 +1,23 @@
 """prepare_fivek_robust.py as a user meets it: flags, exit codes, log lines, the script itself."""
 
+import fcntl
+import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import prepare_fivek_robust
 from darkir.options import add_options, make_parser
 from data import fivek
 from data.fivek_options import FivekConfig
-from tests.fivek_folder import SMALL, keys, put, put_pairs, run
+from tests.fivek_folder import SMALL, encoded, keys, put, put_pairs, record, run, source
 from tests.fivek_tree import build_tree
 from tests.photos import write_pairs
 
@@ -132,10 +138,33 @@ def test_the_log_has_one_line_a_hundred_pairs_and_tells_what_matters(tmp_path, m
     assert captured.err == "", "bars are for terminals"
 
 
+def test_a_terminal_gets_a_bar_with_rate_and_time_left(tmp_path):
+    put_pairs(tmp_path / "fivek", range(1, 31))
+    command = [sys.executable, SCRIPT, "--fivek_dir", tmp_path / "fivek", "--output_dir", tmp_path / "out", *SMALL]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 40, 100, 0, 0))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        lines = process.stdout.read().decode()
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert re.search(r"FiveK: 100%.*30/30 \[\d\d:\d\d<\d\d:\d\d,.*pair/s\]", shown)
+    assert "pairs/s" not in lines and process.returncode == 0
+
+
 def test_a_side_without_pairs_has_no_file_and_the_log_says_so(tmp_path, capsys):
     put_pairs(tmp_path / "fivek", [2, 3])
     assert run(tmp_path / "fivek", tmp_path / "out", "--val_ratio", "0") == 0
     assert "no pair fell to val" in capsys.readouterr().out and not (tmp_path / "out" / "val.jsonl").exists()
+
+
+def test_a_weak_match_is_kept_and_named(tmp_path, capsys):
+    put_pairs(tmp_path / "fivek", [2, 3])
+    shifted = np.roll(source(3), 2, axis=1)
+    put(tmp_path / "fivek", "input/a0003-photo 0.jpeg", encoded(shifted))
+    assert run(tmp_path / "fivek", tmp_path / "out") == 0
+    assert 0.5 < record(tmp_path / "out", "a0003")["correlation"] < 0.75
+    assert "1 pairs match only weakly, look at them: a0003" in capsys.readouterr().out
 
 
 def test_nothing_but_rejects_ends_with_3_whatever_is_allowed(tmp_path):
