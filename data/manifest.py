@@ -9,6 +9,7 @@ import difflib
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -228,6 +229,11 @@ def _text_fault(row: dict, key: str) -> str | None:
         return f"{key} must be a path in quotes, not {json.dumps(row[key])[:40]}"
     if not row[key].strip():
         return f"{key} is empty"
+    try:
+        os.fsencode(row[key])
+    except UnicodeEncodeError:
+        name = sys.getfilesystemencoding()
+        return f"{key} {row[key]!a} cannot be a file name in the locale's encoding ({name}); set LC_ALL=C.UTF-8"
     return f"{key} holds a NUL character" if "\0" in row[key] else None
 
 

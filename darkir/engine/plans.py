@@ -14,6 +14,8 @@ from data.manifest import Pair, read_pairs
 from data.split_files import verify_splits
 from data.splits import hold_out
 
+SHOWN = 20
+
 
 def cross_validation_plans(
     splits_dir: Path, base_dir: Path | None, output_dir: Path, n_folds: int, options: Options, log: RunLog
@@ -32,6 +34,7 @@ def cross_validation_plans(
         folder = splits_dir / f"fold_{number}"
         train, val = (known_pairs(folder / name, base_dir, log) for name in ("train.jsonl", "val.jsonl"))
         plans.append(FoldPlan(number, output_dir / f"fold_{number}", train, val, test, mix))
+    report_lookalikes({"test": test, "validation": [pair for plan in plans for pair in plan.val], "mixed": mix}, log)
     return plans
 
 
@@ -61,7 +64,22 @@ def single_plan(
     if test_jsonl is None:
         log("No --test_jsonl: nothing checks these rows against a test set")
     test = [] if test_jsonl is None else known_pairs(test_jsonl, base_dir, log)
-    return FoldPlan(None, output_dir, train, val, test, mixed_pairs(options, log))
+    mix = mixed_pairs(options, log)
+    report_lookalikes({"training": train, "validation": val, "test": test, "mixed": mix}, log)
+    return FoldPlan(None, output_dir, train, val, test, mix)
+
+
+def report_lookalikes(sides: dict[str, list[Pair]], log: RunLog) -> None:
+    """A warning for each two rows on different sides that look the same, with both names; equal test photos are refused later."""
+    rows = [(side, pair) for side, pairs in sides.items() for pair in pairs]
+    hits = [
+        hit for hit in near_duplicate_pairs([pair for _, pair in rows]) if rows[hit.first][0] != rows[hit.second][0]
+    ]
+    for hit in hits[:SHOWN]:
+        (side, pair), (other_side, other) = rows[hit.first], rows[hit.second]
+        log(f"⚠️  {pair.src} ({side}, {pair.where}) looks the same as {other.src} ({other_side}, {other.where})")
+    if len(hits) > SHOWN:
+        log(f"⚠️  ... and {len(hits) - SHOWN} more rows that look the same on two sides")
 
 
 def mixed_pairs(options: Options, log: RunLog) -> list[Pair]:

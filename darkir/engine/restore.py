@@ -10,7 +10,6 @@ import torch
 from darkir.engine.errors import RunRefused
 from darkir.engine.learner import Learner
 from darkir.engine.training import EMPTY_TOTALS, Progress
-from darkir.weights import load_into
 
 # What torch's own load_state_dict functions raise on content of another shape.
 MISFITS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError)
@@ -19,11 +18,13 @@ MISFITS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexE
 def restore(state: dict[str, Any], learner: Learner, val_pairs: int, source: str) -> Progress:
     """Put a state (as `checkpoint.read_state` returns it) into `learner` and return where its run stands.
 
-    Raises ModelError or RunRefused, naming `source`, when a part does not fit this run's network or optimizer.
+    Raises RunRefused, naming `source`, when a part does not fit this run's network or optimizer.
     """
     progress = _progress(state, val_pairs, source)
-    load_into(learner.network, state["raw_params"], source)
-    load_into(learner.average.network, state["params"], source)
+    for network, part in ((learner.network, "raw_params"), (learner.average.network, "params")):
+        if _shapes(network.state_dict()) != _shapes(state[part]):
+            raise _unusable(source, f"its {part} are not the weights of this network")
+        network.load_state_dict(state[part])
     try:
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.scaler.load_state_dict(state["scaler"])
@@ -35,6 +36,10 @@ def restore(state: dict[str, Any], learner: Learner, val_pairs: int, source: str
             if not _fits(learner.optimizer.state.get(parameter, {}), parameter):
                 raise _unusable(source, "the optimizer's moments are not those of this network")
     return progress
+
+
+def _shapes(params: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in params.items()}
 
 
 def _fits(moments: dict[str, Any], parameter: torch.Tensor) -> bool:
