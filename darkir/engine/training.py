@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from tqdm import tqdm
 
 from darkir.engine.distributed import World
 from darkir.engine.errors import RunFailed, Stopped
@@ -95,14 +97,17 @@ def fit(run: Run, learner: Learner, progress: Progress) -> None:
     while len(progress.history) < config.epochs and not progress.stopped_early:
         epoch = len(progress.history) + 1
         run.epoch_begins(epoch - 1)
+        bar = _progress_bar(run, epoch, progress.step % updates)
         while progress.step < epoch * updates:
             lr = learning_rate(progress.step, total, warmup, config.lr)
             set_learning_rate(learner.optimizer, lr)
             _timed_update(run, learner, progress, batches)
+            bar.update()
             _stop_if_asked(run, progress)
             if progress.step < epoch * updates and saved.is_due(progress.step, config.checkpoint_every_steps):
                 run.save_state(progress)
                 saved = _LastSave(progress.step, time.monotonic())
+        bar.close()
         try:
             scores = run.validate()
         except Stopped as stopped:
@@ -113,6 +118,12 @@ def fit(run: Run, learner: Learner, progress: Progress) -> None:
         if epoch == first_epoch < config.epochs:
             _log_time_left(run, time.monotonic() - started, config.epochs - epoch)
         _stop_if_asked(run, progress, saved=True)
+
+
+def _progress_bar(run: Run, epoch: int, done: int) -> tqdm:
+    """Updates of one epoch, on a terminal only: a log file gets one line an epoch."""
+    shown = run.world.writes and sys.stderr.isatty()
+    return tqdm(total=run.plan.updates, initial=done, desc=f"Epoch {epoch}", leave=False, disable=not shown)
 
 
 def _log_time_left(run: Run, seconds: float, epochs_left: int) -> None:
