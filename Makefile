@@ -6,7 +6,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO ?= demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench test-slurm install-slurm clean
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed (PYTHON=...)")'
@@ -37,6 +37,15 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(PY) -m bench.bench_fivek
+
+# Jobs, arrays, requeues on a Slurm of its own; skipped with a reason where Slurm is not installed.
+test-slurm: $(VENV)/.installed-dev
+	$(PY) -m pytest -rs tests/slurm/check_jobs.py
+
+# As root, on Debian or Ubuntu; nothing of it is started.
+install-slurm:
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge
 
 clean:
 	rm -rf $(VENV) $(DEMO)

@@ -27,12 +27,14 @@ set -euo pipefail
 BATCH=0
 home=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 if [[ -n ${SLURM_JOB_ID:-} && ${BASH_SOURCE[0]##*/} == slurm_script ]]; then
-    # A copy in Slurm's spool folder runs: the toolkit lies where the script was submitted from.
+    # What runs is a copy in Slurm's spool folder; the script that was submitted lies with the toolkit.
     BATCH=1
     home=$(scontrol --oneliner show job "$SLURM_JOB_ID" | sed -n 's:.* Command=\(.*\)/train_with_pretrain\.sh.*:\1:p' | head -n 1) || true
-    [[ -e $home/slurm/job.sh ]] || home=$SLURM_SUBMIT_DIR
+    [[ $home == /* ]] || home=$SLURM_SUBMIT_DIR/$home
+    [[ -e $home/slurm/job.sh ]] || home=$SLURM_SUBMIT_DIR # no scontrol, or the script came through a pipe
 fi
 export DARKIR_HOME=${DARKIR_HOME:-$home}
+source "$DARKIR_HOME/slurm/job.sh"
 
 if [[ -e $DARKIR_HOME/slurm/site.sh ]]; then
     set +u # modules and conda read unset variables
@@ -58,7 +60,6 @@ fi
 : "${EVALUATION_OPTIONS:=}" "${BASELINE:=}" "${BASELINE_L1:=}" "${PARALLEL_FOLDS:=0}"
 : "${PREPARE_SBATCH:=}" "${TRAIN_SBATCH:=}"
 
-source "$DARKIR_HOME/slurm/job.sh"
 source "$DARKIR_HOME/slurm/chain.sh"
 source "$DARKIR_HOME/slurm/pretraining.sh"
 source "$DARKIR_HOME/slurm/submit.sh"

@@ -2,11 +2,13 @@
 # Life under Slurm, for the wrappers at the top: signals reach the running step, a stopped job requeues itself and continues in
 # the same log, and a job that only restarts ends. Without Slurm the same functions just run the steps.
 #
-# In:  BATCH (1 in a batch job), OUTPUT_DIR, WATCHED (paths under which progress shows).
+# In:  BATCH (1 in a batch job), DARKIR_HOME, OUTPUT_DIR, interpreter, WATCHED (folders in which progress shows).
 # Out: every step's own exit code; 75 after a signal with a sound state; 1 when restarts bring nothing.
 
 STOPPED=75
 RUNS_WITHOUT_STEP=3
+# Set where preemption only cancels; where it requeues, Slurm has done so by then and shows nothing.
+PREEMPTED=' PreemptTime=[0-9]'
 signal_received=""
 children=()
 
@@ -51,16 +53,10 @@ name_array_log() {
     fi
 }
 
-progress() { # One word that changes when a training step was made or a pair was prepared.
-    # The content decides: a run that is stopped before its first step writes the same state anew.
-    find "${WATCHED[@]}" \( -name checkpoint_last.pt -exec sha256sum {} + \) -o \( -path '*/meta/*' -type f -print \) 2>/dev/null |
-        sort | sha256sum | cut -d ' ' -f 1
-}
-
 refuse_useless_restart() {
-    local file now before="" runs=0
+    local file now before="" runs=0 # "" is no word that progress.py prints
     file=$(job_folder)/restarts_${SLURM_ARRAY_TASK_ID:-0}
-    now=$(progress || true)
+    now=$("${interpreter[@]}" "$DARKIR_HOME/slurm/progress.py" "${WATCHED[@]}") || fail 1 "slurm/progress.py does not run"
     if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && -e $file ]]; then
         read -r runs before <"$file"
     fi
@@ -133,9 +129,10 @@ stop() { # Requeue first, then leave at once: Slurm holds the node for a script 
     fi
     id=$(job_id)
     facts=$(scontrol --oneliner show job "$id") || facts="scontrol is not to be had"
-    if [[ $facts == *" JobState="* && $facts != *" JobState=RUNNING "* ]]; then
+    if [[ $facts == *" JobState="* && $facts != *" JobState=RUNNING "* && ! $facts =~ $PREEMPTED ]]; then
+        # A requeue now would bring a cancelled job back to life.
         say "Stopped by Slurm, which cancelled or requeued the job itself. To continue after a cancel: submit again"
-    elif [[ $signal_received == TERM && ! $facts =~ \ PreemptTime=[0-9] ]]; then
+    elif [[ $signal_received == TERM && ! $facts =~ $PREEMPTED ]]; then
         say "Stopped by SIGTERM, so not requeued. To continue: scontrol requeue $id"
     elif scontrol requeue "$id"; then
         say "Stopped and requeued: continues in this log"

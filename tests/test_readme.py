@@ -12,8 +12,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # Elsewhere: make test is what runs this, CI runs make demo, and its environment installs the requirements. VGG19's weights
-# cannot be fetched without internet.
+# cannot be fetched without internet. The wrappers run in test_wrappers.py and, with Slurm's commands, in make test-slurm.
 RUN_ELSEWHERE = ("make demo", "make test", "python3 -m pip install", "python -c")
+RUN_ELSEWHERE += ("INPUT_DIR=photos", "squeue", "tail -f", "scancel")
 SMALLER = {
     "create_data_splits.py": [],
     "train_darkir_cv.py": "--model_size tiny --epochs 1 --resolution 32 --num_workers 0 --lambda_vgg 0".split(),

@@ -1,0 +1,183 @@
+"""Both wrappers on a real Slurm, at tiny settings: make test-slurm. Not part of make test, which needs no Slurm.
+
+What a job does is compared with an uninterrupted job of the same settings: every tensor and record must be equal, bit for bit.
+"""
+
+import json
+import shutil
+import sys
+
+import pytest
+
+from darkir.weights import read_checkpoint
+from tests.slurm.cluster import Cluster, why_not
+from tests.slurm.desk import ROOT, Desk, slow_python
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory):
+    running = Cluster(tmp_path_factory.mktemp("cluster"), cpus=32)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def desk(cluster, tmp_path):
+    return Desk(cluster, tmp_path / "my desk")
+
+
+@pytest.fixture(scope="session")
+def limited(cluster, tmp_path_factory):
+    """A job that its time limit stops: submitted first, looked at last, since Slurm takes its time."""
+    desk = Desk(cluster, tmp_path_factory.mktemp("limited") / "my desk")
+    slow = slow_python(desk.folder, 4)
+    return desk, desk.submit("--time=2", "--signal=B:USR1@30", **slow)
+
+
+@pytest.fixture(scope="session")
+def plain(limited, cluster, tmp_path_factory):
+    """An uninterrupted job, to compare with."""
+    desk = Desk(cluster, tmp_path_factory.mktemp("plain") / "my desk")
+    job = desk.submit()
+    assert desk.wait_for_end(job) == ["COMPLETED"], desk.log(job)
+    return desk, job
+
+
+def test_a_job_splits_trains_and_evaluates(plain):
+    desk, job = plain
+    assert "===== Done: test_results/report.html" in desk.log(job)
+    assert desk.evaluations() == 1
+    results = json.loads((desk.folder / "test_results" / "test_results.json").read_text())
+    assert results["n"] == 6 and len(results["models"]) == 3
+
+
+def test_an_array_whose_last_task_is_stopped_evaluates_once_and_ends_equal(plain, desk):
+    array = desk.submit("--array=1-3", **slow_python(desk.folder, 1))
+    tasks = [f"{array}_{number}" for number in (1, 2, 3)]
+    # Slurm gives the last task the array's own id: a requeue by that id would restart its siblings.
+    assert desk.facts(tasks[2])["JobId"] == array
+    desk.wait_for_training(tasks[2])
+    desk.cluster.command("scancel", "--signal=USR1", "--batch", tasks[2])
+    assert desk.wait_for_end(*tasks) == ["COMPLETED"] * 3
+    assert [desk.restarts(task) for task in tasks] == [0, 0, 1]
+    log = desk.log(tasks[2])
+    assert "state saved at update" in log and "Stopped and requeued" in log and "Continuing fold 3" in log
+    assert desk.evaluations() == 1
+    assert desk.differences(plain[0]) == []
+    theirs, ours = ((one.folder / "test_results" / "per_image.csv").read_text() for one in (plain[0], desk))
+    assert ours == theirs
+
+
+def test_a_failing_fold_stops_the_evaluation_and_can_be_run_again(desk):
+    (desk.folder / "outputs").mkdir()
+    (desk.folder / "outputs" / "fold_2").write_text("a file where a folder belongs")
+    array = desk.submit("--array=1-2", N_FOLDS="2", EPOCHS="1")
+    tasks = [f"{array}_{number}" for number in (1, 2)]
+    assert desk.wait_for_end(*tasks) == ["COMPLETED", "FAILED"]
+    assert desk.facts(tasks[1])["ExitCode"] == "1:0"
+    assert desk.evaluations() == 0 and not (desk.folder / "test_results").exists()
+    (desk.folder / "outputs" / "fold_2").unlink()
+    desk.cluster.command("scontrol", "requeue", tasks[1])
+    desk.wait_for(lambda: desk.state(tasks[1]) == "COMPLETED", tasks[1])
+    assert desk.evaluations() == 1
+
+
+def test_a_job_that_only_restarts_ends_with_1(plain, desk):
+    program = desk.folder / "stopped at once"
+    program.write_text(f'#!/bin/sh\ncase "$1" in *train_darkir_cv.py) exit 75 ;; esac\nexec "{sys.executable}" "$@"\n')
+    program.chmod(0o755)
+    splits = str(plain[0].folder / "data_splits")
+    job = desk.submit(PYTHON=str(program), SPLITS_DIR=splits)
+    assert desk.wait_for_end(job) == ["FAILED"]
+    assert desk.facts(job)["ExitCode"] == "1:0" and desk.restarts(job) == 3
+    assert "3 runs in a row were stopped without one new training step" in desk.log(job)
+
+
+def test_a_cancelled_job_saves_and_stays_cancelled(desk):
+    job = desk.submit(**slow_python(desk.folder, 1))
+    desk.wait_for_training(job)
+    desk.cluster.command("scancel", job)
+    desk.wait_for(lambda: "Stopped by Slurm" in desk.log(job), job)
+    assert desk.wait_for_end(job) == ["CANCELLED"] and desk.restarts(job) == 0
+    assert read_checkpoint(desk.folder / "outputs" / "fold_1" / "checkpoint_last.pt")["step"] >= 1
+
+
+@pytest.mark.parametrize("partition", ["requeued", "cancelled"])
+def test_a_preempted_job_continues(desk, partition):
+    slot = ("--gres=gpu:1,slot:1",)
+    job = desk.submit(f"--partition={partition}", *slot, N_FOLDS="1", **slow_python(desk.folder, 1))
+    desk.wait_for_training(job)
+    other = desk.cluster.command("sbatch", "--parsable", "--partition=urgent", *slot, "--wrap=true", cwd=desk.folder)
+    assert desk.wait_for_end(other.strip(), job) == ["COMPLETED", "COMPLETED"]
+    assert desk.restarts(job) == 1 and "Continuing single run" in desk.log(job)
+    assert desk.evaluations() == 1
+
+
+def fivek_folder(desk):
+    """A folder of FiveK's shape: inputs and the renditions of expert C."""
+    for number, path in enumerate(sorted((ROOT / "data" / "sample" / "images").glob("*_src.jpg"))[:8], start=1):
+        for side, place in (("src", "input"), ("tar", "c")):
+            target = desk.folder / "fivek_dataset" / place / f"a{number:04d}-photo.jpg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path.with_name(path.name.replace("_src", f"_{side}")), target)
+
+
+CHAIN = {"PRETRAIN_RESOLUTION": "32", "PRETRAIN_EPOCHS": "1", "PRETRAIN_BATCH_SIZE": "4", "N_FOLDS": "2"}
+CHAIN |= {"FIVEK_OPTIONS": "--min_resolution 64 --workers 1 --val_ratio 0.3", "OUTPUT_DIR": "outputs"}
+
+
+def submit_chain(desk, **settings):
+    """train_with_pretrain.sh --submit; the ids of its jobs by stage."""
+    words = ["bash", str(ROOT / "train_with_pretrain.sh"), "--submit", "--lambda_vgg", "0"]
+    printed = desk.cluster.command(*words, cwd=desk.folder, env=desk.environment(**CHAIN, **settings))
+    lines = [line.split(": job ") for line in printed.splitlines() if ": job " in line]
+    return dict(lines), printed
+
+
+def test_the_chain_of_jobs_pretrains_finetunes_and_evaluates(desk):
+    fivek_folder(desk)
+    jobs, printed = submit_chain(desk)
+    assert list(jobs) == ["prepare", "pretrain", "folds", "evaluate"]
+    assert f"squeue --jobs={','.join(jobs.values())}" in printed
+    array = jobs["folds"]
+    names = [jobs["prepare"], jobs["pretrain"], f"{array}_1", f"{array}_2", jobs["evaluate"]]
+    assert "tail -F " + " ".join(f"darkir_cv_{name}.out" for name in names) in printed
+    assert desk.wait_for_end(*names, seconds=240) == ["COMPLETED"] * 5, desk.log(jobs["prepare"])
+    assert desk.evaluations() == 1
+    assert "Starting from outputs_fivek_pretrained/checkpoint_best.pt" in desk.log(names[3])
+    assert read_checkpoint(desk.folder / "outputs" / "fold_2" / "checkpoint_best.pt")["data"]["earlier"]
+    assert (desk.folder / "test" / "finetuned_from_fivek" / "test_results.json").exists()
+
+
+def test_a_failed_job_of_the_chain_cancels_those_after_it(desk):
+    (desk.folder / "fivek_dataset").mkdir()
+    jobs, _ = submit_chain(desk)
+    names = [jobs["prepare"], jobs["pretrain"], f"{jobs['folds']}_1", jobs["evaluate"]]
+    assert desk.wait_for_end(*names) == ["FAILED", "CANCELLED", "CANCELLED", "CANCELLED"]
+    assert desk.facts(jobs["prepare"])["ExitCode"] == "2:0"
+    assert "FiveK preparation ended with exit code 2" in desk.log(jobs["prepare"])
+
+
+def test_a_failing_fold_of_the_chain_cancels_the_evaluation(plain, desk):
+    (desk.folder / "outputs").mkdir()
+    (desk.folder / "outputs" / "fold_2").write_text("a file where a folder belongs")
+    weights = plain[0].folder / "outputs" / "fold_1" / "checkpoint_best.pt"
+    jobs, _ = submit_chain(desk, PRETRAINED_PATH=str(weights))
+    assert list(jobs) == ["prepare", "folds", "evaluate"]
+    names = [f"{jobs['folds']}_1", f"{jobs['folds']}_2", jobs["evaluate"]]
+    assert desk.wait_for_end(*names) == ["COMPLETED", "FAILED", "CANCELLED"]
+
+
+def test_a_job_stopped_by_its_time_limit_continues_in_the_same_log_and_ends_equal(limited, plain):
+    desk, job = limited
+    assert desk.wait_for_end(job, seconds=180) == ["COMPLETED"]
+    assert desk.restarts(job) >= 1
+    log = desk.log(job)
+    assert "SIGUSR1 received; state saved" in log and "restart 0" in log and "restart 1" in log
+    assert desk.evaluations() == 1
+    assert desk.differences(plain[0]) == []
