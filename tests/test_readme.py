@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.fivek_tree import build_tree
+from tests.photos import write_pairs
+
 ROOT = Path(__file__).resolve().parent.parent
 # Elsewhere: make test is what runs this, CI runs make demo, and its environment installs the requirements. VGG19's weights
 # cannot be fetched without internet. The wrappers run in test_wrappers.py and, with Slurm's commands, in make test-slurm.
@@ -19,6 +22,7 @@ SMALLER = {
     "create_data_splits.py": [],
     "train_darkir_cv.py": "--model_size tiny --epochs 1 --resolution 32 --num_workers 0 --lambda_vgg 0".split(),
     "evaluate_darkir_test.py": ["--num_workers", "0"],
+    "prepare_fivek_robust.py": ["--min_resolution", "64", "--val_ratio", "0.3", "--workers", "1"],
 }
 
 
@@ -48,11 +52,14 @@ def test_every_script_has_an_example():
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
-    """A user's folder: photos of the sample, nothing else."""
+    """A user's folder: photos of the sample, and a small FiveK of other pictures."""
     folder = tmp_path_factory.mktemp("desk")
     (folder / "photos").mkdir()
     for path in sorted((ROOT / "data" / "sample" / "images").iterdir())[:48]:
         shutil.copy(path, folder / "photos")
+    build_tree(
+        write_pairs(folder / "other", 8, first_seed=900, width=96, height=80), folder / "fivek_dataset", dng_every=0
+    )
     return folder
 
 
@@ -61,7 +68,7 @@ def test_a_script_command_runs_as_written(desk, line):
     interpreter, script, *flags = shlex.split(line)
     assert interpreter == "python"
     command = [sys.executable, ROOT / script, *flags, *SMALLER[script]]
-    ended = subprocess.run(command, cwd=desk, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, cwd=desk, capture_output=True, text=True, check=False, timeout=240)
     assert ended.returncode == 0, ended.stderr
 
 
