@@ -40,7 +40,7 @@ bench: $(VENV)/.installed
 
 # Jobs, arrays, requeues on a Slurm of its own; skipped with a reason where Slurm is not installed.
 test-slurm: $(VENV)/.installed-dev
-	$(PY) -m pytest -rs tests/slurm/check_jobs.py
+	timeout 600 $(PY) -m pytest -rs tests/slurm/check_jobs.py
 
 # As root, on Debian or Ubuntu; nothing of it is started.
 install-slurm:

@@ -303,11 +303,17 @@ def test_array_tasks_side_by_side_split_once_and_evaluate_once(desk, wrapper):
         "SLURM_ARRAY_TASK_COUNT": "3",
         "PRETRAINED_PATH": "weights.pt",
     }
-    tasks = [desk.start(wrapper, SLURM_ARRAY_TASK_ID=str(number), **array) for number in (1, 2, 3)]
-    for task in tasks:
-        out, err = task.communicate(timeout=60)
-        assert task.returncode == 0, err
+
+    def run_all():
+        tasks = [desk.start(wrapper, SLURM_ARRAY_TASK_ID=str(number), **array) for number in (1, 2, 3)]
+        for task in tasks:
+            _, err = task.communicate(timeout=60)
+            assert task.returncode == 0, err
+
+    run_all()
     assert sorted(desk.scripts()) == sorted([SPLIT, TRAIN, TRAIN, TRAIN, EVALUATE])
+    run_all()  # as after a requeue: every task finds all of them finished, but only one owns the evaluation
+    assert desk.scripts().count(EVALUATE) == 2
 
 
 def test_an_array_needs_the_pretraining_first(desk):

@@ -127,28 +127,30 @@ def fivek_folder(desk):
             shutil.copy(path.with_name(path.name.replace("_src", f"_{side}")), target)
 
 
-CHAIN = {"PRETRAIN_RESOLUTION": "32", "PRETRAIN_EPOCHS": "1", "PRETRAIN_BATCH_SIZE": "4", "N_FOLDS": "2"}
-CHAIN |= {"FIVEK_OPTIONS": "--min_resolution 64 --workers 1 --val_ratio 0.3", "OUTPUT_DIR": "outputs"}
+CHAIN = {"PRETRAIN_RESOLUTION": "32", "PRETRAIN_EPOCHS": "1", "PRETRAIN_BATCH_SIZE": "1", "N_FOLDS": "2"}
+CHAIN |= {"FIVEK_OPTIONS": "--min_resolution 64 --workers 1 --val_ratio 0.3", "EPOCHS": "1"}
 
 
 def submit_chain(desk, **settings):
     """train_with_pretrain.sh --submit; the ids of its jobs by stage."""
     words = ["bash", str(ROOT / "train_with_pretrain.sh"), "--submit", "--lambda_vgg", "0"]
-    printed = desk.cluster.command(*words, cwd=desk.folder, env=desk.environment(**CHAIN, **settings))
+    printed = desk.cluster.command(*words, cwd=desk.folder, env=desk.environment(**{**CHAIN, **settings}))
     lines = [line.split(": job ") for line in printed.splitlines() if ": job " in line]
     return dict(lines), printed
 
 
-def test_the_chain_of_jobs_pretrains_finetunes_and_evaluates(desk):
+def test_the_chain_of_jobs_survives_a_requeue_and_evaluates(desk):
     fivek_folder(desk)
-    jobs, printed = submit_chain(desk)
+    jobs, printed = submit_chain(desk, **slow_python(desk.folder, 2))
     assert list(jobs) == ["prepare", "pretrain", "folds", "evaluate"]
     assert f"squeue --jobs={','.join(jobs.values())}" in printed
     array = jobs["folds"]
     names = [jobs["prepare"], jobs["pretrain"], f"{array}_1", f"{array}_2", jobs["evaluate"]]
     assert "tail -F " + " ".join(f"darkir_cv_{name}.out" for name in names) in printed
+    desk.wait_for_training(jobs["pretrain"])
+    desk.cluster.command("scancel", "--signal=USR1", "--batch", jobs["pretrain"])
     assert desk.wait_for_end(*names, seconds=240) == ["COMPLETED"] * 5, desk.log(jobs["prepare"])
-    assert desk.evaluations() == 1
+    assert desk.restarts(jobs["pretrain"]) == 1 and desk.evaluations() == 1
     assert "Starting from outputs_fivek_pretrained/checkpoint_best.pt" in desk.log(names[3])
     assert read_checkpoint(desk.folder / "outputs" / "fold_2" / "checkpoint_best.pt")["data"]["earlier"]
     assert (desk.folder / "test" / "finetuned_from_fivek" / "test_results.json").exists()

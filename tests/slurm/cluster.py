@@ -7,9 +7,11 @@ that job then meets with.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -17,6 +19,7 @@ from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "scancel")
 START_SECONDS = 60
+PR_SET_PDEATHSIG = 1
 CONF = """
 ClusterName=darkir
 SlurmctldHost={host}(127.0.0.1)
@@ -106,7 +109,8 @@ class Cluster:
     def _run(self, program: str, *arguments: str) -> None:
         path = shutil.which(program, path=self.environment["PATH"])
         with open(self.folder / f"{program}.out", "wb") as out:
-            daemon = subprocess.Popen([path, *arguments], env=self.environment, stdout=out, stderr=subprocess.STDOUT)
+            streams = {"stdout": out, "stderr": subprocess.STDOUT}
+            daemon = subprocess.Popen([path, *arguments], env=self.environment, preexec_fn=end_with_parent, **streams)
         self._daemons.append(daemon)
 
     def _wait_for_node(self) -> None:
@@ -146,6 +150,11 @@ class Cluster:
 
 
 MUNGE_FILES = {"socket": "socket", "key-file": "key", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this process when its parent dies, even by SIGKILL."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def free_ports(count: int) -> list[int]:
