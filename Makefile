@@ -21,7 +21,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 demo: $(VENV)/.installed
 	$(PY) create_data_splits.py --input_jsonl data/sample/pairs.jsonl --output_dir $(DEMO)/data_splits --test_size 12 --n_folds 3
 	$(PY) train_darkir_cv.py --data_splits_dir $(DEMO)/data_splits --output_dir $(DEMO)/outputs_cv --resolution 96 \
-	    --epochs 16 --batch_size 8 --lr 1e-3 --ema_decay 0.9 --preprocess strong_aug --lambda_vgg 0 --num_workers 0
+	    --epochs 14 --batch_size 4 --lr 1e-3 --ema_decay 0.9 --preprocess strong_aug --lambda_vgg 0 --num_workers 0
 	$(PY) evaluate_darkir_test.py --cv_dir $(DEMO)/outputs_cv --test_jsonl $(DEMO)/data_splits/test.jsonl \
 	    --output_dir $(DEMO)/test_results --save_visuals
 	@echo "Open $(DEMO)/test_results/report.html and $(DEMO)/outputs_cv/report.html in a browser."
@@ -29,7 +29,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
