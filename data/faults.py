@@ -5,6 +5,7 @@ from __future__ import annotations
 from data.errors import DataError
 
 SHOWN = 20
+LONGEST = 500  # characters of one fault: a reason may quote a line, and a line may hold megabytes
 
 
 class Faults:
@@ -18,7 +19,8 @@ class Faults:
         """Note one fault; `where` is `file:line`, or a file name."""
         self.count += 1
         if len(self._shown) < SHOWN:
-            self._shown.append(f"{where}: {reason}")
+            short = reason if len(reason) <= LONGEST else f"{reason[:LONGEST]} ... ({len(reason)} characters)"
+            self._shown.append(f"{where}: {short}")
 
     def raise_if_any(self, headline: str, hint: str = "") -> None:
         """Raise DataError with `headline`, one line for each fault and `hint`, unless there is no fault."""

@@ -64,6 +64,9 @@ REFUSED = {
     "empty path": lambda dice, row: _encoded({**row, "src": dice.choice(["", " ", "\t"])}),
     "NUL in a path": _with("src", "a\0b.png"),
     "path too long": lambda dice, row: _encoded({**row, "tar": "x" * dice.choice([300, 5000])}),
+    "line of 20 MB": lambda dice, row: _encoded({**row, dice.choice(["src", "more"]): "x" * 20_000_000})[
+        : -dice.choice([2, 3])
+    ],
     "home folder": _with("src", "~/photo.png"),
     "Windows path": _with("tar", "C:\\photos\\a.png"),
     "missing file": _with("src", "gone/none.png"),

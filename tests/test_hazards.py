@@ -331,6 +331,17 @@ def test_nothing_is_written_beside_the_photos(photos, finished, tmp_path):
     assert everything() == before
 
 
+LONG = "x" * 10**6
+
+
+@pytest.mark.parametrize("row", [{"src": LONG, "tar": "y"}, {LONG: 1}, {f"k{number}": 1 for number in range(10**5)}])
+def test_a_line_of_megabytes_gives_a_short_message(tmp_path, capsys, row):
+    write_jsonl(tmp_path / "train.jsonl", [row])
+    assert train(tmp_path, tmp_path / "run") == 2
+    message = capsys.readouterr().err
+    assert "train.jsonl:1: " in message and len(message) < 2000
+
+
 @pytest.mark.parametrize(
     "flags",
     [
