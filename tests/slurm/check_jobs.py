@@ -175,6 +175,41 @@ def test_a_failing_fold_of_the_chain_cancels_the_evaluation(plain, desk):
     assert desk.wait_for_end(*names) == ["COMPLETED", "FAILED", "CANCELLED"]
 
 
+def test_two_tasks_of_srun_train_one_model_and_stop_together(desk):
+    flags = [
+        "--model_size",
+        "tiny",
+        "--resolution",
+        "32",
+        "--batch_size",
+        "8",
+        "--num_workers",
+        "0",
+        "--lambda_vgg",
+        "0",
+    ]
+    rows = str(ROOT / "data" / "sample" / "pairs.jsonl")
+    words = [sys.executable, str(ROOT / "train_darkir_cv.py"), "--train_jsonl", rows, "--output_dir", "shared", *flags]
+    script = desk.folder / "two tasks.sh"
+    script.write_text('#!/bin/bash\nexec srun --kill-on-bad-exit=1 "$@"\n')
+    options = ["--ntasks=2", "--output=two.out", "--open-mode=append"]
+
+    def submit(epochs: str) -> str:
+        command = ["sbatch", "--parsable", *options, script.name, *words, "--epochs", epochs]
+        return desk.cluster.command(*command, cwd=desk.folder, env=desk.environment()).strip()
+
+    assert desk.wait_for_end(submit("2")) == ["COMPLETED"]
+    log = (desk.folder / "two.out").read_text()
+    assert "2 processes, each with 4 of the 8 pairs of a batch" in log and log.count("Epoch   1/2") == 1
+    script.write_text('#!/bin/bash\nexec srun --kill-on-bad-exit=0 "$@" --overwrite\n')
+    job = submit("5000")
+    desk.wait_for(lambda: "Epoch   1/5000" in (desk.folder / "two.out").read_text(), job)
+    desk.cluster.command("scancel", "--signal=USR1", job)  # to the tasks of the step, not to the batch shell
+    desk.wait_for_end(job)
+    assert "SIGUSR1 received; state saved at update" in (desk.folder / "two.out").read_text()
+    assert read_checkpoint(desk.folder / "shared" / "checkpoint_last.pt")["step"] > 0
+
+
 def test_a_job_stopped_by_its_time_limit_continues_in_the_same_log_and_ends_equal(limited, plain):
     desk, job = limited
     assert desk.wait_for_end(job, seconds=180) == ["COMPLETED"]
