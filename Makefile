@@ -6,7 +6,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO ?= demo
 
-.PHONY: demo test lint bench test-slurm install-slurm clean
+.PHONY: demo test soak fuzz lint bench test-slurm install-slurm clean
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed (PYTHON=...)")'
@@ -30,6 +30,14 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(PY) -m pytest -n 2 --dist loadfile
+
+# 100 kills and 26 stops of training runs, which must end as if nothing had happened; minutes, not part of make test.
+soak: $(VENV)/.installed-dev
+	$(PY) tests/soak.py
+
+# 1,000 bad and odd inputs to the scripts; minutes, not part of make test.
+fuzz: $(VENV)/.installed-dev
+	$(PY) tests/fuzz.py
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
