@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.dataset import sized_pair
+from data.dataset import decoded_pair
 from data.files import write_bytes
+from data.images import fit_crop_size
 from data.manifest import read_pairs
 from data.transforms import augment, random_crop, sample_generator
 
@@ -22,7 +23,7 @@ PAIR, DRAWS, SIDE = 8, 7, 128
 
 def main() -> None:
     pair = read_pairs(ROOT / "data" / "sample" / "pairs.jsonl")[PAIR]
-    src, tar = sized_pair(pair, SIDE, "crop", enlarge=True)
+    src, tar = decoded_pair(pair, fit_crop_size(256, 192, SIDE, enlarge=True))
     rows = []
     for preprocess in ("light_aug", "strong_aug"):
         samples = []

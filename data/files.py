@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from data import stop
 from data.errors import DataError
 
 TEMPORARY = ".tmp."
@@ -126,6 +127,7 @@ class FolderLock:
                     f"{self.path.parent} is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')} "
                     f"since {owner.get('since', '?')}; wait for it or choose another --output_dir"
                 )
+            stop.check()
             time.sleep(0.05)
         self.taken_over_from = self._read_owner() or None
         self._handle.seek(0)

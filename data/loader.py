@@ -42,6 +42,15 @@ class DataConfig:
         default=4, metadata={"help": "loader processes (0: load in the main process); changes no result"}
     )
 
+    cache: Literal["auto", "disk", "off"] = field(
+        default="auto",
+        metadata={
+            "help": "decode photos once into a memory-mapped file: auto, when the disk has room; disk, always; off, never"
+        },
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "folder of that file, a node's local disk say; default: cache in --output_dir"}
+    )
     mix_jsonl: str | None = field(
         default=None, metadata={"help": "other pairs, FiveK for example, mixed into the batches of every fold"}
     )

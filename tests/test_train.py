@@ -422,7 +422,7 @@ def test_user_mistakes_end_with_exit_2_and_leave_nothing(split, tmp_path, monkey
 FLAGS = """
 --data_splits_dir --train_jsonl --val_jsonl --test_jsonl --val_ratio --base_dir --n_folds --fold
 --output_dir --overwrite --resume --device
---resolution --fit --preprocess --num_workers --mix_jsonl --mix_ratio
+--resolution --fit --preprocess --num_workers --cache --cache_dir --mix_jsonl --mix_ratio
 --model_size --pretrained_path --allow_partial
 --epochs --batch_size --lr --warmup_epochs --weight_decay --grad_clip --accumulate_steps --ema_decay
 --checkpoint_every_steps --skip_bad_batches --dry_run

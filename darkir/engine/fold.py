@@ -33,7 +33,8 @@ from darkir.engine.tracking import Tracker
 from darkir.engine.training import Progress, Run, fit
 from darkir.network import DarkIR
 from darkir.weights import load_into, read_weights
-from data.dataset import EvaluationPairs, TrainingPairs
+from data.cache import open_cache
+from data.dataset import EvaluationPairs, Source, TrainingPairs, decoded_pair
 from data.files import FolderLock, remove_stale_temporaries, utc_now
 from data.loader import BatchKeys, EpochPlan, Mixing, equal_size_batches, evaluation_loader, training_batches
 from losses.objective import Objective
@@ -54,8 +55,19 @@ def train_fold(plan: FoldPlan, options: Options, log: RunLog, world: World) -> N
         else:
             sizes = f"{len(plan.train)} training pairs, {len(plan.val)} validation pairs"
             log(f"===== {plan.name}: {sizes}, {utc_now()} =====")
-            FoldTraining(plan, options, asked, log, world).to_the_end()
+            FoldTraining(plan, options, asked, log, world, _source(plan, options, log)).to_the_end()
         world.wait_for_all()  # for what rank 0 has written
+
+
+def _source(plan: FoldPlan, options: Options, log: RunLog) -> Source:
+    """Where samples come from: the cache that --cache asks for, or the files."""
+    data = options.data
+    if data.cache == "off":
+        return decoded_pair
+    output_dir = plan.folder if plan.number is None else plan.folder.parent
+    folder = Path(data.cache_dir) if data.cache_dir else output_dir / "cache"
+    pairs = [*plan.train, *plan.val, *plan.mix]
+    return open_cache(pairs, data.resolution, data.fit, data.cache, folder, log) or decoded_pair
 
 
 @contextlib.contextmanager
@@ -73,8 +85,9 @@ def _owned(folder: Path, overwrite: bool, log: RunLog) -> Iterator[None]:
 class FoldTraining:
     """The parts of one run, joined. Lives inside the folder's lock."""
 
-    def __init__(self, plan: FoldPlan, options: Options, asked: dict, log: RunLog, world: World):
+    def __init__(self, plan: FoldPlan, options: Options, asked: dict, log: RunLog, world: World, source: Source):
         self.plan, self.options, self.asked, self.log, self.world = plan, options, asked, log, world
+        self.source = source
         self.precision = choose_precision(options.device, options.train.mixed_precision, options.train.amp_dtype)
         self.objective = Objective(options.loss, options.device)
         self.epoch_plan = EpochPlan(
@@ -215,7 +228,7 @@ class FoldTraining:
         return progress
 
     def _validation_loader(self) -> DataLoader:
-        dataset = EvaluationPairs(self.plan.val, self.options.data.resolution, self.options.data.fit)
+        dataset = EvaluationPairs(self.plan.val, self.options.data.resolution, self.options.data.fit, self.source)
         batches = self.world.share(equal_size_batches(dataset, self.options.train.batch_size))
         return evaluation_loader(dataset, batches, self.options.data.num_workers, self._on_cuda)
 
@@ -230,9 +243,8 @@ class FoldTraining:
 
     def _training_pairs(self) -> TrainingPairs:
         data = self.options.data
-        return TrainingPairs(
-            [*self.plan.train, *self.plan.mix], data.resolution, data.fit, data.preprocess, self.options.train.seed
-        )
+        pairs, seed = [*self.plan.train, *self.plan.mix], self.options.train.seed
+        return TrainingPairs(pairs, data.resolution, data.fit, data.preprocess, seed, self.source)
 
     def _validate(self) -> list[dict]:
         restore = restorer(self.learner.average.network, self.precision)

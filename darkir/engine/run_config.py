@@ -23,7 +23,7 @@ from data.manifest import Pair
 from losses.objective import LossConfig
 
 # Options that change no result: a rerun may use others.
-HARMLESS = ("num_workers", "save_every", "checkpoint_every_steps", "skip_bad_batches")
+HARMLESS = ("num_workers", "save_every", "checkpoint_every_steps", "skip_bad_batches", "cache", "cache_dir")
 
 
 @dataclass(frozen=True)

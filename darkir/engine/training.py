@@ -221,8 +221,10 @@ def _end_epoch(run: Run, progress: Progress, scores: list[dict], lr: float) -> N
     progress.stopped_early = bool(patience) and progress.epochs_without_gain >= patience
     run.epoch_ended(progress, is_best)
     run.log(epoch_line(record, run.config.epochs))
+    told = progress.history[-2]["flags"] if len(progress.history) > 1 else []
     for name, advice in flags.items():
-        run.log(f"🚩 {name}: {advice}")
+        if name not in told:
+            run.log(f"🚩 {name}: {advice}")
     if progress.stopped_early:
         run.log("⏹️  Early stopping triggered!")
         run.log(f"   Best PSNR: {progress.best['psnr']:.2f}dB at epoch {progress.best['epoch']}")
