@@ -15,7 +15,7 @@ from data.dataset import EvaluationPairs, SampleKey, TrainingPairs
 from data.errors import DataError
 from data.fingerprint import usable_cpus
 
-MAX_RESOLUTION = 16384
+MIN_RESOLUTION, MAX_RESOLUTION = 16, 16384
 MAX_DRAWS = 100  # of one photo in one update: more is a slip of the keyboard, and would fill the memory with keys
 
 
@@ -62,8 +62,8 @@ class DataConfig:
     def __post_init__(self):
         if not 0 < self.mix_ratio < 1:
             raise ValueError(f"--mix_ratio {self.mix_ratio}: must be between 0 and 1")
-        if not 16 <= self.resolution <= MAX_RESOLUTION:
-            raise ValueError(f"--resolution {self.resolution}: must be 16 to {MAX_RESOLUTION} pixels")
+        if not MIN_RESOLUTION <= self.resolution <= MAX_RESOLUTION:
+            raise ValueError(f"--resolution {self.resolution}: must be {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels")
         if self.num_workers < 0:
             raise ValueError(f"--num_workers {self.num_workers}: must be 0 or more")
 

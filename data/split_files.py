@@ -67,6 +67,8 @@ def verify_splits(folder: str | Path) -> dict:
     metadata = read_metadata(folder / METADATA)
     if metadata.get("schema_version") != SCHEMA_VERSION or metadata.get("verified") is not True:
         raise DataError(f"{folder / METADATA} is of another version or not verified; run create_data_splits.py again")
+    if not isinstance(metadata.get("files"), dict):
+        raise DataError(f"{folder / METADATA} is incomplete (files); run create_data_splits.py again")
     faults = Faults()
     for name, count, digest in expected_sets(metadata):
         path = folder / name
@@ -76,7 +78,7 @@ def verify_splits(folder: str | Path) -> dict:
         rows = [row for _, row in read_jsonl(path, faults)]
         complete = all(isinstance(row.get(key), str) for row in rows for key in ("src_sha256", "tar_sha256"))
         same = complete and len(rows) == count and set_digest(rows) == digest
-        if not same or _file_digest(path) != metadata.get("files", {}).get(name):
+        if not same or _file_digest(path) != metadata["files"].get(name):
             faults.add(str(path), f"was changed after {METADATA} was written")
     faults.raise_if_any(f"{folder}: not the splits that were proved", "Run create_data_splits.py again.")
     return metadata
@@ -105,7 +107,9 @@ def changed_options(folder: str | Path, config: SplitConfig) -> list[str]:
     path = Path(folder) / METADATA
     if not path.is_file():
         return []
-    before = read_metadata(path).get("config", {})
+    before = read_metadata(path).get("config")
+    if not isinstance(before, dict):
+        raise DataError(f"{path} is incomplete (config)")
     now = {name: value for name, value in _plain_options(config).items() if name != "output_dir"}
     return [f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
 

@@ -200,7 +200,7 @@ def _case(world: Path, folder: Path, use: str, made: bytes, kind: str, codes: tu
     if use == "found":
         (folder / "out").mkdir()
         (folder / "out" / "checkpoint_last.pt").write_bytes(made)
-        return Case(kind, "train", train, folder, codes, ("checkpoint_last.pt",), forbidden=forbidden)
+        return Case(kind, "train", train, folder, codes, (str(folder / "out"),), forbidden=forbidden)
     path.write_bytes(made)
     flag = "--pretrained_path" if use == "start" else "--resume"
     return Case(kind, "train", [*train, flag, str(path)], folder, codes, ("file.pt",), forbidden=forbidden)

@@ -124,7 +124,8 @@ def _require_parts(content: dict[str, Any], parts: dict[str, type], what: str) -
     wrong = [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]
     if not _is_plain(content.get("config")):
         wrong.append("config")
-    if content.get("schema_version") != SCHEMA_VERSION or wrong:
+    version = content.get("schema_version")
+    if type(version) is not int or version != SCHEMA_VERSION or wrong:
         found = f"; missing or of another type: {', '.join(wrong)}" if wrong else ""
         raise ModelError(f"{what} (schema version {SCHEMA_VERSION}){found}")
 

@@ -10,7 +10,7 @@ from darkir.engine.errors import RunRefused
 from darkir.engine.members import Member
 from darkir.engine.runlog import RunLog
 from darkir.options import require
-from data.loader import MAX_RESOLUTION, DataConfig
+from data.loader import MAX_RESOLUTION, MIN_RESOLUTION, DataConfig
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class EvaluationConfig:
 
     def __post_init__(self):
         if self.resolution is not None:
-            fits = 16 <= self.resolution <= MAX_RESOLUTION
-            require(fits, f"--resolution {self.resolution}: must be 16 to {MAX_RESOLUTION} pixels")
+            fits = MIN_RESOLUTION <= self.resolution <= MAX_RESOLUTION
+            require(fits, f"--resolution {self.resolution}: must be {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels")
         require(self.batch_size >= 1, f"--batch_size {self.batch_size}: must be at least 1")
         require(self.num_workers >= 0, f"--num_workers {self.num_workers}: must be 0 or more")
 

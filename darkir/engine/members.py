@@ -15,10 +15,15 @@ from darkir.engine.provenance import Seen, log_provenance, refuse_unclean_weight
 from darkir.engine.runlog import RunLog
 from darkir.network import DarkIR, NetworkConfig
 from darkir.weights import MODEL_SIZES, load_into, read_weights
+from data.loader import MAX_RESOLUTION, MIN_RESOLUTION
 from data.manifest import Pair
 
 SUMMARY = "cv_summary.json"
 METRICS = ("psnr", "ssim", "l1")
+RECORDED = {
+    "resolution": lambda value: type(value) is int and MIN_RESOLUTION <= value <= MAX_RESOLUTION,
+    "fit": lambda value: isinstance(value, str) and value in ("crop", "squash"),
+}
 FOLD_FOLDER = re.compile(r"fold_([1-9][0-9]*)")
 
 
@@ -45,10 +50,11 @@ class Member:
         return f"DarkIR-{letter} (width {self.config.width})" if letter else f"DarkIR of width {self.config.width}"
 
     def recorded(self, option: str) -> Any:
-        """A data option (`resolution`, `fit`) that the checkpoint's training run recorded, or None."""
+        """A data option (`resolution`, `fit`) that the checkpoint's training run recorded, or None; nonsense is no record."""
         config = self.meta.get("config")
         data = config.get("data") if isinstance(config, dict) else None
-        return data.get(option) if isinstance(data, dict) else None
+        value = data.get(option) if isinstance(data, dict) else None
+        return value if RECORDED[option](value) else None
 
     def describe(self) -> dict[str, Any]:
         """What test_results.json says of a model; plain types."""

@@ -25,8 +25,8 @@ def cross_validation_plans(
     Raises DataError (edited or missing split files, changed photos) and RunRefused (another number of folds).
     """
     metadata = verify_splits(splits_dir)
-    if metadata["n_folds"] != n_folds:
-        raise RunRefused(f"--n_folds {n_folds}: {splits_dir} has {metadata['n_folds']} folds")
+    if len(metadata["folds"]) != n_folds:
+        raise RunRefused(f"--n_folds {n_folds}: {splits_dir} has {len(metadata['folds'])} folds")
     test = known_pairs(splits_dir / "test.jsonl", base_dir, log)
     mix = mixed_pairs(options, log)
     plans = []
