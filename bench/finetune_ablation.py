@@ -1,6 +1,6 @@
 """What freezing, layer decay, gradual unfreezing and mixing do to a fine-tuning with few pairs: one Markdown table.
 
-    make ablation PAIRS=folder_with_pairs.jsonl
+    make ablation PAIRS=folder/pairs.jsonl
 
 Rows need a `group` (scene). Three scenes are the new task, all others the pre-training. Each of the three in turn is the test;
 from the other two a few pairs are taken for fine-tuning. Everything runs through the scripts, so a rerun continues, and no
