@@ -6,7 +6,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO ?= demo
 
-.PHONY: demo test soak fuzz lint bench test-slurm install-slurm clean
+.PHONY: demo test soak fuzz lint bench ablation test-slurm install-slurm clean
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed (PYTHON=...)")'
@@ -45,6 +45,11 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(PY) -m bench.bench_fivek
+
+# Freezing, layer decay, gradual unfreezing and mixing on pairs of your own: make ablation PAIRS=folder/pairs.jsonl
+PAIRS ?= data/sample/pairs.jsonl
+ablation: $(VENV)/.installed
+	$(PY) -m bench.finetune_ablation --pairs_jsonl $(PAIRS) --output_dir outputs_ablation --pretrain_epochs 4 --epochs 10
 
 # Jobs, arrays, requeues on a Slurm of its own; skipped with a reason where Slurm is not installed.
 test-slurm: $(VENV)/.installed-dev
