@@ -46,10 +46,10 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed
 	$(PY) -m bench.bench_fivek
 
-# Freezing, layer decay, gradual unfreezing and mixing on pairs of your own: make ablation PAIRS=folder/pairs.jsonl
-PAIRS ?= data/sample/pairs.jsonl
+# Freezing, layer decay, gradual unfreezing and mixing on pairs of your own: make ablation PAIRS=folder
+PAIRS ?= data/sample
 ablation: $(VENV)/.installed
-	$(PY) -m bench.finetune_ablation --pairs_jsonl $(PAIRS) --output_dir outputs_ablation --pretrain_epochs 4 --epochs 10
+	$(PY) -m bench.finetune_ablation --pairs $(PAIRS) --output_dir outputs_ablation --pretrain_epochs 4 --epochs 10
 
 # Jobs, arrays, requeues on a Slurm of its own; skipped with a reason where Slurm is not installed.
 test-slurm: $(VENV)/.installed-dev

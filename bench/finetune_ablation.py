@@ -1,6 +1,6 @@
 """What freezing, layer decay, gradual unfreezing and mixing do to a fine-tuning with few pairs: one Markdown table.
 
-    make ablation PAIRS=folder/pairs.jsonl
+    make ablation PAIRS=folder
 
 Rows need a `group` (scene). Three scenes are the new task, all others the pre-training. Each of the three in turn is the test;
 from the other two a few pairs are taken for fine-tuning. Everything runs through the scripts, so a rerun continues, and no
@@ -37,7 +37,7 @@ VARIANTS = {
 
 def main() -> None:
     args = parse_args()
-    rows = absolute_rows(args.pairs_jsonl)
+    rows = absolute_rows(args.pairs / "pairs.jsonl" if args.pairs.is_dir() else args.pairs)
     scenes = sorted({row["group"] for row in rows}, key=lambda scene: hashlib.sha256(scene.encode()).hexdigest())
     new, old = scenes[:NEW_SCENES], scenes[NEW_SCENES:]
     folder = args.output_dir
@@ -53,7 +53,7 @@ def main() -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs_jsonl", type=Path, required=True)
+    parser.add_argument("--pairs", type=Path, required=True, help="a pairs JSONL, or a folder with pairs.jsonl")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--model_size", default="m")
     parser.add_argument("--resolution", type=int, default=96)
