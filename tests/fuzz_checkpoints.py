@@ -195,7 +195,8 @@ def _case(world: Path, folder: Path, use: str, made: bytes, kind: str, codes: tu
         ]
         argv = ["--checkpoint", str(path), *rows, "--num_workers", "0"]
         case = Case(kind, "evaluate", argv, folder, codes, ("file.pt",), forbidden=forbidden)
-        case.accepted = _evaluation_check(world)
+        # With sound checksums around exchanged tensors it is another sound file; nothing in it could tell.
+        case.accepted = _evaluation_check(world, same_weights="sound checksums" not in kind)
         return case
     if use == "found":
         (folder / "out").mkdir()
@@ -206,13 +207,13 @@ def _case(world: Path, folder: Path, use: str, made: bytes, kind: str, codes: tu
     return Case(kind, "train", [*train, flag, str(path)], folder, codes, ("file.pt",), forbidden=forbidden)
 
 
-def _evaluation_check(world: Path) -> Callable[[Case], str | None]:
+def _evaluation_check(world: Path, same_weights: bool) -> Callable[[Case], str | None]:
     def check(case: Case) -> str | None:
         try:
             params, sound = (read_weights(path).params for path in (case.folder / "file.pt", world / "weights.pt"))
         except ModelError as error:
             return f"accepted, but {error}"
-        if params.keys() != sound.keys() or any(not torch.equal(params[name], sound[name]) for name in sound):
+        if same_weights and any(not torch.equal(params[name], sound[name]) for name in sound):
             return "other weights than those of the sound file"
         with open(case.output / "per_image.csv", newline="", encoding="utf-8") as handle:
             rows = [row for row in csv.DictReader(handle) if row["model"] == "identity"]
