@@ -165,6 +165,8 @@ def test_a_stopped_run_continues_to_the_same_result(finished, split, tmp_path, m
     with monkeypatch.context() as patch:
         stop_at(patch, poll)
         assert train(split, tmp_path, "--save_every", "1") == 75
+    if poll == 1:  # asked after the first update: stopped there, in the middle of the epoch
+        assert read_checkpoint(tmp_path / "fold_1" / "checkpoint_last.pt")["step"] == 1
     assert train(split, tmp_path, "--save_every", "1") == 0
     assert_same_results(finished, tmp_path)
 
