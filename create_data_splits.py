@@ -12,7 +12,7 @@ Exit codes: 0 done, 1 a failure of ours or of the machine, 2 the input is wrong,
 
 import sys
 
-if sys.version_info < (3, 10):  # noqa: UP036 (users have older ones, too)
+if sys.version_info < (3, 10):
     sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
     sys.exit(2)
 
@@ -21,7 +21,8 @@ from data import stop
 if __name__ == "__main__":
     stop.install()
 
-from darkir.engine.exits import guarded
+from darkir.engine.exits import DONE, guarded
+from darkir.engine.runlog import RunLog
 from darkir.options import add_options, from_args, make_parser
 from data.files import FolderLock
 from data.fingerprint import fingerprint_pairs
@@ -30,18 +31,13 @@ from data.split_steps import find_near_duplicates, read_input, report_plan, repo
 from data.splits import SplitConfig, make_split, refuse_repeated_sources
 
 
-def log(line):
-    """One line for `tail -f`."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
 @guarded
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Read, fingerprint, split, write and prove; see the module's docstring."""
     parser = make_parser(__doc__)
     add_options(parser, SplitConfig, "splits")
     config = from_args(SplitConfig, parser.parse_args(argv), parser)
+    log = RunLog()
 
     pairs, base_dir = read_input(config, log)
     pairs = fingerprint_pairs(pairs, known=reusable_pairs(config, base_dir, log))
@@ -54,7 +50,7 @@ def main(argv=None) -> int:
             config, list(sys.argv[1:] if argv is None else argv), base_dir, pairs, near, split
         )
     report_written(metadata, config, log)
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

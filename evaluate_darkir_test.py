@@ -82,8 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     refuse_leaks(members, pairs, log)
     baseline = read_baseline(compared_with, pairs, args.output_dir)
     dataset = EvaluationPairs(pairs, config.resolution, config.fit)
-    log(f"Scoring {len(pairs)} photos, --resolution {config.resolution} --fit {config.fit}, {precision.describe()}, "
-        f"{describe_device(device)}")  # fmt: skip
+    frames = f"--resolution {config.resolution} --fit {config.fit}"
+    log(f"Scoring {len(pairs)} photos, {frames}, {precision.describe()}, {describe_device(device)}")
     with FolderLock(args.output_dir), Pictures(args.output_dir, pairs, config.save_visuals) as pictures:
         remove_stale_temporaries(args.output_dir)
         batches = equal_size_batches(dataset, config.batch_size)

@@ -16,7 +16,7 @@ with more rejected pairs than --max_reject allows, 75 stopped by a signal.
 
 import sys
 
-if sys.version_info < (3, 10):  # noqa: UP036 (users have older ones, too)
+if sys.version_info < (3, 10):
     sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
     sys.exit(2)
 
@@ -28,6 +28,7 @@ if __name__ == "__main__":
     use_one_thread()
 
 from darkir.engine.exits import DONE, REJECTS, guarded
+from darkir.engine.runlog import RunLog
 from darkir.options import add_options, from_args, make_parser
 from data.files import FolderLock
 from data.fivek import prepare_pairs, report_dataset, report_found
@@ -36,18 +37,13 @@ from data.fivek_match import find_photos
 from data.fivek_options import FivekConfig
 
 
-def log(line):
-    """One line for `tail -f`."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
 @guarded
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Find, make, split and write; see the module's docstring."""
     parser = make_parser(__doc__)
     add_options(parser, FivekConfig, "FiveK")
     config = from_args(FivekConfig, parser.parse_args(argv), parser)
+    log = RunLog()
 
     found = find_photos(config)
     report_found(config, found, log)

@@ -69,7 +69,7 @@ def to_srgb(samples: np.ndarray, profile: Profile, dtype: type = np.uint8) -> np
         codes = np.arange(np.iinfo(samples.dtype).max + 1) / np.iinfo(samples.dtype).max
         table = _quantise(srgb_encode(profile.curves[0](codes)), dtype)
         return np.repeat(table[samples], 3, axis=2)
-    tables = _linear_tables(profile, samples.dtype.name)
+    tables = _linear_tables(profile.icc, samples.dtype.name)
     matrix = profile.matrix.T.astype(np.float32)
     result = np.empty(samples.shape, dtype)
     for top in range(0, len(samples), ROWS):
@@ -101,13 +101,9 @@ def _encode_table() -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=16)
-def _linear_tables_of(icc: bytes, dtype: str) -> tuple[np.ndarray, ...]:
+def _linear_tables(icc: bytes, dtype: str) -> tuple[np.ndarray, ...]:
     codes = np.arange(np.iinfo(dtype).max + 1) / np.iinfo(dtype).max
     return tuple(curve(codes).astype(np.float32) for curve in _parse(icc).curves)
-
-
-def _linear_tables(profile: Profile, dtype: str) -> tuple[np.ndarray, ...]:
-    return _linear_tables_of(profile.icc, dtype)
 
 
 def _quantise(values: np.ndarray, dtype: type) -> np.ndarray:

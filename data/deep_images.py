@@ -15,7 +15,7 @@ from PIL import Image
 
 BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR = 258, 262, 284  # TIFF tags
 WHITE_IS_ZERO = 0
-NATIVE, OTHER = (";16L", ";16B") if sys.byteorder == "little" else (";16B", ";16L")
+OTHER = ";16B" if sys.byteorder == "little" else ";16L"
 OTHER_BYTE = {";16B": ";16L", ";16L": ";16B", ";16N": OTHER}
 
 

@@ -125,7 +125,7 @@ class FolderLock:
                 self._handle.close()
                 raise DataError(
                     f"{self.path.parent} is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')} "
-                    f"since {owner.get('since', '?')}; wait for it or choose another --output_dir"
+                    f"since {owner.get('since', '?')}; wait for it, or name another folder"
                 )
             stop.check()
             time.sleep(0.05)

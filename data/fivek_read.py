@@ -14,7 +14,7 @@ from data.errors import DataError
 from data.fivek_scan import SourceFile
 from data.images import DECODE_ERRORS, DNG_VERSION, FORMATS, UnknownKind, decode_bytes
 
-RAW, JPEG, TIFF = "dng", "jpeg", "tiff"
+RAW, JPEG = "dng", "jpeg"
 
 
 class NeedsPackage(DataError):

@@ -41,7 +41,6 @@ class DataConfig:
     num_workers: int = field(
         default=4, metadata={"help": "loader processes (0: load in the main process); changes no result"}
     )
-
     cache: Literal["auto", "disk", "off"] = field(
         default="auto",
         metadata={

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-PREPROCESS = ("none", "light_aug", "strong_aug")
+from data.colour import srgb_encode
+
 EXPOSURE_STOPS = 0.5
 CAST_GAIN = 0.06
 
@@ -54,6 +55,4 @@ def tone_tables(gains: np.ndarray) -> np.ndarray:
     """For each gain the uint8 table sRGB code -> sRGB code after scaling linear light by it (IEC 61966-2-1); (len(gains), 256)."""
     codes = np.arange(256) / 255.0
     linear = np.where(codes <= 0.04045, codes / 12.92, ((codes + 0.055) / 1.055) ** 2.4)
-    scaled = np.clip(np.outer(gains, linear), 0.0, 1.0)
-    encoded = np.where(scaled <= 0.0031308, scaled * 12.92, 1.055 * scaled ** (1 / 2.4) - 0.055)
-    return np.rint(encoded * 255.0).astype(np.uint8)
+    return np.rint(srgb_encode(np.outer(gains, linear)) * 255.0).astype(np.uint8)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from darkir.engine.errors import RunRefused
-from darkir.engine.members import METRICS
+from darkir.engine.metrics import METRICS
 from darkir.engine.results import COLUMNS, PER_IMAGE, RESULTS, SCHEMA_VERSION, final_model
 from darkir.options import require
 from data.faults import Faults

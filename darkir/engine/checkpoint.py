@@ -19,6 +19,7 @@ import torch
 from darkir.engine.errors import RunRefused
 from darkir.engine.runlog import RunLog
 from darkir.engine.runtime import created_with
+from darkir.engine.trees import plain
 from darkir.errors import ModelError
 from darkir.network import NetworkConfig
 from darkir.weights import is_dense, read_checkpoint
@@ -162,12 +163,3 @@ def finished_soundly(folder: Path, log: RunLog) -> dict[str, Any] | None:
             raise RunRefused(f"{error}\nand {folder} holds no state to make it from; use --overwrite") from error
         log(f"⚠️  {error}; making it again from the last state")
         return None
-
-
-def plain(value: Any) -> Any:
-    """Tuples -> lists, so that a value equals itself after a round trip through a file."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value

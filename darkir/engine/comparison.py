@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from darkir.engine.baseline import Baseline
-from darkir.engine.members import METRICS
+from darkir.engine.metrics import METRICS
 from darkir.engine.results import final_model
 from darkir.engine.statistics import paired_difference, paired_improvement, percent_less, summarise
 

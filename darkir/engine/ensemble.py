@@ -6,7 +6,6 @@ is the batch, one output and the running sum.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -14,7 +13,7 @@ import torch
 from darkir.engine.errors import RunFailed
 from darkir.engine.evaluation import Restore, frames, identity, restorer
 from darkir.engine.members import Member
-from darkir.engine.metrics import image_metrics
+from darkir.engine.metrics import photo_records
 from darkir.engine.runtime import Precision
 from data.manifest import Pair
 
@@ -75,25 +74,10 @@ def score_all(
     names = [IDENTITY, *restorers, *([ENSEMBLE] if len(restorers) > 1 else [])]
     records: dict[str, list[dict]] = {name: [{}] * len(pairs) for name in names}
     for src, tar, indices in frames(loader, device):
-        restored = identity(src)
-        _note(records[IDENTITY], image_metrics(restored, tar), indices, pairs)
-        for name, restored in restored_by_each(restorers, src):
-            metrics = image_metrics(restored, tar)
-            _refuse_non_finite(name, metrics, [pairs[index] for index in indices])
-            _note(records[name], metrics, indices, pairs)
-        on_restored(indices, src, restored, tar, [values["psnr"] for values in metrics])
+        photos = [pairs[index] for index in indices]
+        for name, restored in [(IDENTITY, identity(src)), *restored_by_each(restorers, src)]:
+            scored = photo_records(restored, tar, photos, name)
+            for index, record in zip(indices, scored, strict=True):
+                records[name][index] = record
+        on_restored(indices, src, restored, tar, [record["psnr"] for record in scored])
     return records
-
-
-def _note(records: list[dict], metrics: list[dict], indices: list[int], pairs: list[Pair]) -> None:
-    for index, values in zip(indices, metrics, strict=True):
-        records[index] = {"src": pairs[index].src, **values}
-
-
-def _refuse_non_finite(name: str, metrics: list[dict], pairs: list[Pair]) -> None:
-    for values, pair in zip(metrics, pairs, strict=True):
-        if not all(math.isfinite(value) for value in values.values()):
-            raise RunFailed(
-                f"{name}: the output for {pair.src} ({pair.where}) is not finite; nothing was written. "
-                "Run without --mixed_precision; if it stays, the weights are broken"
-            )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
 
 from darkir.engine.distributed import World
-from darkir.engine.errors import RunFailed, Stopped
-from darkir.engine.metrics import image_metrics
+from darkir.engine.errors import Stopped
+from darkir.engine.metrics import METRICS, photo_records
 from darkir.engine.runtime import Precision
 from data import stop
 from data.loader import start_workers
@@ -53,14 +52,11 @@ def score(
     records: list[dict | None] = [None] * len(pairs)
     mine: list[tuple[int, dict]] = []
     for src, tar, indices in frames(loader, device, stoppable=world.size == 1):
-        mine += zip(indices, image_metrics(restore(src), tar), strict=True)
+        photos = [pairs[index] for index in indices]
+        mine += zip(indices, photo_records(restore(src), tar, photos, "validation"), strict=True)
     for part in world.gather(mine):
-        for index, metrics in part:
-            if not all(math.isfinite(value) for value in metrics.values()):
-                raise RunFailed(
-                    f"the output for {pairs[index].src} is not finite: the weights have diverged; try a lower --lr"
-                )
-            records[index] = {"src": pairs[index].src, **metrics}
+        for index, record in part:
+            records[index] = record
     return records
 
 
@@ -76,4 +72,4 @@ def frames(
 
 def mean_metrics(records: list[dict]) -> dict[str, float]:
     """Mean over images of each metric."""
-    return {name: sum(record[name] for record in records) / len(records) for name in ("psnr", "ssim", "l1")}
+    return {name: sum(record[name] for record in records) / len(records) for name in METRICS}

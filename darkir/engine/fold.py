@@ -20,6 +20,7 @@ from darkir.engine.evaluation import identity, restorer, score
 from darkir.engine.finetune import frozen_stages, let_learn
 from darkir.engine.learner import Learner, make_learner
 from darkir.engine.memory import MemoryUse, memory_advice
+from darkir.engine.metrics import METRICS
 from darkir.engine.provenance import Seen, log_provenance, refuse_test_photos
 from darkir.engine.red_flags import red_flags
 from darkir.engine.restore import restore
@@ -287,7 +288,7 @@ class FoldTraining:
             return
         epoch, folder = len(progress.history), self.plan.folder
         if is_best:
-            metrics = {name: progress.best[name] for name in ("psnr", "ssim", "l1")}
+            metrics = {name: progress.best[name] for name in METRICS}
             checkpoint.save(folder / checkpoint.BEST, self._average_content(metrics=metrics, epoch=epoch))
         keep = self.options.train.save_every and epoch % self.options.train.save_every == 0
         if keep:
@@ -305,13 +306,13 @@ class FoldTraining:
         if not self.world.writes:
             return
         scores = [
-            {**ours, **{f"identity_{name}": theirs[name] for name in ("psnr", "ssim", "l1")}}
+            {**ours, **{f"identity_{name}": theirs[name] for name in METRICS}}
             for ours, theirs in zip(best["scores"], untouched, strict=True)
         ]
         outcome = {
             "fold": self.plan.number,
             "best_epoch": best["epoch"],
-            **{f"best_{name}": best[name] for name in ("psnr", "ssim", "l1")},
+            **{f"best_{name}": best[name] for name in METRICS},
             "epochs_run": len(history),
             "stopped_early": self.progress.stopped_early,
         }

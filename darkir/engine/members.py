@@ -11,6 +11,7 @@ from typing import Any
 
 from darkir.engine.checkpoint import BEST, FINAL, finished
 from darkir.engine.errors import RunRefused
+from darkir.engine.metrics import METRICS
 from darkir.engine.provenance import Seen, log_provenance, refuse_unclean_weights
 from darkir.engine.runlog import RunLog
 from darkir.network import DarkIR, NetworkConfig
@@ -19,7 +20,6 @@ from data.loader import MAX_RESOLUTION, MIN_RESOLUTION
 from data.manifest import Pair
 
 SUMMARY = "cv_summary.json"
-METRICS = ("psnr", "ssim", "l1")
 RECORDED = {
     "resolution": lambda value: type(value) is int and MIN_RESOLUTION <= value <= MAX_RESOLUTION,
     "fit": lambda value: isinstance(value, str) and value in ("crop", "squash"),

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 
+from darkir.engine.errors import RunFailed
 from data.errors import DataError
+from data.manifest import Pair
 from losses.ssim import WINDOW, ssim_per_image
 
+METRICS = ("psnr", "ssim", "l1")
+DIGITS = {"psnr": 2, "ssim": 4, "l1": 4}  # behind the point, in logs and reports
 PSNR_CAP_DB = 100.0
 
 
@@ -29,3 +36,16 @@ def image_metrics(restored: torch.Tensor, target: torch.Tensor) -> list[dict[str
     psnr = (-10.0 * error.square().mean(dim=(1, 2, 3)).log10()).clamp(max=PSNR_CAP_DB)
     columns = torch.stack([psnr, ssim_per_image(restored, target), error.abs().mean(dim=(1, 2, 3))], dim=1)
     return [{"psnr": psnr, "ssim": ssim, "l1": l1} for psnr, ssim, l1 in columns.tolist()]
+
+
+def photo_records(restored: torch.Tensor, target: torch.Tensor, pairs: Sequence[Pair], model: str) -> list[dict]:
+    """image_metrics of the photos `pairs`, each with its `src`; RunFailed, naming photo and model, when one is not finite."""
+    records = []
+    for pair, metrics in zip(pairs, image_metrics(restored, target), strict=True):
+        if not all(math.isfinite(value) for value in metrics.values()):
+            raise RunFailed(
+                f"{model}: the output for {pair.src} ({pair.where}) is not finite: the weights are broken or have diverged; "
+                "try a lower --lr, or float32 instead of --mixed_precision"
+            )
+        records.append({"src": pair.src, **metrics})
+    return records

@@ -7,7 +7,7 @@ from pathlib import Path
 from darkir.engine.errors import RunRefused
 from darkir.engine.run_config import FoldPlan, Options
 from darkir.engine.runlog import RunLog
-from data.errors import DataError
+from data.faults import Faults
 from data.fingerprint import fingerprint_pairs, near_duplicate_pairs
 from data.images import DECODER
 from data.manifest import Pair, read_pairs
@@ -27,12 +27,12 @@ def cross_validation_plans(
     metadata = verify_splits(splits_dir)
     if len(metadata["folds"]) != n_folds:
         raise RunRefused(f"--n_folds {n_folds}: {splits_dir} has {len(metadata['folds'])} folds")
-    test = known_pairs(splits_dir / "test.jsonl", base_dir, log)
+    test = checked_pairs(splits_dir / "test.jsonl", base_dir, log)
     mix = mixed_pairs(options, log)
     plans = []
     for number in range(1, n_folds + 1):
         folder = splits_dir / f"fold_{number}"
-        train, val = (known_pairs(folder / name, base_dir, log) for name in ("train.jsonl", "val.jsonl"))
+        train, val = (checked_pairs(folder / name, base_dir, log) for name in ("train.jsonl", "val.jsonl"))
         plans.append(FoldPlan(number, output_dir / f"fold_{number}", train, val, test, mix))
     report_lookalikes({"test": test, "validation": [pair for plan in plans for pair in plan.val], "mixed": mix}, log)
     return plans
@@ -49,13 +49,13 @@ def single_plan(
     log: RunLog,
 ) -> FoldPlan:
     """The plan of one run. Validation pairs: `val_jsonl`, else val.jsonl beside the rows, else a group-safe share of them."""
-    train = known_pairs(train_jsonl, base_dir, log)
+    train = checked_pairs(train_jsonl, base_dir, log)
     beside = train_jsonl.parent / "val.jsonl"
     if val_jsonl is None and beside.exists():
         val_jsonl = beside
         log(f"Validation pairs: {beside}")
     if val_jsonl is not None:
-        val = known_pairs(val_jsonl, base_dir, log)
+        val = checked_pairs(val_jsonl, base_dir, log)
     else:
         train, val = hold_out(train, near_duplicate_pairs(train), val_ratio, options.train.seed)
         log(
@@ -63,7 +63,7 @@ def single_plan(
         )
     if test_jsonl is None:
         log("No --test_jsonl: nothing checks these rows against a test set")
-    test = [] if test_jsonl is None else known_pairs(test_jsonl, base_dir, log)
+    test = [] if test_jsonl is None else checked_pairs(test_jsonl, base_dir, log)
     mix = mixed_pairs(options, log)
     report_lookalikes({"training": train, "validation": val, "test": test, "mixed": mix}, log)
     return FoldPlan(None, output_dir, train, val, test, mix)
@@ -84,22 +84,20 @@ def report_lookalikes(sides: dict[str, list[Pair]], log: RunLog) -> None:
 
 def mixed_pairs(options: Options, log: RunLog) -> list[Pair]:
     """The rows of --mix_jsonl; their relative paths start at its own folder, whatever --base_dir says."""
-    return [] if options.data.mix_jsonl is None else known_pairs(Path(options.data.mix_jsonl), None, log)
+    return [] if options.data.mix_jsonl is None else checked_pairs(Path(options.data.mix_jsonl), None, log)
 
 
-def known_pairs(path: Path, base_dir: Path | None, log: RunLog) -> list[Pair]:
+def checked_pairs(path: Path, base_dir: Path | None, log: RunLog) -> list[Pair]:
     """The rows of `path` with the content digests of their photos; unchanged files are not decoded again.
 
     Raises DataError naming every photo whose pixels are no longer those that the row's digest was made from.
     """
     recorded = read_pairs(path, base_dir, warn=log)
     pairs = fingerprint_pairs(recorded)
-    changed = [
-        f"{now.where}: {getattr(now, side)} is not the photo that this row's digest was made from"
-        for then, now in zip(recorded, pairs, strict=True)
-        for side in ("src", "tar")
-        if then.row.get("decoder") == DECODER and then.row.get(f"{side}_sha256") != now.row[f"{side}_sha256"]
-    ]
-    if changed:
-        raise DataError("\n".join([*changed[:20], f"{len(changed)} photos changed: make the splits again"]))
+    faults = Faults()
+    for then, now in zip(recorded, pairs, strict=True):
+        for side in ("src", "tar"):
+            if then.row.get("decoder") == DECODER and then.row.get(f"{side}_sha256") != now.row[f"{side}_sha256"]:
+                faults.add(now.where, f"{getattr(now, side)} is not the photo that this row's digest was made from")
+    faults.raise_if_any("photos that changed", "Make the splits again, or bring the photos back.")
     return pairs

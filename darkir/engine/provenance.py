@@ -8,6 +8,7 @@ from typing import Any
 
 from darkir.engine.errors import RunRefused
 from darkir.engine.runlog import RunLog
+from data.faults import Faults
 from data.manifest import Pair
 
 DIGESTS = ("src_sha256", "tar_sha256", "src_file_sha256", "tar_file_sha256")
@@ -65,17 +66,14 @@ def digests(pairs: Iterable[Pair]) -> frozenset[str]:
 
 
 def refuse_test_photos(test: list[Pair], pairs: Iterable[Pair], seen: Seen) -> None:
-    """RunRefused, naming rows, when a test photo stands among `pairs` or in what the starting weights saw."""
+    """DataError with all rows of `pairs` that are test photos; RunRefused when the starting weights saw one."""
     held_out = {pair.row[name]: pair for pair in test for name in DIGESTS}
-    faults = []
+    faults = Faults()
     for pair in pairs:
         clash = next((held_out[pair.row[name]] for name in DIGESTS if pair.row[name] in held_out), None)
         if clash is not None:
-            faults.append(
-                f"{pair.file}:{pair.line}: {pair.src} has the content of test photo {clash.src} ({clash.file}:{clash.line})"
-            )
-    if faults:
-        raise RunRefused("\n".join(["test photos among the training or validation rows; remove them:", *faults[:20]]))
+            faults.add(pair.where, f"{pair.src} has the content of test photo {clash.src} ({clash.where})")
+    faults.raise_if_any("test photos among the training, validation or mixed rows", "Remove these rows.")
     refuse_unclean_weights(test, seen, "the starting weights")
 
 
@@ -84,7 +82,7 @@ def refuse_unclean_weights(test: list[Pair], seen: Seen, what: str) -> None:
     everything = seen.own | seen.earlier
     clashes = [pair for pair in test if any(pair.row[name] in everything for name in DIGESTS)]
     if clashes:
-        names = ", ".join(f"{pair.src} ({pair.file}:{pair.line})" for pair in clashes[:20])
+        names = ", ".join(f"{pair.src} ({pair.where})" for pair in clashes[:20])
         raise RunRefused(
             f"{what} saw {len(clashes)} of the {len(test)} test photos: {names}; their score would be worthless"
         )

@@ -10,13 +10,13 @@ from urllib.parse import quote
 import jinja2
 
 from darkir.engine.comparison import epochs_text, improvement_text, verdict_text
+from darkir.engine.ensemble import ENSEMBLE, IDENTITY
+from darkir.engine.metrics import DIGITS, METRICS
 from darkir.engine.statistics import paired_difference
+from darkir.engine.trees import flat
 from data.files import write_text
 
 REPORT = "report.html"
-METRICS = ("psnr", "ssim", "l1")
-DIGITS = {"psnr": 2, "ssim": 4, "l1": 4}
-IDENTITY, ENSEMBLE = "identity", "ensemble"
 WORST_ROWS = 50  # photos listed in a cross-validation report; oof_predictions.csv has all
 
 
@@ -119,14 +119,6 @@ def gain(predictions: list[dict]) -> dict[str, dict] | None:
         name: paired_difference([row[f"identity_{name}"] for row in predictions], [row[name] for row in predictions])
         for name in METRICS
     }
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested options -> {"data.resolution": 384, ...} for a table."""
-    pairs: dict[str, Any] = {}
-    for name, value in tree.items():
-        pairs.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
-    return pairs
 
 
 def render(template: str, **values: Any) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 from darkir.engine.ensemble import ENSEMBLE, IDENTITY
 from darkir.engine.evaluation_options import EvaluationConfig
-from darkir.engine.members import METRICS, Member
+from darkir.engine.members import Member
+from darkir.engine.metrics import METRICS
 from darkir.engine.runtime import created_with
 from darkir.engine.statistics import paired_difference, summarise
 from data.files import write_csv, write_json

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 
 from darkir.engine import checkpoint
-from darkir.engine.checkpoint import plain
 from darkir.engine.errors import RunRefused
 from darkir.engine.finetune import FinetuneConfig
 from darkir.engine.runlog import RunLog
 from darkir.engine.train_config import TrainConfig
+from darkir.engine.trees import flat, plain
 from darkir.network import NetworkConfig
 from darkir.weights import MODEL_SIZES
 from data.fingerprint import set_digest
@@ -80,11 +80,10 @@ class FoldPlan:
 
 def asked_config(plan: FoldPlan, options: Options) -> dict[str, Any]:
     """All that determines a run's result, as plain types: what a rerun must ask for again."""
-    model = dataclasses.asdict(options.model)
     return plain(
         {
             "data": dataclasses.asdict(options.data),
-            "model": model,
+            "model": dataclasses.asdict(options.model),
             "train": dataclasses.asdict(options.train),
             "loss": dataclasses.asdict(options.loss),
             "finetune": dataclasses.asdict(options.finetune),
@@ -100,7 +99,7 @@ def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path, lo
 
     Differences that change no result are allowed, with a log line.
     """
-    old, new = _flat(before), _flat(now)
+    old, new = flat(before), flat(now)
     changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     lines = {name: f"{name.rsplit('.', 1)[-1]}: {old.get(name)} before, {new.get(name)} now" for name in changed}
     harmless = [name for name in changed if name.rsplit(".", 1)[-1] in HARMLESS]
@@ -117,13 +116,6 @@ def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path, lo
         raise RunRefused("\n".join(message))
     for name in harmless:
         log(f"Changed, which changes no result: {lines[name]}")
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
-    return flat
 
 
 def remove_outputs(folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from darkir.engine import checkpoint
+from darkir.engine.metrics import DIGITS, METRICS
 from darkir.engine.provenance import Seen
 from darkir.engine.report import write_cv_report
 from darkir.engine.runlog import RunLog
@@ -14,7 +15,6 @@ from darkir.engine.statistics import summarise
 from data.files import FolderLock, remove_stale_temporaries, write_csv, write_json
 
 SCHEMA_VERSION = 1
-METRICS = ("psnr", "ssim", "l1")
 OOF_COLUMNS = ["src", "fold", *METRICS, *(f"identity_{name}" for name in METRICS)]
 LOCK_WAIT_SECONDS = 60.0
 
@@ -85,7 +85,8 @@ def log_summary(summary: dict[str, Any], log: RunLog) -> None:
     if not summary["oof"]["n"]:
         return
     log(f"Out of fold, {summary['oof']['n']} photos, mean and 95 % interval:")
-    for name, unit, digits in (("psnr", " dB", 2), ("ssim", "", 4), ("l1", "", 4)):
+    for name, digits in DIGITS.items():
+        unit = " dB" if name == "psnr" else ""
         ours, theirs = summary["oof"][name], summary["identity"][name]
         low, high = ours["ci95"]
         log(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from data.colour import srgb_encode
+
 WIDTH, HEIGHT = 256, 192
 SUPERSAMPLING = 2
 BRACKET_STOPS = (-2.6, -1.3, 0.0, 1.3, 2.6)
@@ -55,11 +57,6 @@ def neutral_gain(view: np.ndarray) -> float:
     return MIDDLE_GRAY / float(np.exp(np.log(luminance).mean()))
 
 
-def encode_srgb(linear: np.ndarray) -> np.ndarray:
-    """Linear [0, 1] -> sRGB [0, 1] (IEC 61966-2-1)."""
-    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * np.maximum(linear, 1e-9) ** (1 / 2.4) - 0.055)
-
-
 def soft_shoulder(linear: np.ndarray, knee: float = 0.6) -> np.ndarray:
     """Identity up to `knee`, then bent so that 2.0 and more lands on white: highlights roll off before they clip."""
     room = 1 - knee
@@ -75,7 +72,7 @@ def underexposed(view: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     linear = view * (neutral_gain(view) * 2.0**-stops * cast)
     electrons = rng.uniform(1500, 6000)  # at a signal of 1: about ISO 400 to 1600 on a small sensor
     linear = rng.poisson(np.clip(linear, 0, 2.0) * electrons) / electrons
-    return encode_srgb(soft_shoulder(linear))
+    return srgb_encode(soft_shoulder(linear))
 
 
 def blur(image: np.ndarray) -> np.ndarray:
@@ -128,7 +125,7 @@ def fuse_exposures(exposures: np.ndarray, levels: int = 7) -> np.ndarray:
 def retouched(view: np.ndarray) -> np.ndarray:
     """Target in sRGB [0, 1]: neutral exposure fusion of five exposures."""
     neutral = view * neutral_gain(view)
-    exposures = np.stack([encode_srgb(soft_shoulder(np.clip(neutral * 2.0**stops, 0, 2.0))) for stops in BRACKET_STOPS])
+    exposures = np.stack([srgb_encode(soft_shoulder(np.clip(neutral * 2.0**stops, 0, 2.0))) for stops in BRACKET_STOPS])
     fused = fuse_exposures(exposures)
     # Fusion of a wide bracket looks flat: stretch as a retoucher sets black and white points; mist stays mist.
     black, white = np.percentile(fused @ LUMA, (0.5, 99.5))
