@@ -1,20 +1,23 @@
 """DarkIR's blocks: EBlock (encoder, works on the spectrum) and DBlock (decoder, dilated branches).
 
-Every module takes and returns (B, C, H, W) floats. The attribute names are the published checkpoint keys.
+Every module takes and returns (B, C, H, W) floats. The attribute names are the published checkpoint keys. What is computed
+a pixel or a channel at a time is done by `ops`, a set of operations that DarkIR.use can exchange.
 Source: DarkIR, "Robust Low-Light Image Restoration" (CVPR 2025), sections 3.1 and 3.2.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from darkir.spectral import FreMLP
+from darkir.operations import Operations
+from darkir.plain import PLAIN
 
 
 class LayerNorm2d(nn.Module):
     """Normalises every pixel over its channels."""
+
+    ops: Operations = PLAIN
 
     def __init__(self, channels: int, eps: float = 1e-6):
         super().__init__()
@@ -23,36 +26,40 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # For channels_last features both permutes are free.
-        pixels = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
-        return pixels.permute(0, 3, 1, 2)
+        return self.ops.layer_norm(x, self.weight, self.bias, self.eps)
 
 
-class SimpleGate(nn.Module):
-    """(B, 2C, H, W) -> (B, C, H, W): the two halves multiplied."""
+class FreMLP(nn.Module):
+    """A small network on the Fourier magnitudes of a feature map, the phase kept: (B, C, H, W) of any size -> the same shape.
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        first, second = x.chunk(2, dim=1)
-        return first * second
+    float32 (float64 for float64 input), whatever the autocast: at 256 x 256 the magnitudes pass 65,504, the largest float16
+    number. darkir/spectral.py says how it relates to the published form.
+    """
 
+    ops: Operations = PLAIN
 
-class Branch(nn.Module):
-    """A depthwise 3x3 convolution with a dilation."""
-
-    def __init__(self, channels: int, dilation: int):
+    def __init__(self, channels: int, expand: int = 2):
         super().__init__()
-        self.dilation = dilation
-        self.branch = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels)
+        self.process1 = nn.Sequential(
+            nn.Conv2d(channels, expand * channels, 1),
+            nn.LeakyReLU(0.1, inplace=True),
+            nn.Conv2d(expand * channels, channels, 1),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.dilation > 1 and x.device.type == "cpu":
-            # torch's CPU library (oneDNN) returns garbage as the bfloat16 weight gradient of a dilated depthwise
-            # convolution on channels_last features: seen with torch 2.15 on AVX-512 without AMX, errors up to NaN.
-            with torch.autocast("cpu", enabled=False):
-                return self.branch(x.to(self.branch[0].weight.dtype))
-        return self.branch(x)
+        with torch.autocast(x.device.type, enabled=False):
+            if x.dtype != torch.float64:
+                x = x.float()
+            magnitude, phasor = self.ops.spectrum(x)
+            return self.ops.synthesis(self.process1(magnitude), phasor, x.shape[-1])
+
+
+class Branch(nn.Module):
+    """The parameters of a depthwise 3x3 convolution, under their published names; `gated_branches` computes it."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(channels, channels, 3, groups=channels))
 
 
 def _channel_attention(channels: int) -> nn.Sequential:
@@ -60,50 +67,62 @@ def _channel_attention(channels: int) -> nn.Sequential:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1))
 
 
-class EBlock(nn.Module):
+class Block(nn.Module):
+    """What both kinds of block begin with: branches, gate and channel attention, added to the input."""
+
+    ops: Operations = PLAIN
+
+    def __init__(self, dilations: tuple[int, ...]):
+        super().__init__()
+        self.dilations = dilations
+
+    def add_branches(self, x: torch.Tensor, wide: torch.Tensor) -> torch.Tensor:
+        """x (B, C, H, W) and its widened features (B, 2C, H, W) -> x + beta * conv3(SCA of the gated branches)."""
+        convolutions = [branch.branch[0] for branch in self.branches]
+        weights, biases = [each.weight for each in convolutions], [each.bias for each in convolutions]
+        gated, pooled = self.ops.gated_branches(wide, weights, biases, self.dilations)
+        attended = self.ops.scale_channels(gated, self.sca[1](pooled))
+        return self.ops.add_scaled(x, self.beta, self.conv3(attended))
+
+
+class EBlock(Block):
     """Encoder block: spatial mixing with a gate, then modulation by FreMLP. Starts as the identity."""
 
     def __init__(self, channels: int):
-        super().__init__()
+        super().__init__(dilations=(1,))
         self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.extra_conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.conv1 = nn.Conv2d(channels, 2 * channels, 1)
-        self.branches = nn.ModuleList([Branch(2 * channels, dilation=1)])
+        self.branches = nn.ModuleList([Branch(2 * channels)])
         self.sca = _channel_attention(channels)
         self.conv3 = nn.Conv2d(channels, channels, 1)
-        self.gate = SimpleGate()
         self.norm1 = LayerNorm2d(channels)
         self.norm2 = LayerNorm2d(channels)
         self.freq = FreMLP(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        mixed = self.branches[0](self.conv1(self.extra_conv(self.norm1(x))))
-        gated = self.gate(mixed)
-        y = x + self.beta * self.conv3(self.sca(gated) * gated)
-        return y + self.gamma * (y * self.freq(self.norm2(y)))
+        y = self.add_branches(x, self.conv1(self.extra_conv(self.norm1(x))))
+        return self.ops.add_modulated(y, self.gamma, self.freq(self.norm2(y)))
 
 
-class DBlock(nn.Module):
+class DBlock(Block):
     """Decoder block: dilated depthwise branches summed and gated, then a gated 1x1 pair. Starts as the identity."""
 
     def __init__(self, channels: int, dilations: tuple[int, ...]):
-        super().__init__()
+        super().__init__(dilations)
         self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.conv1 = nn.Conv2d(channels, 2 * channels, 1)
         self.extra_conv = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=channels)
-        self.branches = nn.ModuleList([Branch(2 * channels, dilation) for dilation in dilations])
+        self.branches = nn.ModuleList([Branch(2 * channels) for _ in dilations])
         self.sca = _channel_attention(channels)
         self.conv3 = nn.Conv2d(channels, channels, 1)
-        self.gate = SimpleGate()
         self.conv4 = nn.Conv2d(channels, 2 * channels, 1)
         self.conv5 = nn.Conv2d(channels, channels, 1)
         self.norm1 = LayerNorm2d(channels)
         self.norm2 = LayerNorm2d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        wide = self.extra_conv(self.conv1(self.norm1(x)))
-        gated = self.gate(sum(branch(wide) for branch in self.branches))
-        y = x + self.beta * self.conv3(self.sca(gated) * gated)
-        return y + self.gamma * self.conv5(self.gate(self.conv4(self.norm2(y))))
+        y = self.add_branches(x, self.extra_conv(self.conv1(self.norm1(x))))
+        return self.ops.add_scaled(y, self.gamma, self.conv5(self.ops.gate(self.conv4(self.norm2(y)))))

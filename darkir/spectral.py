@@ -1,4 +1,4 @@
-"""FreMLP: a small network on the Fourier magnitudes of a feature map, the phase kept. Features in, features out.
+"""The transforms of FreMLP: real features -> magnitude and phasor of their spectrum, and back.
 
 Published form: irfft2(p * cos(a), p * sin(a)) with z = rfft2(x), a = angle(z), p = process(|z|). Here p * u with
 u = z / |z|, and u = 1 at z = 0 (angle(0) is 0): the same values, without the divisions by |z|^2 that make the published
@@ -9,32 +9,9 @@ generated code has to handle complex numbers. A complex tensor is passed as its 
 """
 
 import torch
-from torch import nn
 
 # Below this magnitude a bin's phase is rounding noise; its gradient grows as 1 / |z| and carries no information.
 PHASE_EPS = 1e-12
-
-
-class FreMLP(nn.Module):
-    """(B, C, H, W) of any size -> the same shape, float32 (float64 for float64 input), whatever the autocast.
-
-    At 256 x 256 the magnitudes pass 65,504, the largest float16 number.
-    """
-
-    def __init__(self, channels: int, expand: int = 2):
-        super().__init__()
-        self.process1 = nn.Sequential(
-            nn.Conv2d(channels, expand * channels, 1),
-            nn.LeakyReLU(0.1, inplace=True),
-            nn.Conv2d(expand * channels, channels, 1),
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            if x.dtype != torch.float64:
-                x = x.float()
-            magnitude, phasor = spectrum(x)
-            return synthesis(self.process1(magnitude), phasor, x.shape[-1])
 
 
 @torch.library.custom_op("darkir::spectrum", mutates_args=())

@@ -5,13 +5,14 @@ import torch
 
 from bench import reference_darkir
 from darkir import spectral
+from darkir.blocks import FreMLP
 
 CHANNELS = 3
 
 
-def modules(seed: int = 0) -> tuple[spectral.FreMLP, reference_darkir.FreMLP]:
+def modules(seed: int = 0) -> tuple[FreMLP, reference_darkir.FreMLP]:
     torch.manual_seed(seed)
-    ours, theirs = spectral.FreMLP(CHANNELS), reference_darkir.FreMLP(CHANNELS)
+    ours, theirs = FreMLP(CHANNELS), reference_darkir.FreMLP(CHANNELS)
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
 
@@ -57,7 +58,7 @@ def test_gradients_at_a_flat_image_equal_the_published_form():
 @pytest.mark.parametrize("width", [5, 6])
 def test_gradcheck_in_float64(width):
     torch.manual_seed(1)
-    fremlp = spectral.FreMLP(1).double()
+    fremlp = FreMLP(1).double()
     x = torch.rand(1, 1, 4, width, dtype=torch.float64, requires_grad=True)
     assert fremlp(x).dtype == torch.float64
     assert torch.autograd.gradcheck(fremlp, (x,))
