@@ -80,7 +80,10 @@ class Block(nn.Module):
         """x (B, C, H, W) and its widened features (B, 2C, H, W) -> x + beta * conv3(SCA of the gated branches)."""
         convolutions = [branch.branch[0] for branch in self.branches]
         weights, biases = [each.weight for each in convolutions], [each.bias for each in convolutions]
-        gated, pooled = self.ops.gated_branches(wide, weights, biases, self.dilations)
+        return self.add_attended(x, *self.ops.gated_branches(wide, weights, biases, self.dilations))
+
+    def add_attended(self, x: torch.Tensor, gated: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """x and gated (B, C, H, W), pooled (B, C, 1, 1) -> x + beta * conv3(gated, each channel times its attention)."""
         attended = self.ops.scale_channels(gated, self.sca[1](pooled))
         return self.ops.add_scaled(x, self.beta, self.conv3(attended))
 
@@ -124,5 +127,8 @@ class DBlock(Block):
         self.norm2 = LayerNorm2d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.add_branches(x, self.extra_conv(self.conv1(self.norm1(x))))
+        return self.add_gated_pair(self.add_branches(x, self.extra_conv(self.conv1(self.norm1(x)))))
+
+    def add_gated_pair(self, y: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> the same shape; every pixel by itself."""
         return self.ops.add_scaled(y, self.gamma, self.conv5(self.ops.gate(self.conv4(self.norm2(y)))))
