@@ -57,8 +57,11 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> DarkIR
 
 def read_weights(path: str | Path) -> Weights:
     """The parameters in `path`: on the CPU, unwrapped, prefixes removed, finite. Raises ModelError naming the file."""
-    path = Path(path)
-    checkpoint = read_checkpoint(path)
+    return weights_in(read_checkpoint(path), Path(path))
+
+
+def weights_in(checkpoint: dict[str, Any], path: Path) -> Weights:
+    """`read_weights` for what `read_checkpoint` has read from `path` already."""
     wrapper = next((name for name in WRAPPERS if isinstance(checkpoint.get(name), dict)), None)
     found = checkpoint if wrapper is None else checkpoint[wrapper]
     meta = {} if wrapper is None else {name: value for name, value in checkpoint.items() if name != wrapper}

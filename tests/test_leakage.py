@@ -161,3 +161,27 @@ def test_lookalikes_on_two_sides_of_a_single_run_are_reported_with_both_names(wo
     line = next(line for line in out.splitlines() if "looks the same as" in line)
     assert near["src"] in line and "train.jsonl:4" in line and test_row["src"] in line and "test.jsonl:1" in line
     assert out.count("looks the same as") == 1
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_training_refuses_a_copy_of_a_validation_photo(world, tmp_path, capsys, copy):
+    photo, rows = planted(world, tmp_path, copy)
+    flags = ["--val_jsonl", world / "split" / "test.jsonl"]
+    assert train(tmp_path / "run", "--train_jsonl", rows, *flags) == 2
+    message = capsys.readouterr().err
+    assert "planted.jsonl:6" in message and f"validation photo {photo['src']} (" in message
+    others = [absolute(row, world / "other") for row in rows_of(world / "other" / "pairs.jsonl")]
+    write_jsonl(tmp_path / "others.jsonl", others)
+    assert train(tmp_path / "run", "--train_jsonl", tmp_path / "others.jsonl", *flags, "--mix_jsonl", rows) == 2
+    assert "planted.jsonl:6" in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+def test_groups_on_two_sides_of_a_single_run_are_told(world, tmp_path, capsys):
+    others = [absolute(row, world / "other") for row in rows_of(world / "other" / "pairs.jsonl")]
+    house, street = ({**row, "group": name} for row, name in zip(others, ("house", "street"), strict=False))
+    write_jsonl(tmp_path / "train.jsonl", [house, street, others[2]])
+    write_jsonl(tmp_path / "val.jsonl", [{**others[3], "group": "house"}, others[4]])
+    assert train(tmp_path / "run", "--train_jsonl", tmp_path / "train.jsonl", "--dry_run") == 0
+    warning = [line for line in capsys.readouterr().out.splitlines() if "stand both in" in line]
+    assert len(warning) == 1 and "1 groups stand both in training and in validation: house;" in warning[0]

@@ -113,7 +113,11 @@ def state_files(folder: Path) -> list[Path]:
 
 def read_state(path: Path) -> dict[str, Any]:
     """A whole training state; ModelError when the file is torn, not ours, of another version, or holds weights only."""
-    content = read_checkpoint(path)
+    return checked_state(read_checkpoint(path), path)
+
+
+def checked_state(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """`read_state` for what `read_checkpoint` has read from `path` already."""
     _require_parts(content, STATE_PARTS, f"{path}: not a training state of this toolkit")
     for part in ("params", "raw_params"):
         if not all(is_dense(value) and bool(value.isfinite().all()) for value in content[part].values()):

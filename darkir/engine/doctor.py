@@ -12,7 +12,7 @@ from darkir.engine.checkpoint import finished
 from darkir.engine.distributed import World
 from darkir.engine.evaluation import restorer, to_float
 from darkir.engine.fold import FoldTraining
-from darkir.engine.run_config import FoldPlan, Options, asked_config
+from darkir.engine.run_config import FoldPlan, Options
 from darkir.engine.runlog import RunLog
 from data.dataset import EvaluationPairs, decoded_pair
 
@@ -32,7 +32,7 @@ def dry_run(plans: list[FoldPlan], options: Options, output_dir: Path, log: RunL
     log(f"Dry run: {len(plans)} runs, {len(plans) - len(todo)} of them finished; nothing is written")
     if not todo:
         return
-    trainings = [FoldTraining(plan, options, asked_config(plan, options), log, World(), decoded_pair) for plan in todo]
+    trainings = [FoldTraining(plan, options, log, World(), decoded_pair) for plan in todo]
     log("No test photo among training or validation rows, or in what the starting weights saw")
     training = trainings[0]
     training.describe()

@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, default_collate
 
 from darkir.engine import checkpoint
-from darkir.engine.checkpoint import weights_content
+from darkir.engine.announce import set_up_lines
 from darkir.engine.distributed import World
 from darkir.engine.errors import RunFailed
 from darkir.engine.evaluation import identity, restorer, score
 from darkir.engine.finetune import frozen_stages, let_learn
-from darkir.engine.learner import Learner, make_learner
+from darkir.engine.fold_files import FoldFiles
 from darkir.engine.memory import MemoryUse, memory_advice
-from darkir.engine.metrics import METRICS
-from darkir.engine.provenance import Seen, log_provenance, refuse_test_photos
 from darkir.engine.red_flags import red_flags
 from darkir.engine.restore import restore
 from darkir.engine.run_config import FoldPlan, Options, asked_config, refuse_changes, remove_outputs
 from darkir.engine.runlog import RunLog
 from darkir.engine.runtime import choose_precision, describe_device
-from darkir.engine.schedule import warmup_updates
 from darkir.engine.selfcheck import Rehearsal, check_first_update, rehearse_on_copy
+from darkir.engine.start import Start, begin, find_start
 from darkir.engine.step import NonFinite
 from darkir.engine.tracking import Tracker
 from darkir.engine.training import Progress, Run, fit
-from darkir.network import DarkIR
-from darkir.weights import load_into, read_weights
 from data.cache import open_cache
 from data.dataset import EvaluationPairs, Source, TrainingPairs, decoded_pair
 from data.files import FolderLock, remove_stale_temporaries, utc_now
@@ -48,15 +42,14 @@ def train_fold(plan: FoldPlan, options: Options, log: RunLog, world: World) -> N
     """
     with _owned(plan.folder, options.overwrite, log) if world.writes else contextlib.nullcontext():
         world.wait_for_all()  # for what rank 0 clears away
-        asked = asked_config(plan, options)
         done = checkpoint.finished_soundly(plan.folder, log)
         if done is not None:
-            refuse_changes(done["config"], asked, plan.folder, log)
+            refuse_changes(done["config"], asked_config(plan, options), plan.folder, log)
             log(f"{plan.name}: finished before, skipped ({plan.folder})")
         else:
             sizes = f"{len(plan.train)} training pairs, {len(plan.val)} validation pairs"
             log(f"===== {plan.name}: {sizes}, {utc_now()} =====")
-            FoldTraining(plan, options, asked, log, world, _source(plan, options, log)).to_the_end()
+            FoldTraining(plan, options, log, world, _source(plan, options, log)).to_the_end()
         world.wait_for_all()  # for what rank 0 has written
 
 
@@ -86,18 +79,18 @@ def _owned(folder: Path, overwrite: bool, log: RunLog) -> Iterator[None]:
 class FoldTraining:
     """The parts of one run, joined. Lives inside the folder's lock."""
 
-    def __init__(self, plan: FoldPlan, options: Options, asked: dict, log: RunLog, world: World, source: Source):
-        self.plan, self.options, self.asked, self.log, self.world = plan, options, asked, log, world
-        self.source = source
+    def __init__(self, plan: FoldPlan, options: Options, log: RunLog, world: World, source: Source):
+        self.plan, self.options, self.log, self.world, self.source = plan, options, log, world, source
+        self.asked = asked_config(plan, options)
         self.precision = choose_precision(options.device, options.train.mixed_precision, options.train.amp_dtype)
         self.objective = Objective(options.loss, options.device)
         self.epoch_plan = EpochPlan(
             len(plan.train), options.train.batch_size, options.train.accumulate_steps, self._mixing()
         )
-        self.resume_from = self._state_to_resume()
-        self.network_config = options.model.network
-        self.seen, self.learner = self._start()
-        self.progress = self._resume() or Progress()
+        start = find_start(plan, options, log)
+        seen, self.learner = begin(plan, options, start.weights, self.precision, self.objective.needs_side, log)
+        self.progress = self._resume(start) or Progress()
+        self.files = FoldFiles(plan, options, self.asked, seen, self.learner)
         self.val_loader = self._validation_loader()
         self.memory: MemoryUse | None = None
 
@@ -170,54 +163,13 @@ class FoldTraining:
         ratio = self.options.data.mix_ratio if self.plan.mix else 0.0
         return Mixing(len(self.plan.mix), ratio, self.options.train.epochs)
 
-    def _start(self) -> tuple[Seen, Learner]:
-        """Fresh or pre-trained weights, checked against the test photos, with optimizer and average around them."""
-        options = self.options
-        torch.manual_seed(options.train.seed + (self.plan.number or 0))
-        network = DarkIR(self.network_config)
-        earlier = Seen()
-        source = self._weights_to_start_from()
-        if source is not None:
-            weights = read_weights(source)
-            self.log(
-                f"Starting from {source}: {load_into(network, weights.params, source, options.model.allow_partial)}"
-            )
-            earlier = Seen.from_checkpoint(weights.meta, str(source))
-            log_provenance(earlier, self.log)
-        refuse_test_photos(self.plan.test, [*self.plan.train, *self.plan.val, *self.plan.mix], earlier)
-        let_learn(network, options.finetune, 0, self.objective.needs_side)
-        network = network.to(options.device, memory_format=torch.channels_last)
-        layer_decay, compiled = options.finetune.layer_decay, options.train.compile
-        learner = make_learner(network, self.precision, options.train, layer_decay, compiled)
-        return earlier.then([*self.plan.train, *self.plan.val], self.plan.mix), learner
-
-    def _state_to_resume(self) -> dict[str, Any] | None:
-        """The content of --resume when it is a state of this fold."""
-        if self.options.resume is None:
-            return None
-        content = checkpoint.read_checkpoint(self.options.resume)
-        if not checkpoint.is_state(content) or content.get("fold") != self.plan.number:
-            return None
-        return checkpoint.read_state(self.options.resume)
-
-    def _weights_to_start_from(self) -> str | None:
-        """--pretrained_path, or a --resume that holds weights only; None for fresh weights."""
-        resume = self.options.resume
-        if resume is None or self.resume_from is not None:
-            return self.options.model.pretrained_path
-        if checkpoint.is_state(checkpoint.read_checkpoint(resume)):
-            self.log(f"--resume {resume} is the state of another fold: {self.plan.name.lower()} starts without it")
-            return self.options.model.pretrained_path
-        self.log(f"--resume {resume} holds weights only: a new run starts from them, as with --pretrained_path")
-        return str(resume)
-
-    def _resume(self) -> Progress | None:
+    def _resume(self, start: Start) -> Progress | None:
         """Restore the newest state of this folder, else the one that --resume names; None starts anew."""
         newest = checkpoint.newest_state(self.plan.folder, self.log)
-        source, state = newest or (self.options.resume, self.resume_from)
+        source, state = newest or (self.options.resume, start.state)
         if state is None:
             return None
-        if newest and self.resume_from:
+        if newest and start.state:
             self.log(f"--resume {self.options.resume} is not used: {self.plan.folder} holds a state of its own")
         refuse_changes(state["config"], self.asked, self.plan.folder, self.log)
         if state["threads"] != torch.get_num_threads():
@@ -251,26 +203,9 @@ class FoldTraining:
         restore = restorer(self.learner.average.network, self.precision)
         return score(restore, self.val_loader, self.plan.val, self.options.device, self.world)
 
-    def _facts(self) -> dict[str, Any]:
-        return {"data": self.seen.as_plain(), "config": self.asked, "fold": self.plan.number}
-
-    def _average_content(self, **facts: Any) -> dict[str, Any]:
-        return weights_content(self.learner.average.network, self.network_config, **self._facts(), **facts)
-
-    def _state_content(self, progress: Progress) -> dict[str, Any]:
-        return self._average_content(
-            raw_params={name: tensor.cpu() for name, tensor in self.learner.network.state_dict().items()},
-            optimizer=self.learner.optimizer.state_dict(),
-            scaler=self.learner.scaler.state_dict(),
-            rng=torch.get_rng_state(),
-            step=progress.step,
-            progress=dataclasses.asdict(progress),
-            threads=torch.get_num_threads(),
-        )
-
     def _save_state(self, progress: Progress) -> None:
         if self.world.writes:
-            checkpoint.save_last(self.plan.folder, self._state_content(progress))
+            self.files.save_state(progress)
 
     def _epoch_begins(self, epoch: int) -> None:
         let_learn(self.learner.network, self.options.finetune, epoch, self.objective.needs_side)
@@ -286,74 +221,34 @@ class FoldTraining:
         """Write what an epoch leaves. The state comes last: after a kill in between, the same files are written again."""
         if not self.world.writes:
             return
-        epoch, folder = len(progress.history), self.plan.folder
+        train, epoch = self.options.train, len(progress.history)
         if is_best:
-            metrics = {name: progress.best[name] for name in METRICS}
-            checkpoint.save(folder / checkpoint.BEST, self._average_content(metrics=metrics, epoch=epoch))
-        keep = self.options.train.save_every and epoch % self.options.train.save_every == 0
+            self.files.save_best(progress)
+        keep = train.save_every and epoch % train.save_every == 0
         if keep:
-            checkpoint.save(folder / f"checkpoint_epoch_{epoch}.pt", self._state_content(progress))
+            self.files.save_epoch(progress)
         self.tracker.epoch(progress.history)
-        if keep or epoch == 1 or epoch == self.options.train.epochs:
+        if keep or epoch in (1, train.epochs):
             restore = restorer(self.learner.average.network, self.precision)
             self.tracker.pictures(epoch, self.val_loader.dataset, restore, self.options.device)
         self._save_state(progress)
 
     def _finish(self) -> None:
         """Score the identity beside the best epoch's scores and write checkpoint_final.pt last."""
-        best, history = self.progress.best, self.progress.history
         untouched = score(identity, self.val_loader, self.plan.val, self.options.device, self.world)
         if not self.world.writes:
             return
-        scores = [
-            {**ours, **{f"identity_{name}": theirs[name] for name in METRICS}}
-            for ours, theirs in zip(best["scores"], untouched, strict=True)
-        ]
-        outcome = {
-            "fold": self.plan.number,
-            "best_epoch": best["epoch"],
-            **{f"best_{name}": best[name] for name in METRICS},
-            "epochs_run": len(history),
-            "stopped_early": self.progress.stopped_early,
-        }
-        metrics = {name: history[-1][f"val_{name}"] for name in ("psnr", "ssim", "loss")}
-        self.tracker.curves(history)
-        content = self._average_content(
-            metrics=metrics, epoch=len(history), finished=outcome, scores=scores, history=history
-        )
-        checkpoint.save(self.plan.folder / checkpoint.FINAL, content)
+        self.tracker.curves(self.progress.history)
+        self.files.save_final(self.progress, untouched)
+        best = self.progress.best
         self.log(
             f"{self.plan.name} finished: best PSNR {best['psnr']:.2f}dB at epoch {best['epoch']} ({self.plan.folder})"
         )
 
     def describe(self) -> None:
         """Say what will happen, once, before the long part."""
-        train, plan = self.options.train, self.epoch_plan
         parameters = sum(parameter.numel() for parameter in self.learner.network.parameters())
         size, device = self.options.model.model_size, describe_device(self.options.device)
         self.log(f"DarkIR-{size}, {parameters:,} parameters, {self.precision.describe()}, {device}")
-        if self.world.size > 1:
-            share = train.batch_size // self.world.size
-            self.log(f"{self.world.size} processes, each with {share} of the {train.batch_size} pairs of a batch")
-        self.log(f"{plan.updates} updates an epoch of {plan.samples_per_update} samples, {train.epochs} epochs")
-        if plan.refilled:
-            self.log(f"The last update of an epoch is filled with {plan.refilled} second draws of the same photos")
-        asked = train.warmup_epochs * plan.updates
-        warmup = warmup_updates(train.warmup_epochs, plan.updates, train.epochs * plan.updates)
-        if warmup < asked:
-            self.log(f"Warm-up cut from {asked} to {warmup} updates (10 % of the run)")
-        if self.plan.mix:
-            ratio = self.options.data.mix_ratio
-            self.log(
-                f"{len(self.plan.mix)} pairs are mixed in: {ratio:.0%} of the samples of the first epoch, none in the last"
-            )
-        if self.options.finetune.freeze_stages and self.options.model.pretrained_path is None:
-            self.log("⚠️  --freeze_stages without --pretrained_path: the frozen stages keep their random weights")
-        side = self.options.data.resolution
-        small = sum(min(pair.row["width"], pair.row["height"]) < side for pair in self.plan.train)
-        if small and self.options.data.fit == "crop":
-            self.log(
-                f"{small} of {len(self.plan.train)} training photos are smaller than {side} pixels and are enlarged"
-            )
-        for line in self.objective.describe():
+        for line in set_up_lines(self.plan, self.options, self.epoch_plan, self.world) + self.objective.describe():
             self.log(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from darkir.engine.errors import RunRefused
@@ -66,6 +67,7 @@ def single_plan(
     test = [] if test_jsonl is None else checked_pairs(test_jsonl, base_dir, log)
     mix = mixed_pairs(options, log)
     report_lookalikes({"training": train, "validation": val, "test": test, "mixed": mix}, log)
+    report_shared_groups({"training": train, "validation": val, "test": test}, log)
     return FoldPlan(None, output_dir, train, val, test, mix)
 
 
@@ -80,6 +82,16 @@ def report_lookalikes(sides: dict[str, list[Pair]], log: RunLog) -> None:
         log(f"⚠️  {pair.src} ({side}, {pair.where}) looks the same as {other.src} ({other_side}, {other.where})")
     if len(hits) > SHOWN:
         log(f"⚠️  ... and {len(hits) - SHOWN} more rows that look the same on two sides")
+
+
+def report_shared_groups(sides: dict[str, list[Pair]], log: RunLog) -> None:
+    """A warning for each two sides that share groups: rows that were divided by hand may do so, those of a split never."""
+    named = {side: {pair.group for pair in pairs} - {None} for side, pairs in sides.items()}
+    for first, second in itertools.combinations(named, 2):
+        shared = sorted(named[first] & named[second])
+        if shared:
+            shown = ", ".join(shared[:SHOWN]) + (" ..." if len(shared) > SHOWN else "")
+            log(f"⚠️  {len(shared)} groups stand both in {first} and in {second}: {shown}; scores will flatter")
 
 
 def mixed_pairs(options: Options, log: RunLog) -> list[Pair]:

@@ -67,14 +67,26 @@ def digests(pairs: Iterable[Pair]) -> frozenset[str]:
 
 def refuse_test_photos(test: list[Pair], pairs: Iterable[Pair], seen: Seen) -> None:
     """DataError with all rows of `pairs` that are test photos; RunRefused when the starting weights saw one."""
-    held_out = {pair.row[name]: pair for pair in test for name in DIGESTS}
-    faults = Faults()
-    for pair in pairs:
-        clash = next((held_out[pair.row[name]] for name in DIGESTS if pair.row[name] in held_out), None)
-        if clash is not None:
-            faults.add(pair.where, f"{pair.src} has the content of test photo {clash.src} ({clash.where})")
+    faults = _same_content("test", test, pairs)
     faults.raise_if_any("test photos among the training, validation or mixed rows", "Remove these rows.")
     refuse_unclean_weights(test, seen, "the starting weights")
+
+
+def refuse_validation_photos(val: list[Pair], learned: Iterable[Pair]) -> None:
+    """DataError with all rows of `learned` (training and mixed) that are validation photos: the best epoch would be a fake."""
+    faults = _same_content("validation", val, learned)
+    faults.raise_if_any("validation photos among the training or mixed rows", "Remove these rows.")
+
+
+def _same_content(side: str, held_out: list[Pair], pairs: Iterable[Pair]) -> Faults:
+    """A fault for each of `pairs` whose source or target, file or pixels, is one of `held_out`."""
+    owners = {pair.row[name]: pair for pair in held_out for name in DIGESTS}
+    faults = Faults()
+    for pair in pairs:
+        clash = next((owners[pair.row[name]] for name in DIGESTS if pair.row[name] in owners), None)
+        if clash is not None:
+            faults.add(pair.where, f"{pair.src} has the content of {side} photo {clash.src} ({clash.where})")
+    return faults
 
 
 def refuse_unclean_weights(test: list[Pair], seen: Seen, what: str) -> None:

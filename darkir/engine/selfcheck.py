@@ -52,7 +52,7 @@ def rehearse_on_copy(
 
 
 def check_first_update(rehearsal: Rehearsal, batch: dict) -> MemoryUse | None:
-    """Update the copy with one sample, then with the whole batch; returns the memory of one sample (CUDA only).
+    """Update the copy with one sample, twice, then with the whole batch; returns the memory of one sample (CUDA only).
 
     Raises NonFinite for a broken loss or gradient, torch.OutOfMemoryError, and RunFailed when an applied update leaves the
     output as it was: then nothing would ever be learned.
@@ -60,8 +60,10 @@ def check_first_update(rehearsal: Rehearsal, batch: dict) -> MemoryUse | None:
     restore = restorer(rehearsal.learner.network, rehearsal.precision)
     src = to_float(batch["src"][:1], rehearsal.device)
     before = restore(src)
+    single = {name: values[:1] for name, values in batch.items()}
+    rehearsal.update(single)  # makes gradients and moments, which are no part of what a sample takes
     with MemoryProbe(rehearsal.device) as probe:
-        rehearsal.update({name: values[:1] for name, values in batch.items()})
+        rehearsal.update(single)
     if not any(rehearsal.update(batch) for _ in range(OVERFLOWS)):
         raise NonFinite(f"gradient in {OVERFLOWS} float16 updates")
     if torch.equal(before, restore(src)):

@@ -187,16 +187,31 @@ def _stop_if_asked(run: Run, progress: Progress, saved: bool = False) -> None:
 
 def _end_epoch(run: Run, progress: Progress, scores: list[dict], lr: float) -> None:
     """Turn the epoch's sums and validation scores into its record; keep best and patience; write and log."""
-    means, totals = mean_metrics(scores), progress.totals
+    means, left_out = mean_metrics(scores), progress.totals["left_out"]
+    is_best = progress.best is None or means["psnr"] > progress.best["psnr"]
+    record = _epoch_record(run, progress, means, lr, is_best)
+    progress.history.append(record)
+    flags = run.red_flags(progress.history, left_out)
+    record["flags"] = list(flags)
+    progress.totals = dict(EMPTY_TOTALS, terms={})
+    progress.epochs_without_gain = 0 if is_best else progress.epochs_without_gain + 1
+    if is_best:
+        progress.best = {"epoch": record["epoch"], **means, "scores": scores}
+    patience = run.config.early_stopping_patience
+    progress.stopped_early = bool(patience) and progress.epochs_without_gain >= patience
+    run.epoch_ended(progress, is_best)
+    _log_epoch(run, progress, flags)
+
+
+def _epoch_record(run: Run, progress: Progress, means: dict[str, float], lr: float, is_best: bool) -> dict[str, Any]:
+    """The epoch's line in history.json; RunFailed when every update of it was left out."""
+    totals, epoch = progress.totals, len(progress.history) + 1
     if totals["left_out"] == totals["updates"]:
-        raise RunFailed(
-            f"every update of epoch {len(progress.history) + 1} was left out as not finite; nothing was learned"
-        )
+        raise RunFailed(f"every update of epoch {epoch} was left out as not finite; nothing was learned")
     skipped = totals["overflowed"] + totals["left_out"]
     measured, applied = max(1, totals["updates"] - totals["left_out"]), max(1, totals["updates"] - skipped)
-    is_best = progress.best is None or means["psnr"] > progress.best["psnr"]
-    record = {
-        "epoch": len(progress.history) + 1,
+    return {
+        "epoch": epoch,
         "train_loss": totals["loss"] / measured,
         "train_terms": {name: value / measured for name, value in totals["terms"].items()},
         "val_loss": means["l1"],
@@ -210,17 +225,10 @@ def _end_epoch(run: Run, progress: Progress, scores: list[dict], lr: float) -> N
         "seconds": totals["seconds"],
         "images_per_second": totals["updates"] * run.plan.samples_per_update / totals["seconds"],
     }
-    progress.history.append(record)
-    flags = run.red_flags(progress.history, totals["left_out"])
-    record["flags"] = list(flags)
-    progress.totals = dict(EMPTY_TOTALS, terms={})
-    progress.epochs_without_gain = 0 if is_best else progress.epochs_without_gain + 1
-    if is_best:
-        progress.best = {"epoch": record["epoch"], **means, "scores": scores}
-    patience = run.config.early_stopping_patience
-    progress.stopped_early = bool(patience) and progress.epochs_without_gain >= patience
-    run.epoch_ended(progress, is_best)
-    run.log(epoch_line(record, run.config.epochs))
+
+
+def _log_epoch(run: Run, progress: Progress, flags: dict[str, str]) -> None:
+    run.log(epoch_line(progress.history[-1], run.config.epochs))
     told = progress.history[-2]["flags"] if len(progress.history) > 1 else []
     for name, advice in flags.items():
         if name not in told:
