@@ -8,31 +8,27 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import numpy as np
+import torch
 from PIL import Image
 
-from data.dataset import decoded_pair
+from data.dataset import SampleKey, TrainingPairs
 from data.files import write_bytes
-from data.images import fit_crop_size
+from data.fingerprint import fingerprint_pairs
 from data.manifest import read_pairs
-from data.transforms import augment, random_crop, sample_generator
 
 ROOT = Path(__file__).resolve().parent.parent
 PAIR, DRAWS, SIDE = 8, 7, 128
 
 
 def main() -> None:
-    pair = read_pairs(ROOT / "data" / "sample" / "pairs.jsonl")[PAIR]
-    src, tar = decoded_pair(pair, fit_crop_size(256, 192, SIDE, enlarge=True))
+    pairs = fingerprint_pairs(read_pairs(ROOT / "data" / "sample" / "pairs.jsonl")[PAIR : PAIR + 1])
     rows = []
     for preprocess in ("light_aug", "strong_aug"):
-        samples = []
-        for draw in range(DRAWS):
-            rng = sample_generator(seed=1, epoch=0, draw=draw, index=0)
-            samples.append(augment(*random_crop(src, tar, SIDE, rng), preprocess, rng))
-        rows += [np.concatenate(side, axis=1) for side in zip(*samples, strict=True)]
+        dataset = TrainingPairs(pairs, SIDE, "crop", preprocess, seed=1)
+        batch = dataset.__getitems__([SampleKey(epoch=0, draw=draw, index=0) for draw in range(DRAWS)])
+        rows += [torch.cat(list(batch[side]), dim=2) for side in ("src", "tar")]
     content = io.BytesIO()
-    Image.fromarray(np.concatenate(rows)).save(content, "JPEG", quality=90)
+    Image.fromarray(torch.cat(rows, dim=1).permute(1, 2, 0).numpy()).save(content, "JPEG", quality=90)
     write_bytes(ROOT / "docs" / "augmentations.jpg", content.getvalue())
 
 

@@ -11,10 +11,10 @@ from torch.utils.data import Dataset
 
 from data import images
 from data.manifest import Pair
-from data.transforms import augment, random_crop, sample_generator
+from data.transforms import Draw, cut, draw_sample, sample_generator, toned
 
 # What gives a dataset its images: decoded_pair, or a cache that gives the same faster.
-Source = Callable[[Pair, tuple[int, int]], tuple[np.ndarray, np.ndarray]]
+Source = Callable[[Pair, tuple[int, int]], tuple[torch.Tensor, torch.Tensor]]
 
 
 class SampleKey(NamedTuple):
@@ -25,12 +25,13 @@ class SampleKey(NamedTuple):
     index: int
 
 
-def decoded_pair(pair: Pair, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Both images of `pair`, decoded and resized with one filter to `size` (width, height): uint8 (H, W, 3).
+def decoded_pair(pair: Pair, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both images of `pair`, decoded and resized with one filter to `size` (width, height): uint8 (3, H, W).
 
     Raises DataError naming the file.
     """
-    return images.resize(images.decode(pair.src_path), size), images.resize(images.decode(pair.tar_path), size)
+    src, tar = (planes(images.resize(images.decode(path), size)) for path in (pair.src_path, pair.tar_path))
+    return src, tar
 
 
 def frame_size(pair: Pair, resolution: int, fit: str, enlarge: bool) -> tuple[int, int]:
@@ -45,7 +46,7 @@ def frame_size(pair: Pair, resolution: int, fit: str, enlarge: bool) -> tuple[in
 
 
 class TrainingPairs(Dataset):
-    """Square training samples; `dataset[SampleKey]` is the same tensor pair in any process, order or restart."""
+    """Square training samples; a SampleKey gives the same tensor pair in any process, order or restart."""
 
     def __init__(
         self, pairs: list[Pair], resolution: int, fit: str, preprocess: str, seed: int, source: Source = decoded_pair
@@ -61,12 +62,29 @@ class TrainingPairs(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, key: SampleKey) -> dict:
+        batch = self.__getitems__([key])
+        return {"src": batch["src"][0], "tar": batch["tar"][0], "index": key.index}
+
+    def __getitems__(self, keys: list[SampleKey]) -> dict:
+        """The batch of `keys`: {"src", "tar": uint8 (B, 3, R, R), "index": int64 (B,)}, each pixel copied once."""
+        src, tar = torch.empty(2, len(keys), 3, self.resolution, self.resolution, dtype=torch.uint8)
+        draws = [self.draw(key) for key in keys]
+        for place, (key, draw) in enumerate(zip(keys, draws, strict=True)):
+            pair = self.source(self.pairs[key.index], self.size_of(key.index))
+            for batch, image in zip((src, tar), pair, strict=True):
+                batch[place].copy_(cut(image, draw, self.resolution))
+        tables = tone_tables_of(draws)
+        src = src if tables is None else toned(src, tables)
+        return {"src": src, "tar": tar, "index": torch.tensor([key.index for key in keys])}
+
+    def draw(self, key: SampleKey) -> Draw:
+        """Window and augmentation of a sample, without its pixels."""
         rng = sample_generator(self.seed, key.epoch, key.draw, key.index)
-        pair = self.pairs[key.index]
-        src, tar = self.source(pair, frame_size(pair, self.resolution, self.fit, enlarge=True))
-        src, tar = random_crop(src, tar, self.resolution, rng)
-        src, tar = augment(src, tar, self.preprocess, rng)
-        return {"src": planes(src), "tar": planes(tar), "index": key.index}
+        return draw_sample(rng, *self.size_of(key.index), self.resolution, self.preprocess)
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """(width, height) of the pair before the crop, without decoding."""
+        return frame_size(self.pairs[index], self.resolution, self.fit, enlarge=True)
 
 
 class EvaluationPairs(Dataset):
@@ -83,11 +101,18 @@ class EvaluationPairs(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         src, tar = self.source(self.pairs[index], self.size_of(index))
-        return {"src": planes(src), "tar": planes(tar), "index": index}
+        return {"src": src.clone(), "tar": tar.clone(), "index": index}
 
     def size_of(self, index: int) -> tuple[int, int]:
         """(width, height) of the sample, without decoding."""
         return frame_size(self.pairs[index], self.resolution, self.fit, enlarge=False)
+
+
+def tone_tables_of(draws: list[Draw]) -> torch.Tensor | None:
+    """The tone tables of a batch, uint8 (B, 3, 256); None when nothing of the kind was drawn."""
+    if draws[0].tables is None:
+        return None
+    return torch.from_numpy(np.stack([draw.tables for draw in draws]))
 
 
 def planes(image: np.ndarray) -> torch.Tensor:

@@ -1,12 +1,16 @@
-"""A resized pair -> a training sample: one drawn crop and augmentation for both images, from a generator that the caller seeds.
+"""A resized pair -> a training sample: one crop and augmentation for both images, drawn from a generator that the caller seeds.
 
 `--preprocess none` crops only; `light_aug` adds flips; `strong_aug` adds quarter turns for both images and, on the source only, an
 exposure change and a colour cast, drawn in linear light (the target is what the photo should become, so its tones stay).
+Drawing is NumPy on the host and needs no pixel; applying is torch on any device, uint8 in and out.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import torch
 
 from data.colour import srgb_encode
 
@@ -14,41 +18,71 @@ EXPOSURE_STOPS = 0.5
 CAST_GAIN = 0.06
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What was drawn for one sample, in the order in which it is applied; the tables are for the source only.
+
+    down, across: whether rows, columns run backwards; turns: counter-clockwise quarter turns; tables: uint8 (3, 256), new code of
+    every code of a channel, or None.
+    """
+
+    top: int
+    left: int
+    down: bool = False
+    across: bool = False
+    turns: int = 0
+    tables: np.ndarray | None = None
+
+
 def sample_generator(seed: int, epoch: int, draw: int, index: int) -> np.random.Generator:
     """The generator of one sample: the same numbers whatever the worker, the order or the restart."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, draw, index))))
 
 
-def random_crop(src: np.ndarray, tar: np.ndarray, side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The same side x side window of both images, uint8 (H, W, 3) with H, W >= side."""
-    height, width = src.shape[:2]
-    top = int(rng.integers(height - side + 1))
-    left = int(rng.integers(width - side + 1))
-    window = (slice(top, top + side), slice(left, left + side))
-    return src[window], tar[window]
-
-
-def augment(
-    src: np.ndarray, tar: np.ndarray, preprocess: str, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Apply the drawn augmentation to a pair of uint8 (S, S, 3) crops; shape and dtype stay."""
+def draw_sample(rng: np.random.Generator, width: int, height: int, side: int, preprocess: str) -> Draw:
+    """Draw a side x side window of a width x height pair, both >= side, and its augmentation."""
+    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
     if preprocess == "none":
-        return src, tar
-    for axis in (0, 1):
-        if rng.random() < 0.5:
-            src, tar = np.flip(src, axis), np.flip(tar, axis)
-    if preprocess == "strong_aug":
-        turns = int(rng.integers(4))
-        src, tar = np.rot90(src, turns), np.rot90(tar, turns)
-        src = jitter_tones(src, rng)
-    return src, tar
+        return Draw(top, left)
+    down, across = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
+    if preprocess == "light_aug":
+        return Draw(top, left, down, across)
+    turns = int(rng.integers(4))
+    return Draw(top, left, down, across, turns, tone_tables(draw_gains(rng)))
 
 
-def jitter_tones(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Scale the image in linear light by up to +-0.5 stop, and each channel by up to +-6 %; uint8 (H, W, 3) in and out."""
-    gains = 2.0 ** rng.uniform(-EXPOSURE_STOPS, EXPOSURE_STOPS) * rng.uniform(1 - CAST_GAIN, 1 + CAST_GAIN, 3)
-    tables = tone_tables(gains)
-    return np.stack([tables[channel][image[..., channel]] for channel in range(3)], axis=-1)
+def cut(image: torch.Tensor, draw: Draw, side: int) -> torch.Tensor:
+    """The drawn window of (3, H, W), flipped and turned: (3, side, side)."""
+    window = image[:, draw.top : draw.top + side, draw.left : draw.left + side]
+    backwards = [axis for axis, drawn in ((1, draw.down), (2, draw.across)) if drawn]
+    if backwards:
+        window = window.flip(backwards)
+    return window.rot90(draw.turns, (1, 2)) if draw.turns else window
+
+
+def lattice(draw: Draw, width: int, side: int) -> tuple[int, int, int]:
+    """Where the pixels of `cut` lie in a plane of rows of `width` pixels: the first one's place, and the steps down and across.
+
+    A window, flipped and turned, is still evenly spaced: out[i, j] = plane[first + i * down + j * across].
+    """
+    first, down, across = draw.top * width + draw.left, width, 1
+    if draw.down:
+        first, down = first + (side - 1) * down, -down
+    if draw.across:
+        first, across = first + (side - 1) * across, -across
+    for _ in range(draw.turns):
+        first, down, across = first + (side - 1) * across, -across, down
+    return first, down, across
+
+
+def toned(images: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
+    """Every code replaced by its entry in its image's and channel's table: uint8 (B, 3, H, W) and (B, 3, 256) -> (B, 3, H, W)."""
+    return tables.gather(2, images.flatten(2).long()).view_as(images)
+
+
+def draw_gains(rng: np.random.Generator) -> np.ndarray:
+    """Gains of the three channels in linear light: an exposure of up to +-0.5 stop times a cast of up to +-6 % a channel."""
+    return 2.0 ** rng.uniform(-EXPOSURE_STOPS, EXPOSURE_STOPS) * rng.uniform(1 - CAST_GAIN, 1 + CAST_GAIN, 3)
 
 
 def tone_tables(gains: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The cache of decoded pairs: the same pixels and results as without it, decoded once, rebuilt when damaged."""
 
+import errno
 import json
 import multiprocessing
 import shutil
@@ -46,7 +47,7 @@ def test_photos_are_decoded_once(pairs, tmp_path, monkeypatch):
     assert "decoding 4 pairs" in lines[0]
     monkeypatch.setattr(images, "decode", lambda path: pytest.fail(f"{path} was decoded again"))
     again, lines = opened(pairs[::-1], tmp_path / "cache")  # in any order: folds share it
-    assert "4 pairs in" in lines[0] and again(pairs[0], (22, 16))[0].shape == (16, 22, 3)
+    assert "4 pairs in" in lines[0] and again(pairs[0], (22, 16))[0].shape == (3, 16, 22)
 
 
 def test_another_resolution_is_another_pack(pairs, tmp_path):
@@ -58,7 +59,7 @@ def test_another_resolution_is_another_pack(pairs, tmp_path):
 @pytest.mark.parametrize("damage", ["flipped", "cut", "no index", "torn index"])
 def test_a_damaged_pack_is_built_anew(pairs, tmp_path, damage):
     whole, _ = opened(pairs, tmp_path / "cache")
-    expected = [image.copy() for image in whole(pairs[2], (22, 16))]
+    expected = [image.clone() for image in whole(pairs[2], (22, 16))]
     pack, index = next((tmp_path / "cache").glob("*.pack")), next((tmp_path / "cache").glob("*.json"))
     content = bytearray(pack.read_bytes())
     if damage == "flipped":
@@ -96,7 +97,34 @@ def test_processes_that_want_the_same_pack_build_it_once(pairs, tmp_path):
     lines = [line for _ in processes for line in results.get(timeout=60)]
     for process in processes:
         process.join(60)
-    assert sum("decoding" in line for line in lines) == 1 and len(lines) == 3
+    assert (
+        sum("decoding" in line for line in lines) == 1 and sum(line.startswith("Cache: 4 pairs") for line in lines) == 3
+    )
+
+
+def test_a_full_disk_leaves_nothing(pairs, tmp_path, monkeypatch):
+    def full(handle, offset, length):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cache.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space"):
+        opened(pairs, tmp_path / "cache")
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_packs_that_this_run_does_not_use_are_told_and_stay(pairs, tmp_path):
+    opened(pairs, tmp_path / "cache", 16)
+    _, lines = opened(pairs, tmp_path / "cache", 17)
+    assert "packs of other photos or settings beside it: 1, 0.00 GiB" in lines[1]
+    assert opened(pairs, tmp_path / "cache", 16)[1][0].startswith("Cache: 4 pairs in")  # found, and nothing else to say
+
+
+def test_a_damaged_pack_makes_room_for_its_successor(pairs, tmp_path, monkeypatch):
+    opened(pairs, tmp_path / "cache")
+    pack = next((tmp_path / "cache").glob("*.pack"))
+    pack.write_bytes(pack.read_bytes()[:100])
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda place: Usage(0, 0, 0 if pack.exists() else 2**40))
+    assert opened(pairs, tmp_path / "cache")[0] is not None
 
 
 def test_training_ends_the_same_with_and_without_it(tmp_path):
