@@ -34,13 +34,6 @@ fi
 DARKIR_HOME=${DARKIR_HOME:-$home}
 source "$DARKIR_HOME/slurm/job.sh"
 
-if [[ -e $DARKIR_HOME/slurm/site.sh ]]; then
-    set +u # modules and conda read unset variables
-    # shellcheck source=/dev/null
-    source "$DARKIR_HOME/slurm/site.sh"
-    set -u
-fi
-: "${PYTHON:=python3}"
 : "${INPUT_JSONL:=}" "${INPUT_DIR:=}" "${BASE_DIR:=}" "${TEST_SIZE:=10}" "${N_FOLDS:=3}" "${SEED:=42}"
 : "${MODEL_SIZE:=m}" "${RESOLUTION:=384}" "${EPOCHS:=100}" "${BATCH_SIZE:=8}" "${LR:=1e-4}"
 : "${WARMUP_EPOCHS:=5}" "${PATIENCE:=15}" "${NUM_WORKERS:=4}" "${MIXED_PRECISION:=1}" "${DEVICE:=auto}"

@@ -36,13 +36,6 @@ fi
 export DARKIR_HOME=${DARKIR_HOME:-$home}
 source "$DARKIR_HOME/slurm/job.sh"
 
-if [[ -e $DARKIR_HOME/slurm/site.sh ]]; then
-    set +u # modules and conda read unset variables
-    # shellcheck source=/dev/null
-    source "$DARKIR_HOME/slurm/site.sh"
-    set -u
-fi
-: "${PYTHON:=python3}"
 : "${INPUT_JSONL:=}" "${INPUT_DIR:=}" "${BASE_DIR:=}" "${TEST_SIZE:=10}" "${N_FOLDS:=3}" "${SEED:=42}"
 : "${MODEL_SIZE:=m}" "${NUM_WORKERS:=4}" "${MIXED_PRECISION:=1}" "${DEVICE:=auto}"
 # FiveK

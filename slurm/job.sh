@@ -2,8 +2,17 @@
 # Life under Slurm, for the wrappers at the top: signals reach the running step, a stopped job requeues itself and continues in
 # the same log, and a job that only restarts ends. Without Slurm the same functions just run the steps.
 #
+# Sourced first: the site's own settings (slurm/site.sh) are read here, before any setting gets its default.
 # In:  BATCH (1 in a batch job), DARKIR_HOME, OUTPUT_DIR, interpreter, WATCHED (folders in which progress shows).
 # Out: every step's own exit code; 75 after a signal with a sound state; 1 when restarts bring nothing.
+
+if [[ -e $DARKIR_HOME/slurm/site.sh ]]; then
+    set +u # modules and conda read unset variables
+    # shellcheck source=/dev/null
+    source "$DARKIR_HOME/slurm/site.sh"
+    set -u
+fi
+: "${PYTHON:=python3}"
 
 STOPPED=75
 RUNS_WITHOUT_STEP=3
