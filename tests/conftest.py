@@ -7,3 +7,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 torch.set_num_threads(1)
+
+# Modules with fixtures that several test files share.
+pytest_plugins = ["tests.train_runs"]
