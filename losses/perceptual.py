@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from losses.errors import LossError
 from losses.vgg_weights import CONVOLUTIONS, VGGWeights
@@ -23,16 +22,14 @@ class PerceptualLoss(nn.Module):
     """The frozen first 13 convolutions of VGG19 and the weighted L1 of their features; `weights` from read_vgg_weights.
 
     Restored is not clamped: VGG sees values outside [0, 1] as they are, so that their gradient leads back.
-    Normalisation and comparison run in float32. The convolutions follow a bfloat16 autocast of the caller and ignore a
+    Normalisation and sums run in float32. The convolutions follow a bfloat16 autocast of the caller and ignore a
     float16 one, because the features of an unclamped image may pass float16's range.
     """
 
     def __init__(self, weights: VGGWeights):
         super().__init__()
-        self.convolutions = nn.ModuleList(
-            _frozen(weights.tensors[f"features.{index}.weight"], weights.tensors[f"features.{index}.bias"])
-            for index in CONVOLUTIONS
-        )
+        self.stages = _stages(weights)
+        # Not folded into the first convolution: its zero padding stands for a pixel of the mean colour.
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         self.eval()
@@ -48,28 +45,41 @@ class PerceptualLoss(nn.Module):
                 f"--lambda_vgg: the images are {width} x {height}, and VGG19 needs sides of at least {SMALLEST_SIDE}; "
                 f"use --resolution {SMALLEST_SIDE} or more, or set --lambda_vgg 0"
             )
-        with torch.no_grad():
-            wanted = self.features(target)
-        pairs = zip(LAYER_WEIGHTS.values(), self.features(restored), wanted, strict=True)
-        return sum(weight * functional.l1_loss(ours.float(), theirs.float()) for weight, ours, theirs in pairs)
-
-    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """Image (B, 3, H, W) -> the five compared feature maps, at 1, 1/2, 1/4, 1/8 and 1/16 of its size."""
-        kind = image.device.type
+        kind = restored.device.type
         follow = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=follow):
-            x = (image.float() - self.mean) / self.std
-            compared = []
-            for index, convolution in zip(CONVOLUTIONS, self.convolutions, strict=True):
-                if index in LAYER_WEIGHTS and index > 0:
-                    x = functional.max_pool2d(x, 2)
-                x = functional.relu(convolution(x))
-                if index in LAYER_WEIGHTS:
-                    compared.append(x)
-        return compared
+            return self._distance(self._normalised(restored), self._normalised(target))
+
+    def _distance(self, ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+        """Stage by stage, so that a feature map of the target lives only until it was compared."""
+        total = torch.zeros((), device=ours.device)
+        for weight, stage in zip(LAYER_WEIGHTS.values(), self.stages, strict=True):
+            ours = stage(ours)
+            with torch.no_grad():
+                theirs = stage(theirs)
+            # Summed in float32 without a float32 copy of 16-bit features.
+            total = total + weight * (ours - theirs).abs().mean(dtype=torch.float32)
+        return total
+
+    def _normalised(self, image: torch.Tensor) -> torch.Tensor:
+        return (image.float() - self.mean) / self.std
 
 
-def _frozen(weight: torch.Tensor, bias: torch.Tensor) -> nn.Conv2d:
+def _stages(weights: VGGWeights) -> nn.ModuleList:
+    """VGG19's features in five parts, each ending with a compared ReLU; channels_last, which convolutions prefer."""
+    stages, layers = nn.ModuleList(), []
+    for index in CONVOLUTIONS:
+        if index in LAYER_WEIGHTS and index > 0:
+            layers.append(nn.MaxPool2d(2))
+        layers += [_frozen(weights, index), nn.ReLU(inplace=True)]
+        if index in LAYER_WEIGHTS:
+            stages.append(nn.Sequential(*layers))
+            layers = []
+    return stages.to(memory_format=torch.channels_last)
+
+
+def _frozen(weights: VGGWeights, index: int) -> nn.Conv2d:
+    weight, bias = (weights.tensors[f"features.{index}.{kind}"] for kind in ("weight", "bias"))
     convolution = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, device="meta")
     convolution.load_state_dict({"weight": weight, "bias": bias}, assign=True)
     return convolution.requires_grad_(False)

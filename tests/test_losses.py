@@ -1,21 +1,27 @@
 """Loss terms against hand-computed values; gradients, precision, VGG19 files, and that no requested term is dropped."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_msssim
 import torch
 from torchvision.models.vgg import make_layers
 
+from data.dataset import planes
+from data.images import decode
 from losses import vgg_weights
 from losses.edge import KERNEL, laplacian
 from losses.errors import LossError
 from losses.objective import TERMS, LossConfig, Objective
 from losses.perceptual import IMAGENET_STD, LAYER_WEIGHTS, PerceptualLoss
 from losses.side import resize_to
+from losses.ssim import ssim_per_image
 from losses.vgg_weights import CONVOLUTIONS, TORCHVISION_FILE, read_vgg_weights
 from tests.small_vgg import write_small_random_vgg
 
+SAMPLE = Path(__file__).parent.parent / "data" / "sample" / "images"
 NOTHING = dict.fromkeys((f"lambda_{term}" for term in TERMS), 0.0)
 LAYER_SUM = 1 / 32 + 1 / 16 + 1 / 8 + 1 / 4 + 1
 
@@ -56,6 +62,17 @@ def noise(*shape, seed=0):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
+def sample_images(height, width):
+    """The upper left corner of a real pair."""
+    files = (SAMPLE / "city_00_src.jpg", SAMPLE / "city_00_tar.jpg")
+    return tuple((planes(decode(file))[None] / 255)[..., :height, :width] for file in files)
+
+
+def relative(difference_of, exact):
+    """2-norm of the difference over the 2-norm of `exact`; 0 when both are 0."""
+    return ((difference_of - exact).norm() / exact.norm().clamp(min=1e-30)).item()
+
+
 def value_of(term, restored, target, side=None, **options):
     terms = only(term, **options)(restored, side, target)
     assert list(terms) == [term]
@@ -75,6 +92,41 @@ def test_ssim_of_constants():
     expected = 1 - (2 * a * b + c1) / (a * a + b * b + c1)
     assert value_of("ssim", constant(a), constant(b)) == pytest.approx(expected, abs=1e-5)
     assert value_of("ssim", noise(1, 3, 16, 16), noise(1, 3, 16, 16)) == pytest.approx(0, abs=1e-6)
+
+
+SSIM_IMAGES = {
+    "natural": sample_images(96, 131),
+    "odd and small": sample_images(11, 13),
+    "noise": (noise(2, 3, 64, 75), noise(2, 3, 64, 75, seed=1)),
+    "black": (torch.zeros(1, 3, 33, 32), torch.zeros(1, 3, 33, 32)),
+    "black against noise": (torch.zeros(1, 3, 33, 32), noise(1, 3, 33, 32)),
+    "constant": (constant(0.3, 33), constant(0.5, 33)),
+    "bright constant": (constant(0.91, 33), constant(0.97, 33)),
+    "over-exposed": (constant(1.6, 33), constant(1.0, 33)),
+}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", SSIM_IMAGES)
+def test_ssim_is_pytorch_msssims(name, layout):
+    def value_and_gradient(ssim, dtype):
+        x = restored.to(dtype).requires_grad_()
+        values = ssim(x, target.to(dtype))
+        return values.detach(), torch.autograd.grad(values.sum(), x)[0]
+
+    def published(x, y):
+        window = torch.exp(-((torch.arange(11) - 5).to(x) ** 2) / (2 * 1.5**2))
+        window = (window / window.sum()).expand(3, 1, 1, 11)
+        return pytorch_msssim.ssim(x, y, data_range=1.0, size_average=False, win=window)
+
+    restored, target = (image.contiguous(memory_format=layout) for image in SSIM_IMAGES[name])
+    ours, gradient = value_and_gradient(ssim_per_image, torch.float32)
+    theirs, their_gradient = value_and_gradient(published, torch.float32)
+    _, exact_gradient = value_and_gradient(published, torch.float64)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    # On flat images float32 itself is off by 1e-3 in E[x^2] - E[x]^2, in the library as here.
+    allowed = max(1e-5, 2 * relative(their_gradient, exact_gradient))
+    assert relative(gradient, exact_gradient) <= allowed
 
 
 def test_frequency_of_constants_is_all_in_the_dc_bin():
@@ -120,21 +172,27 @@ def test_vgg_of_constants(identity_vgg_file):
     assert value_of("vgg", constant(0.9), constant(0.6), vgg=identity_vgg_file) == pytest.approx(expected, rel=1e-5)
 
 
-def test_vgg_features_are_torchvisions(vgg_file):
+def test_vgg_is_the_weighted_l1_of_torchvisions_features(vgg_file):
     layers = make_layers([4, 4, "M", 4, 4, "M", 4, 4, 4, 4, "M", 4, 4, 4, 4, "M", 4])
     content = torch.load(vgg_file, weights_only=True)
     layers.load_state_dict({name.removeprefix("features."): tensor for name, tensor in content.items()})
-    image = noise(2, 3, 40, 33)
-    x = (image - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-    expected = []
-    for index, layer in enumerate(layers):
-        x = layer(x)
-        if index - 1 in LAYER_WEIGHTS:  # the ReLU after a compared convolution
-            expected.append(x.clone())
-    ours = PerceptualLoss(read_vgg_weights(str(vgg_file))).features(image)
-    assert len(ours) == len(expected) == 5
-    for got, wanted in zip(ours, expected, strict=True):
-        torch.testing.assert_close(got, wanted)
+
+    def features(image):
+        mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+        x = (image - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+        for index, layer in enumerate(layers):
+            x = layer(x)
+            if index - 1 in LAYER_WEIGHTS:  # the ReLU after a compared convolution
+                yield x.clone()
+
+    restored, target = noise(2, 3, 40, 33, seed=1).requires_grad_(), noise(2, 3, 40, 33, seed=2)
+    pairs = zip(LAYER_WEIGHTS.values(), features(restored), features(target), strict=True)
+    expected = sum(weight * (ours - theirs).abs().mean() for weight, ours, theirs in pairs)
+    (wanted,) = torch.autograd.grad(expected, restored)
+    value = PerceptualLoss(read_vgg_weights(str(vgg_file)))(restored, target)
+    (gradient,) = torch.autograd.grad(value, restored)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert relative(gradient, wanted) < 1e-4
 
 
 def test_side_of_constants(identity_vgg_file):
@@ -245,10 +303,25 @@ def test_autocast_leaves_terms_in_float32(term, vgg_file):
     assert (side if term == "side" else restored).grad.isfinite().all()
 
 
-def test_vgg_convolutions_follow_bfloat16_autocast(vgg_file):
+@pytest.mark.parametrize(("asked", "got"), [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)])
+def test_vgg_convolutions_follow_a_bfloat16_autocast_only(asked, got, vgg_file):
     perceptual = PerceptualLoss(read_vgg_weights(str(vgg_file)))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert perceptual.features(noise(1, 3, 16, 16))[0].dtype == torch.bfloat16
+    dtypes = set()
+    for stage in perceptual.stages:
+        stage.register_forward_hook(lambda module, images, features: dtypes.add(features.dtype))
+    with torch.autocast("cpu", dtype=asked):
+        perceptual(noise(1, 3, 16, 16), noise(1, 3, 16, 16, seed=1))
+    assert dtypes == {got}
+
+
+def test_vgg_keeps_no_graph_and_no_copy_of_the_targets_features(vgg_file):
+    perceptual = PerceptualLoss(read_vgg_weights(str(vgg_file)))
+    maps = []
+    for stage in perceptual.stages:
+        stage.register_forward_hook(lambda module, images, features: maps.append(features))
+    perceptual(noise(1, 3, 32, 32).requires_grad_(), noise(1, 3, 32, 32, seed=1).requires_grad_())
+    assert [features.requires_grad for features in maps] == [True, False] * 5
+    assert all(features.is_contiguous(memory_format=torch.channels_last) for features in maps)
 
 
 # Shapes.
