@@ -15,6 +15,7 @@ from darkir.engine import checkpoint
 from darkir.engine.provenance import Seen
 from darkir.network import DarkIR, NetworkConfig
 from data.files import write_jsonl
+from tests.exits import refusal
 
 CONFIG = NetworkConfig(width=8)
 METRICS = ("psnr", "ssim", "l1")
@@ -90,21 +91,22 @@ def save_fold(cv_dir, fold, network, seen=None, resolution=64, finished=True):
         save_weights(folder / checkpoint.FINAL, network, finished={"fold": fold}, scores=[], history=[], **facts)
 
 
-def run(world, output, *more, models=None):
+def argv(world, output, *more, models=None):
     """Evaluate the fold models of `world`, or others, on its photos."""
     models = ["--cv_dir", world / "cv"] if models is None else models
-    arguments = [*models, "--test_jsonl", world / "test.jsonl", "--output_dir", output, "--num_workers", 0, *more]
-    return evaluate_darkir_test.main([str(argument) for argument in arguments])
+    return [*models, "--test_jsonl", world / "test.jsonl", "--output_dir", output, "--num_workers", 0, *more]
 
 
-def refused(world, output, *more, models=None):
-    """Run, expecting exit 2 with nothing written; argparse raises where the other mistakes return."""
-    try:
-        code = run(world, output, *more, models=models)
-    except SystemExit as stopped:
-        code = stopped.code
-    assert code == 2
+def run(world, output, *more, models=None):
+    """The script's exit code."""
+    return evaluate_darkir_test.main([str(argument) for argument in argv(world, output, *more, models=models)])
+
+
+def refused(capsys, world, output, *more, models=None):
+    """stderr of a run that must end with exit code 2, in a message without traceback, with nothing written."""
+    message = refusal(capsys, evaluate_darkir_test.main, *argv(world, output, *more, models=models))
     assert not output.exists()
+    return message
 
 
 def results_of(output):

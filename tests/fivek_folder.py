@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 import prepare_fivek_robust
+from tests.exits import refusal
 from tests.photos import darker, scene
 
 WIDTH, HEIGHT = 64, 48
@@ -54,6 +55,11 @@ def run(fivek: Path, output: Path, *more) -> int:
     """The script's exit code."""
     argv = ["--fivek_dir", fivek, "--output_dir", output, *SMALL, *more]
     return prepare_fivek_robust.main([str(argument) for argument in argv])
+
+
+def refused(capsys, *argv) -> str:
+    """stderr of a run that must end with exit code 2, in a message without traceback."""
+    return refusal(capsys, prepare_fivek_robust.main, *argv)
 
 
 def rows(output: Path, side: str) -> list[dict]:

@@ -23,12 +23,11 @@ def test_a_model_that_saw_a_test_photo_is_refused(own_folds, capsys, when, kind)
     pairs = fingerprint_pairs(read_pairs(own_folds / "test.jsonl"))
     seen = Seen(**{when: frozenset({"something else", pairs[3].row[kind]})})
     save_fold(own_folds / "cv", 2, noisy_network(2), seen=seen)
-    refused(own_folds, own_folds / "out")
-    message = capsys.readouterr().err
+    message = refused(capsys, own_folds, own_folds / "out")
     assert "fold_2" in message and "a/dark_src.png" in message and "test.jsonl:4" in message
 
 
-def test_stale_digests_in_the_rows_do_not_hide_a_leak(own_folds):
+def test_stale_digests_in_the_rows_do_not_hide_a_leak(own_folds, capsys):
     pairs = fingerprint_pairs(read_pairs(own_folds / "test.jsonl"))
     save_fold(own_folds / "cv", 1, noisy_network(1), seen=Seen(own=digests(pairs[:1])))
     rows = [pair.row for pair in pairs]
@@ -37,7 +36,8 @@ def test_stale_digests_in_the_rows_do_not_hide_a_leak(own_folds):
     write_jsonl(own_folds / "test.jsonl", rows)
     for name in ("src", "tar"):
         os.utime(own_folds / rows[0][name], ns=(1, 1))
-    refused(own_folds, own_folds / "out")
+    message = refused(capsys, own_folds, own_folds / "out")
+    assert "fold_1" in message and rows[0]["src"] in message and "test.jsonl:1" in message
 
 
 def test_unknown_provenance_is_said_everywhere(three_folds, tmp_path, capsys):
@@ -103,10 +103,8 @@ MISTAKES = {
 def test_mistakes_end_with_exit_2_and_say_what_is_wrong(own_folds, capsys, mistake):
     damage, flags, words = MISTAKES[mistake]
     damage(own_folds)
-    refused(own_folds, own_folds / "out", *flags)
-    message = capsys.readouterr().err
+    message = refused(capsys, own_folds, own_folds / "out", *flags)
     assert [word for word in words if word not in message] == []
-    assert "Traceback" not in message
 
 
 @pytest.mark.parametrize(
@@ -125,22 +123,18 @@ def test_wrong_checkpoints_end_with_exit_2(three_folds, tmp_path, monkeypatch, c
     Path("notes.txt").write_text("hello, this is no checkpoint")
     torch.save({"params": {"weight": torch.zeros(3)}}, "other.pt")
     save_weights(Path("good.pt"), noisy_network(1))
-    refused(three_folds, tmp_path / "out", models=models)
-    message = capsys.readouterr().err
+    message = refused(capsys, three_folds, tmp_path / "out", models=models)
     assert [word for word in words if word not in message] == []
 
 
 def test_missing_folds_are_found_through_the_summary(own_folds, capsys):
     summary = {"folds": [{"fold": fold, "status": "finished"} for fold in (1, 2, 3, 4)]}
     (own_folds / "cv" / "cv_summary.json").write_text(json.dumps(summary))
-    refused(own_folds, own_folds / "out")
-    assert "fold_4 is missing" in capsys.readouterr().err
-    refused(own_folds, own_folds / "out", "--n_folds", 3)
-    message = capsys.readouterr().err
+    assert "fold_4 is missing" in refused(capsys, own_folds, own_folds / "out")
+    message = refused(capsys, own_folds, own_folds / "out", "--n_folds", 3)
     assert "--n_folds 3" in message and "lists 4 folds" in message
     (own_folds / "cv" / "cv_summary.json").write_text("{")
-    refused(own_folds, own_folds / "out")
-    assert "cv_summary.json" in capsys.readouterr().err
+    assert "cv_summary.json" in refused(capsys, own_folds, own_folds / "out")
 
 
 def test_output_dir_that_is_a_file_is_refused(three_folds, tmp_path, capsys):

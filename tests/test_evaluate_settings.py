@@ -42,8 +42,7 @@ def test_recorded_resolution_is_used_and_a_flag_overrides_it(own_folds, capsys):
 
 def test_folds_trained_at_different_resolutions_need_a_decision(own_folds, capsys):
     save_fold(own_folds / "cv", 2, noisy_network(2), resolution=48)
-    refused(own_folds, own_folds / "out")
-    message = capsys.readouterr().err
+    message = refused(capsys, own_folds, own_folds / "out")
     assert "fold_1: 64" in message and "fold_2: 48" in message and "--resolution" in message
     assert run(own_folds, own_folds / "out", "--resolution", 48) == 0
 

@@ -8,19 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.fivek_folder import (
-    encoded,
-    keys,
-    metadata,
-    put,
-    put_pairs,
-    reason_of,
-    record,
-    rejected,
-    run,
-    source,
-    target,
-)
+from tests.fivek_folder import encoded, keys, metadata, put, put_pairs, reason_of, record, rejected, run, source, target
 from tests.fivek_tree import dng, prophoto_tiff
 from tests.image_files import noise, png16, png_chunk, tiff
 

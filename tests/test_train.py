@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train_darkir_cv
 from darkir import load_network
 from darkir.weights import read_checkpoint
+from tests.exits import refusal
 from tests.train_runs import SMALL, assert_same_results, train
 
 EPOCH_LINE = re.compile(
@@ -113,12 +114,7 @@ def test_user_mistakes_end_with_exit_2_and_leave_nothing(two_folds, tmp_path, mo
     argv = USER_MISTAKES[mistake]
     if mistake in ("missing weights", "wrong number of folds"):
         argv = ["--data_splits_dir", str(two_folds), *SMALL, "--n_folds", "2", *argv]
-    try:
-        code = train_darkir_cv.main(argv)
-    except SystemExit as ended:
-        code = ended.code
-    message = capsys.readouterr().err
-    assert code == 2 and "error: " in message and "Traceback" not in message
+    refusal(capsys, train_darkir_cv.main, *argv)
     assert not list(tmp_path.rglob("*.pt"))
 
 
