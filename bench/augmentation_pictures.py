@@ -25,8 +25,8 @@ def main() -> None:
     rows = []
     for preprocess in ("light_aug", "strong_aug"):
         dataset = TrainingPairs(pairs, SIDE, "crop", preprocess, seed=1)
-        batch = dataset.__getitems__([SampleKey(epoch=0, draw=draw, index=0) for draw in range(DRAWS)])
-        rows += [torch.cat(list(batch[side]), dim=2) for side in ("src", "tar")]
+        samples = [dataset[SampleKey(epoch=0, draw=draw, index=0)] for draw in range(DRAWS)]
+        rows += [torch.cat([sample[side] for sample in samples], dim=2) for side in ("src", "tar")]
     content = io.BytesIO()
     Image.fromarray(torch.cat(rows, dim=1).permute(1, 2, 0).numpy()).save(content, "JPEG", quality=90)
     write_bytes(ROOT / "docs" / "augmentations.jpg", content.getvalue())

@@ -46,7 +46,10 @@ def frame_size(pair: Pair, resolution: int, fit: str, enlarge: bool) -> tuple[in
 
 
 class TrainingPairs(Dataset):
-    """Square training samples; a SampleKey gives the same tensor pair in any process, order or restart."""
+    """Square training samples; `dataset[SampleKey]` is the same tensor pair in any process, order or restart.
+
+    The tensors may be views of a read-only cache: collating them into a batch is the one copy.
+    """
 
     def __init__(
         self, pairs: list[Pair], resolution: int, fit: str, preprocess: str, seed: int, source: Source = decoded_pair
@@ -62,20 +65,12 @@ class TrainingPairs(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, key: SampleKey) -> dict:
-        batch = self.__getitems__([key])
-        return {"src": batch["src"][0], "tar": batch["tar"][0], "index": key.index}
-
-    def __getitems__(self, keys: list[SampleKey]) -> dict:
-        """The batch of `keys`: {"src", "tar": uint8 (B, 3, R, R), "index": int64 (B,)}, each pixel copied once."""
-        src, tar = torch.empty(2, len(keys), 3, self.resolution, self.resolution, dtype=torch.uint8)
-        draws = [self.draw(key) for key in keys]
-        for place, (key, draw) in enumerate(zip(keys, draws, strict=True)):
-            pair = self.source(self.pairs[key.index], self.size_of(key.index))
-            for batch, image in zip((src, tar), pair, strict=True):
-                batch[place].copy_(cut(image, draw, self.resolution))
-        tables = tone_tables_of(draws)
-        src = src if tables is None else toned(src, tables)
-        return {"src": src, "tar": tar, "index": torch.tensor([key.index for key in keys])}
+        draw = self.draw(key)
+        pair = self.source(self.pairs[key.index], self.size_of(key.index))
+        src, tar = (cut(image, draw, self.resolution) for image in pair)
+        if draw.tables is not None:
+            src = toned(src, torch.from_numpy(draw.tables))
+        return {"src": src, "tar": tar, "index": key.index}
 
     def draw(self, key: SampleKey) -> Draw:
         """Window and augmentation of a sample, without its pixels."""
@@ -88,7 +83,7 @@ class TrainingPairs(Dataset):
 
 
 class EvaluationPairs(Dataset):
-    """Whole frames, in file order; nothing random."""
+    """Whole frames, in file order; nothing random. The tensors may be views of a read-only cache."""
 
     def __init__(self, pairs: list[Pair], resolution: int, fit: str, source: Source = decoded_pair):
         self.pairs = pairs
@@ -101,18 +96,11 @@ class EvaluationPairs(Dataset):
 
     def __getitem__(self, index: int) -> dict:
         src, tar = self.source(self.pairs[index], self.size_of(index))
-        return {"src": src.clone(), "tar": tar.clone(), "index": index}
+        return {"src": src, "tar": tar, "index": index}
 
     def size_of(self, index: int) -> tuple[int, int]:
         """(width, height) of the sample, without decoding."""
         return frame_size(self.pairs[index], self.resolution, self.fit, enlarge=False)
-
-
-def tone_tables_of(draws: list[Draw]) -> torch.Tensor | None:
-    """The tone tables of a batch, uint8 (B, 3, 256); None when nothing of the kind was drawn."""
-    if draws[0].tables is None:
-        return None
-    return torch.from_numpy(np.stack([draw.tables for draw in draws]))
 
 
 def planes(image: np.ndarray) -> torch.Tensor:

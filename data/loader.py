@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -158,7 +158,7 @@ class BatchKeys:
 
 def training_batches(dataset: TrainingPairs, keys: BatchKeys, num_workers: int, pin: bool) -> Iterator[dict]:
     """Iterate {"src", "tar": uint8 (B, 3, R, R), "index": (B,)} over the batches of `keys`."""
-    return start_workers(_loader(dataset, keys, num_workers, pin, lambda batch: batch))
+    return start_workers(_loader(dataset, keys, num_workers, pin))
 
 
 def evaluation_loader(dataset: EvaluationPairs, batches: list[list[int]], num_workers: int, pin: bool) -> DataLoader:
@@ -180,12 +180,11 @@ def start_workers(loader: DataLoader) -> Iterator[dict]:
         return iter(loader)
 
 
-def _loader(dataset, batch_keys, num_workers: int, pin: bool, collate: Callable | None = None) -> DataLoader:
+def _loader(dataset, batch_keys, num_workers: int, pin: bool) -> DataLoader:
     num_workers = min(num_workers, usable_cpus())  # more only get in each other's way, and torch warns
     return DataLoader(
         dataset,
         batch_sampler=batch_keys,
-        collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin,
         worker_init_fn=stop.ignore_in_worker,

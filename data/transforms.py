@@ -76,8 +76,8 @@ def lattice(draw: Draw, width: int, side: int) -> tuple[int, int, int]:
 
 
 def toned(images: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
-    """Every code replaced by its entry in its image's and channel's table: uint8 (B, 3, H, W) and (B, 3, 256) -> (B, 3, H, W)."""
-    return tables.gather(2, images.flatten(2).long()).view_as(images)
+    """Every code replaced by its entry in its channel's table: uint8 (..., 3, H, W) and (..., 3, 256) -> (..., 3, H, W)."""
+    return tables.gather(-1, images.flatten(-2).long()).view(images.shape)
 
 
 def draw_gains(rng: np.random.Generator) -> np.ndarray:

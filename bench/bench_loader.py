@@ -1,0 +1,205 @@
+"""What samples cost: decoding 12-megapixel photos in every epoch, against one pack of decoded pairs. Prints a Markdown table.
+
+  python -m bench.bench_loader
+
+Naive is what a plain Dataset does: Pillow opens and converts both JPEGs, then either the whole photo becomes float and is cropped,
+or it is resized and the crop becomes float; ratios are to the cheaper of the two. Times are medians, with the range; epochs from
+the cache are counted from the second one on. The last table needs a CUDA GPU: batches made on it, and what they add
+to a training step.
+"""
+
+import argparse
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from bench.bench_fivek import make_pairs
+from darkir.engine.distributed import World
+from darkir.engine.learner import make_learner
+from darkir.engine.runtime import choose_precision
+from darkir.engine.step import train_step
+from darkir.engine.train_config import TrainConfig
+from darkir.network import DarkIR, NetworkConfig
+from data.cache import PairCache, open_cache
+from data.dataset import TrainingPairs
+from data.files import write_jsonl
+from data.fingerprint import fingerprint_pairs, usable_cpus
+from data.loader import BatchKeys, EpochPlan, training_batches
+from data.manifest import Pair, read_pairs
+from data.resident import ResidentPairs
+from data.transforms import cut
+from losses.objective import LossConfig, Objective
+
+SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample" / "pairs.jsonl"
+WIDTH, HEIGHT = 4272, 2848
+BATCH, ROUNDS, BATCHES = 8, 5, 30
+SEED = 1
+GPU_STEPS = 50
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=8, help="12-megapixel pairs")
+    parser.add_argument("--resolution", type=int, default=384, help="side of the training crop")
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # what a loader process has
+    print(f"torch {torch.__version__}, {usable_cpus()} CPUs, load {os.getloadavg()[0]:.1f}")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        large, mean_bytes = large_pairs(folder / "photos", args.pairs)
+        kinds = {
+            f"{len(large)} pairs of {WIDTH} x {HEIGHT} JPEG, {mean_bytes / 1e6:.1f} MB a file": (
+                large,
+                args.resolution,
+            ),
+            "data/sample, 320 x 240 JPEG": (fingerprint_pairs(read_pairs(SAMPLE)), 192),
+        }
+        for number, (title, (pairs, side)) in enumerate(kinds.items()):
+            print(f"\n{title}, crops of {side}\n\n| what | a pair | of naive |\n|---|---|---|")
+            cache = measure(pairs, side, folder / f"cache{number}")
+            if number == 0:
+                print("\n" + gpu_table(pairs, side, cache))
+
+
+def large_pairs(folder: Path, count: int) -> tuple[list[Pair], int]:
+    """Synthetic pairs with their digests, and the mean size of a file in bytes."""
+    mean_bytes = make_pairs(folder, count, WIDTH, HEIGHT)
+    names = sorted(path.name for path in (folder / "input").iterdir())
+    write_jsonl(folder / "pairs.jsonl", [{"src": f"input/{name}", "tar": f"output_expert_C/{name}"} for name in names])
+    return fingerprint_pairs(read_pairs(folder / "pairs.jsonl")), mean_bytes
+
+
+def measure(pairs: list[Pair], side: int, folder: Path) -> PairCache:
+    """Print the rows of one set; returns its cache."""
+    naive = {
+        "naive, whole photo to float, crop": [seconds_of(whole_to_float, pair, side) for pair in pairs],
+        "naive, resize, crop to float": [seconds_of(resized, pair, side) for pair in pairs],
+    }
+    basis = min(statistics.median(times) for times in naive.values())
+    for name, times in naive.items():
+        print(row(name, times, basis))
+    started = time.perf_counter()
+    cache = open_cache(pairs, side, "crop", "disk", folder, lambda line: print(line, file=sys.stderr))
+    seconds = (time.perf_counter() - started) / len(pairs)
+    print(row(f"building the cache, once ({1 / seconds:.1f} pairs/s)", [seconds], basis))
+    check = [
+        seconds_of(lambda: open_cache(pairs, side, "crop", "disk", folder, str)) / len(pairs) for _ in range(ROUNDS)
+    ]
+    print(row("checking it, once a start", check, basis))
+    for preprocess in ("none", "light_aug", "strong_aug"):
+        dataset = TrainingPairs(pairs, side, "crop", preprocess, SEED, cache)
+        for workers in (0, 2):
+            print(row(f"epoch from the cache, {preprocess}, {workers} workers", epoch_seconds(dataset, workers), basis))
+    print(row("one crop of one image, into its batch", crop_seconds(pairs, side, cache), basis))
+    return cache
+
+
+def whole_to_float(pair: Pair, side: int) -> list[torch.Tensor]:
+    """Both photos as ToTensor gives them, then cropped."""
+    return [to_tensor(Image.open(path).convert("RGB"))[:, :side, :side] for path in (pair.src_path, pair.tar_path)]
+
+
+def resized(pair: Pair, side: int) -> list[torch.Tensor]:
+    """Both photos with the short side at `side`, cropped, as ToTensor gives them."""
+    crops = []
+    for path in (pair.src_path, pair.tar_path):
+        image = Image.open(path).convert("RGB")
+        scale = side / min(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
+        crops.append(to_tensor(image.resize(size, Image.Resampling.BICUBIC).crop((0, 0, side, side))))
+    return crops
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """(3, H, W) float32 in [0, 1]: the steps of torchvision's ToTensor."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
+
+
+def epoch_seconds(dataset: TrainingPairs, workers: int) -> list[float]:
+    """Seconds a pair of several epochs after the first, a batch taken as soon as it is there."""
+    plan = EpochPlan(len(dataset), min(BATCH, len(dataset)), 1)
+    epochs = 1 + -(-ROUNDS * BATCHES // plan.updates)
+    batches = training_batches(dataset, BatchKeys(plan, SEED, epochs, 0, 0, 1), workers, pin=False)
+    for _ in range(plan.updates):
+        next(batches)
+    each = (epochs - 1) * plan.updates // ROUNDS
+    times = [seconds_of(lambda: [next(batches) for _ in range(each)]) for _ in range(ROUNDS)]
+    return [seconds / (each * plan.batch_size) for seconds in times]
+
+
+def crop_seconds(pairs: list[Pair], side: int, cache: PairCache) -> list[float]:
+    dataset = TrainingPairs(pairs, side, "crop", "none", SEED, cache)
+    out = torch.empty(3, side, side, dtype=torch.uint8)
+    keys = EpochPlan(len(pairs), 1, 1).keys(SEED, 0) * ROUNDS
+    cases = [(cache(pairs[key.index], dataset.size_of(key.index))[0], dataset.draw(key)) for key in keys]
+    return [seconds_of(lambda image, draw: out.copy_(cut(image, draw, side)), *case) for case in cases]
+
+
+def gpu_table(pairs: list[Pair], side: int, cache: PairCache) -> str:
+    """Where the batches of DarkIR-m's training step come from and what that adds to it; `not measured` without a GPU."""
+    lines = [f"| step of DarkIR-m, batch {BATCH}, crops of {side} | a step | loader's share |", "|---|---|---|"]
+    if not torch.cuda.is_available():
+        return "\n".join([*lines, "| on a CUDA GPU | not measured | not measured |"])
+    for mixed in (False, True):
+        times = step_seconds(pairs, side, cache, torch.device("cuda"), mixed)
+        alone = times["no loader: one batch again and again"]
+        name = "bfloat16" if mixed else "float32"
+        lines += [f"| {name}, {how} | {shown(each)} | {1 - alone / each:.1%} |" for how, each in times.items()]
+    return "\n".join(lines)
+
+
+def step_seconds(
+    pairs: list[Pair], side: int, cache: PairCache, device: torch.device, mixed: bool, width: int = 32
+) -> dict[str, float]:
+    """Median seconds of a full training step (L1 only), by where its batches come from."""
+    dataset = TrainingPairs(pairs, side, "crop", "strong_aug", SEED, cache)
+    keys = BatchKeys(EpochPlan(len(pairs), BATCH, 1), SEED, GPU_STEPS, 0, 0, 1)
+    resident = ResidentPairs(cache, device)
+    sources = {
+        "no loader: one batch again and again": itertools.repeat(next(resident.training_batches(dataset, keys))),
+        "batches made on the GPU": resident.training_batches(dataset, keys),
+        "4 loader processes": training_batches(dataset, keys, 4, pin=device.type == "cuda"),
+    }
+    config, precision = TrainConfig(), choose_precision(device, mixed, "auto")
+    objective = Objective(LossConfig(lambda_vgg=0, lambda_ssim=0), device)
+    network = DarkIR(NetworkConfig(width=width)).to(device, memory_format=torch.channels_last)
+    learner = make_learner(network, precision, config)
+    times: dict[str, list[float]] = {name: [] for name in sources}
+    for update in range(GPU_STEPS):
+        for name, batches in sources.items():  # in turn, so that a change of the clock hits all of them
+            started = time.perf_counter()
+            batch = next(batches)
+            # It ends with its numbers on the host, so the clock needs no further synchronisation.
+            train_step(learner, objective, [batch], precision, device, config.grad_clip, update, World())
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(each[GPU_STEPS // 5 :]) for name, each in times.items()}
+
+
+def seconds_of(action: Callable[..., object], *arguments: object) -> float:
+    started = time.perf_counter()
+    action(*arguments)
+    return time.perf_counter() - started
+
+
+def row(name: str, times: list[float], basis: float) -> str:
+    """One line of the table: the median, the range where there is one, and the median as a share of `basis`."""
+    middle = statistics.median(times)
+    spread = f" ({shown(min(times))} to {shown(max(times))})" if len(times) > 1 else ""
+    return f"| {name} | {shown(middle)}{spread} | {middle / basis:.3%} |"
+
+
+def shown(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms" if seconds >= 0.01 else f"{1e6 * seconds:.0f} µs"
+
+
+if __name__ == "__main__":
+    main()
