@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from losses.blur import blur
 from losses.precision import in_float32
 
 KERNEL = (0.05, 0.25, 0.4, 0.25, 0.05)
@@ -33,8 +34,5 @@ def laplacian(image: torch.Tensor) -> torch.Tensor:
 
 
 def _blur(image: torch.Tensor) -> torch.Tensor:
-    channels, radius = image.shape[1], len(KERNEL) // 2
-    taps = image.new_tensor(KERNEL)
-    kernel = torch.outer(taps, taps).expand(channels, 1, -1, -1)
-    padded = functional.pad(image, (radius, radius, radius, radius), mode="replicate")
-    return functional.conv2d(padded, kernel, groups=channels)
+    radius = len(KERNEL) // 2
+    return blur(functional.pad(image, (radius, radius, radius, radius), mode="replicate"), KERNEL)

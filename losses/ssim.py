@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytorch_msssim
 import torch
-from torch.nn import functional
 
+from losses.blur import blur
 from losses.errors import LossError
 from losses.precision import in_float32
 
@@ -22,9 +22,9 @@ C1, C2 = 0.01**2, 0.03**2
 def ssim_per_image(restored: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """SSIM of each image: (B, 3, H, W) in [0, 1] twice -> (B,) float32. H and W are at least 11."""
     x, y = restored, target
-    x_mean, x_square, product = _blur(torch.cat([x, x * x, x * y], dim=1)).chunk(3, dim=1)
+    x_mean, x_square, product = blur(torch.cat([x, x * x, x * y], dim=1), TAPS).chunk(3, dim=1)
     # Apart from the others, because a target without gradient then costs nothing backwards.
-    y_mean, y_square = _blur(torch.cat([y, y * y], dim=1)).chunk(2, dim=1)
+    y_mean, y_square = blur(torch.cat([y, y * y], dim=1), TAPS).chunk(2, dim=1)
     xx, yy, xy = x_mean * x_mean, y_mean * y_mean, x_mean * y_mean
     luminance = (2 * xy + C1) / (xx + yy + C1)
     contrast_structure = (2 * (product - xy) + C2) / ((x_square - xx) + (y_square - yy) + C2)
@@ -43,13 +43,3 @@ def ssim_loss(restored: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
             f"use --resolution {WINDOW} or more, or set --lambda_ssim 0"
         )
     return 1.0 - ssim_per_image(restored, target).mean()
-
-
-def _blur(planes: torch.Tensor) -> torch.Tensor:
-    """Gaussian mean of each plane of (B, C, H, W), down and then across: (B, C, H - 10, W - 10)."""
-    # Contiguous planes keep CUDA off cuDNN, whose TF32 would ruin E[x^2] - E[x]^2; on the CPU channels_last is faster.
-    planes = planes.contiguous(memory_format=torch.contiguous_format if planes.is_cuda else torch.channels_last)
-    channels = planes.shape[1]
-    window = planes.new_tensor(TAPS).expand(channels, 1, 1, -1)
-    planes = functional.conv2d(planes, window.transpose(2, 3), groups=channels)
-    return functional.conv2d(planes, window, groups=channels)
