@@ -14,6 +14,7 @@ from torch import nn
 from darkir.blocks import DBlock, EBlock
 from darkir.errors import ModelError
 from darkir.operations import Operations
+from darkir.recompute import apply_blocks
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,14 @@ class NetworkConfig:
 class Stage(nn.Module):
     """Blocks one after the other."""
 
+    recompute = False
+
     def __init__(self, *blocks: nn.Module):
         super().__init__()
         self.modules_list = nn.ModuleList(blocks)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block in self.modules_list:
-            x = block(x)
-        return x
+        return apply_blocks(self.modules_list, x, self.recompute)
 
 
 class DarkIR(nn.Module):
