@@ -11,6 +11,7 @@ from tests.photos import write_pairs
 from tests.run_records import differences, run_records
 
 SMALL = ["--model_size", "tiny", "--resolution", "16", "--batch_size", "2", "--num_workers", "0", "--lambda_vgg", "0"]
+SMALLEST = [*SMALL, "--epochs", "1", "--device", "cpu"]
 
 
 @pytest.fixture(scope="session")
