@@ -44,7 +44,8 @@ class DataConfig:
     cache: Literal["auto", "disk", "off"] = field(
         default="auto",
         metadata={
-            "help": "decode photos once into a memory-mapped file: auto, when the disk has room; disk, always; off, never"
+            "help": "decode photos once into a memory-mapped file: auto, when the disk has room, and copied to the GPU when a "
+            "quarter of its free memory holds it; disk, always, and not copied; off, never"
         },
     )
     cache_dir: str | None = field(

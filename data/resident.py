@@ -30,6 +30,11 @@ class ResidentPairs:
             stop.check()
             target.copy_(source)
 
+    @property
+    def advice(self) -> str:
+        """What to tell a user whose batch did not fit beside the pixels."""
+        return f"--cache disk takes {self.pixels.numel() / GIB:.2f} GiB of decoded photos off the GPU."
+
     def training_batches(self, dataset: TrainingPairs, keys: Iterable[list[SampleKey]]) -> Iterator[dict]:
         """What `data.loader.training_batches` yields for the same dataset and keys."""
         return (self.training_batch(dataset, batch) for batch in keys)

@@ -11,7 +11,7 @@ import pytest
 
 import train_darkir_cv
 from darkir.weights import read_checkpoint
-from data import cache, images
+from data import cache, images, resident
 from data.cache import open_cache
 from data.dataset import decoded_pair, frame_size
 from data.errors import DataError
@@ -127,16 +127,22 @@ def test_a_damaged_pack_makes_room_for_its_successor(pairs, tmp_path, monkeypatc
     assert opened(pairs, tmp_path / "cache")[0] is not None
 
 
-def test_training_ends_the_same_with_and_without_it(tmp_path):
+def test_training_ends_the_same_without_it_with_it_and_on_the_device(tmp_path, monkeypatch):
     rows = write_pairs(tmp_path, 6, first_seed=810)
     small = ["--model_size", "tiny", "--resolution", "16", "--batch_size", "2", "--lambda_vgg", "0", "--epochs", "2"]
-    runs = {"off": ["--cache", "off"], "on": ["--cache", "disk", "--cache_dir", str(tmp_path / "node")]}
+    monkeypatch.setattr(
+        resident, "free_memory", lambda device: 2**30
+    )  # the CPU stands in for a GPU with room for the pack
+    node = ["--cache_dir", str(tmp_path / "node"), "--cache"]
+    runs = {"off": ["--cache", "off"], "on": [*node, "disk"], "resident": [*node, "auto"]}
     for name, flags in runs.items():
         argv = ["--train_jsonl", str(rows), "--output_dir", str(tmp_path / name), "--num_workers", "1", *small, *flags]
         assert train_darkir_cv.main(argv) == 0
-    off, on = (read_checkpoint(tmp_path / name / "checkpoint_final.pt") for name in runs)
-    assert all(np.array_equal(off["params"][key], on["params"][key]) for key in off["params"])
-    assert off["scores"] == on["scores"]
+        assert ("copied there" in (tmp_path / name / "train.log").read_text()) == (name == "resident")
+    off, *others = (read_checkpoint(tmp_path / name / "checkpoint_final.pt") for name in runs)
+    for other in others:
+        assert all(np.array_equal(off["params"][key], other["params"][key]) for key in off["params"])
+        assert off["scores"] == other["scores"]
     assert list((tmp_path / "node").glob("*.pack")) and not (tmp_path / "on" / "cache").exists()
     shutil.rmtree(tmp_path / "node")
     assert json.loads((tmp_path / "on" / "history.json").read_text())

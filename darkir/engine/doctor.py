@@ -11,10 +11,11 @@ from pathlib import Path
 from darkir.engine.checkpoint import finished
 from darkir.engine.distributed import World
 from darkir.engine.evaluation import restorer, to_float
+from darkir.engine.feed import Feed
 from darkir.engine.fold import FoldTraining
 from darkir.engine.run_config import FoldPlan, Options
 from darkir.engine.runlog import RunLog
-from data.dataset import EvaluationPairs, decoded_pair
+from data.dataset import decoded_pair
 
 TIMED_UPDATES = 3
 TIMED_FRAMES = 3
@@ -32,28 +33,29 @@ def dry_run(plans: list[FoldPlan], options: Options, output_dir: Path, log: RunL
     log(f"Dry run: {len(plans)} runs, {len(plans) - len(todo)} of them finished; nothing is written")
     if not todo:
         return
-    trainings = [FoldTraining(plan, options, log, World(), decoded_pair) for plan in todo]
+    trainings = [FoldTraining(plan, options, log, World()) for plan in todo]
     log("No test photo among training or validation rows, or in what the starting weights saw")
     training = trainings[0]
     training.describe()
-    seconds = _epoch_seconds(training, log)
+    feed = Feed(training.plan, options, training.epoch_plan, World(), decoded_pair)
+    seconds = _epoch_seconds(training, feed, log)
     left = [options.train.epochs - len(each.progress.history) for each in trainings]
     _log_time(seconds, left, log)
     _log_disk(training, len(todo), output_dir, log)
     _log_memory(training, log)
 
 
-def _epoch_seconds(training: FoldTraining, log: RunLog) -> float:
+def _epoch_seconds(training: FoldTraining, feed: Feed, log: RunLog) -> float:
     """Seconds of one epoch, from a few timed updates and validation frames on a copy of the network."""
-    rehearsal = training.self_test()
+    rehearsal = training.self_test(feed)
     updates, frames = [], []
     for _ in range(TIMED_UPDATES):
         started = time.monotonic()
-        batch = training.first_batch()
+        batch = feed.first_batch()
         loaded = time.monotonic()
         rehearsal.update(batch)
         updates.append((loaded - started, time.monotonic() - loaded))
-    dataset: EvaluationPairs = training.val_loader.dataset
+    dataset = feed.validation.dataset
     restore = restorer(rehearsal.learner.network, training.precision)
     for index in range(min(TIMED_FRAMES, len(dataset))):
         started = time.monotonic()

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader, default_collate
 
 from darkir.engine import checkpoint
 from darkir.engine.announce import set_up_lines
 from darkir.engine.distributed import World
 from darkir.engine.errors import RunFailed
 from darkir.engine.evaluation import identity, restorer, score
+from darkir.engine.feed import Feed, open_feed
 from darkir.engine.finetune import frozen_stages, let_learn
 from darkir.engine.fold_files import FoldFiles
 from darkir.engine.memory import MemoryUse, memory_advice
@@ -28,10 +28,8 @@ from darkir.engine.start import Start, begin, find_start
 from darkir.engine.step import NonFinite
 from darkir.engine.tracking import Tracker
 from darkir.engine.training import Progress, Run, fit
-from data.cache import open_cache
-from data.dataset import EvaluationPairs, Source, TrainingPairs, decoded_pair
 from data.files import FolderLock, remove_stale_temporaries, utc_now
-from data.loader import BatchKeys, EpochPlan, Mixing, equal_size_batches, evaluation_loader, training_batches
+from data.loader import EpochPlan, Mixing
 from losses.objective import Objective
 
 
@@ -49,19 +47,9 @@ def train_fold(plan: FoldPlan, options: Options, log: RunLog, world: World) -> N
         else:
             sizes = f"{len(plan.train)} training pairs, {len(plan.val)} validation pairs"
             log(f"===== {plan.name}: {sizes}, {utc_now()} =====")
-            FoldTraining(plan, options, log, world, _source(plan, options, log)).to_the_end()
+            training = FoldTraining(plan, options, log, world)  # what it refuses, it refuses before photos are decoded
+            training.to_the_end(open_feed(plan, options, training.epoch_plan, world, log))
         world.wait_for_all()  # for what rank 0 has written
-
-
-def _source(plan: FoldPlan, options: Options, log: RunLog) -> Source:
-    """Where samples come from: the cache that --cache asks for, or the files."""
-    data = options.data
-    if data.cache == "off":
-        return decoded_pair
-    output_dir = plan.folder if plan.number is None else plan.folder.parent
-    folder = Path(data.cache_dir) if data.cache_dir else output_dir / "cache"
-    pairs = [*plan.train, *plan.val, *plan.mix]
-    return open_cache(pairs, data.resolution, data.fit, data.cache, folder, log) or decoded_pair
 
 
 @contextlib.contextmanager
@@ -79,8 +67,8 @@ def _owned(folder: Path, overwrite: bool, log: RunLog) -> Iterator[None]:
 class FoldTraining:
     """The parts of one run, joined. Lives inside the folder's lock."""
 
-    def __init__(self, plan: FoldPlan, options: Options, log: RunLog, world: World, source: Source):
-        self.plan, self.options, self.log, self.world, self.source = plan, options, log, world, source
+    def __init__(self, plan: FoldPlan, options: Options, log: RunLog, world: World):
+        self.plan, self.options, self.log, self.world = plan, options, log, world
         self.asked = asked_config(plan, options)
         self.precision = choose_precision(options.device, options.train.mixed_precision, options.train.amp_dtype)
         self.objective = Objective(options.loss, options.device)
@@ -91,14 +79,14 @@ class FoldTraining:
         seen, self.learner = begin(plan, options, start.weights, self.precision, self.objective.needs_side, log)
         self.progress = self._resume(start) or Progress()
         self.files = FoldFiles(plan, options, self.asked, seen, self.learner)
-        self.val_loader = self._validation_loader()
         self.memory: MemoryUse | None = None
 
-    def to_the_end(self) -> None:
+    def to_the_end(self, feed: Feed) -> None:
         """Log the set-up, train, and write checkpoint_final.pt, the proof that this run is finished."""
+        self.feed = feed
         self.describe()
         if self.progress.step == 0:
-            self.self_test()
+            self.self_test(feed)
         run = Run(
             config=self.options.train,
             plan=self.epoch_plan,
@@ -106,13 +94,13 @@ class FoldTraining:
             device=self.options.device,
             objective=self.objective,
             pairs=[*self.plan.train, *self.plan.mix],
-            batches=self._batches,
+            batches=feed.training,
             validate=self._validate,
             save_state=self._save_state,
             epoch_begins=self._epoch_begins,
             epoch_ended=self._epoch_ended,
             red_flags=self._red_flags,
-            memory_advice=self._memory_advice,
+            memory_advice=lambda: self._memory_advice(feed),
             world=self.world,
             log=self.log,
         )
@@ -123,7 +111,7 @@ class FoldTraining:
             fit(run, self.learner, self.progress)
         self._finish()
 
-    def self_test(self) -> Rehearsal:
+    def self_test(self, feed: Feed) -> Rehearsal:
         """One update on a copy, before anything of the run itself happens; returns the copy for further rehearsals.
 
         Raises RunFailed when its numbers are broken or it does not fit into memory.
@@ -133,7 +121,7 @@ class FoldTraining:
             self.learner.network, self.objective, self.precision, options.device, options.train
         )
         started = time.monotonic()
-        batch, pairs = self.first_batch(), [*self.plan.train, *self.plan.mix]
+        batch, pairs = feed.first_batch(), [*self.plan.train, *self.plan.mix]
         try:
             self.memory = check_first_update(rehearsal, batch)
         except NonFinite as fault:
@@ -143,21 +131,16 @@ class FoldTraining:
                 raise RunFailed(f"{message}. Look at them and at the starting weights, or use float32") from fault
             self.log(f"⚠️  {message}; --skip_bad_batches lets the run begin all the same")
         except torch.OutOfMemoryError as fault:
-            raise RunFailed(self._memory_advice()) from fault
+            raise RunFailed(self._memory_advice(feed)) from fault
         else:
             self.log(
                 f"Self-test passed in {time.monotonic() - started:.1f} s: finite loss and gradient, output changes"
             )
         return rehearsal
 
-    def first_batch(self) -> dict:
-        """This process's share of the batch that the first update will see, loaded in this process."""
-        dataset = self._training_pairs()
-        keys = self.epoch_plan.keys(self.options.train.seed, 0)[: self.options.train.batch_size]
-        return default_collate([dataset[key] for key in self.world.share(keys)])
-
-    def _memory_advice(self) -> str:
-        return memory_advice(self.memory, self.options.train.batch_size, self.options.data.resolution)
+    def _memory_advice(self, feed: Feed) -> str:
+        advice = memory_advice(self.memory, self.options.train.batch_size, self.options.data.resolution)
+        return advice if feed.resident is None else f"{advice} {feed.resident.advice}"
 
     def _mixing(self) -> Mixing:
         ratio = self.options.data.mix_ratio if self.plan.mix else 0.0
@@ -180,28 +163,9 @@ class FoldTraining:
         self.log(f"Continuing {self.plan.name.lower()} at update {progress.step}, after {len(progress.history)} epochs")
         return progress
 
-    def _validation_loader(self) -> DataLoader:
-        dataset = EvaluationPairs(self.plan.val, self.options.data.resolution, self.options.data.fit, self.source)
-        batches = self.world.share(equal_size_batches(dataset, self.options.train.batch_size))
-        return evaluation_loader(dataset, batches, self.options.data.num_workers, self._on_cuda)
-
-    def _batches(self, first_update: int) -> Iterator[dict]:
-        train, world = self.options.train, self.world
-        keys = BatchKeys(self.epoch_plan, train.seed, train.epochs, first_update, world.rank, world.size)
-        return training_batches(self._training_pairs(), keys, self.options.data.num_workers, self._on_cuda)
-
-    @property
-    def _on_cuda(self) -> bool:
-        return self.options.device.type == "cuda"
-
-    def _training_pairs(self) -> TrainingPairs:
-        data = self.options.data
-        pairs, seed = [*self.plan.train, *self.plan.mix], self.options.train.seed
-        return TrainingPairs(pairs, data.resolution, data.fit, data.preprocess, seed, self.source)
-
     def _validate(self) -> list[dict]:
         restore = restorer(self.learner.average.network, self.precision)
-        return score(restore, self.val_loader, self.plan.val, self.options.device, self.world)
+        return score(restore, self.feed.validation, self.plan.val, self.options.device, self.world)
 
     def _save_state(self, progress: Progress) -> None:
         if self.world.writes:
@@ -230,12 +194,12 @@ class FoldTraining:
         self.tracker.epoch(progress.history)
         if keep or epoch in (1, train.epochs):
             restore = restorer(self.learner.average.network, self.precision)
-            self.tracker.pictures(epoch, self.val_loader.dataset, restore, self.options.device)
+            self.tracker.pictures(epoch, self.feed.validation.dataset, restore, self.options.device)
         self._save_state(progress)
 
     def _finish(self) -> None:
         """Score the identity beside the best epoch's scores and write checkpoint_final.pt last."""
-        untouched = score(identity, self.val_loader, self.plan.val, self.options.device, self.world)
+        untouched = score(identity, self.feed.validation, self.plan.val, self.options.device, self.world)
         if not self.world.writes:
             return
         self.tracker.curves(self.progress.history)
