@@ -9,23 +9,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import sys
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
-from data import stop
 from data.errors import DataError
 from data.faults import Faults
 from data.images import DECODER, decode_bytes, read_file
 from data.manifest import Pair
 from data.phash import NearDuplicate, near_duplicates, perceptual_hash
+from data.threads import in_threads
 
 MIN_SIDE = 11  # the SSIM window: a smaller photo could be neither validated nor tested
-POLL_SECONDS = 0.2
+UNUSABLE = ("images that cannot be used", "Repair these images or remove their rows.")
 ROW_FIELDS = ("sha256", "file_sha256", "bytes", "mtime_ns", "phash")
 
 
@@ -75,11 +71,11 @@ def fingerprint_pairs(
     prints = _known_prints([*known, *pairs])
     todo = [path for path in _paths(pairs) if not _is_current(path, prints.get(path))]
     failures: dict[Path, str] = {}
-    for path, result in _fingerprint_all(todo, workers or usable_cpus(), progress):
+    for path, result in in_threads(fingerprint, todo, workers or usable_cpus(), "Reading images", progress):
         if isinstance(result, ImagePrint):
             prints[path] = result
         else:
-            failures[path] = result
+            failures[path] = str(result)
     _raise_faults(pairs, prints, failures)
     return [_with_fields(pair, prints) for pair in pairs]
 
@@ -158,36 +154,6 @@ def _is_current(path: Path, print_: ImagePrint | None) -> bool:
     return (status.st_size, status.st_mtime_ns) == (print_.bytes, print_.mtime_ns)
 
 
-def _fingerprint_all(paths: list[Path], workers: int, progress: bool) -> Iterator[tuple[Path, ImagePrint | str]]:
-    """Yield each path with its print, or with the reason why it has none."""
-    bar = tqdm(total=len(paths), desc="Reading images", disable=not (progress and sys.stderr.isatty()))
-    pool = ThreadPoolExecutor(workers)
-    waiting: dict[Future, Path] = {}
-    rest = iter(paths)
-    try:
-        while True:
-            # Few at a time: a stop must not wait for thousands of queued images.
-            while len(waiting) < 2 * workers and (path := next(rest, None)) is not None:
-                waiting[pool.submit(fingerprint, path)] = path
-            if not waiting:
-                return
-            done, _ = wait(waiting, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
-            stop.check()
-            for future in done:
-                bar.update()
-                yield waiting.pop(future), _result(future)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        bar.close()
-
-
-def _result(future: Future) -> ImagePrint | str:
-    try:
-        return future.result()
-    except DataError as error:
-        return str(error)
-
-
 def _raise_faults(pairs: list[Pair], prints: dict[Path, ImagePrint], failures: dict[Path, str]) -> None:
     faults = Faults()
     for pair in pairs:
@@ -198,7 +164,7 @@ def _raise_faults(pairs: list[Pair], prints: dict[Path, ImagePrint], failures: d
             reason = _size_fault(prints[pair.src_path], prints[pair.tar_path])
             if reason:
                 faults.add(pair.where, f"{pair.src} and {pair.tar}: {reason}")
-    faults.raise_if_any("images that cannot be used", "Repair these images or remove their rows.")
+    faults.raise_if_any(*UNUSABLE)
 
 
 def _size_fault(src: ImagePrint, tar: ImagePrint) -> str | None:
