@@ -9,4 +9,10 @@ import torch
 torch.set_num_threads(1)
 
 # Modules with fixtures that several test files share.
-pytest_plugins = ["tests.evaluate_runs", "tests.split_runs", "tests.train_runs", "tests.hazard_runs"]
+pytest_plugins = [
+    "tests.evaluate_runs",
+    "tests.split_runs",
+    "tests.train_runs",
+    "tests.hazard_runs",
+    "tests.wrapper_desk",
+]

@@ -1,7 +1,6 @@
 """Small FiveK folders for tests, and a run of prepare_fivek_robust.py on them in this process."""
 
 import csv
-import io
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 import prepare_fivek_robust
+from tests import image_files
 from tests.exits import refusal
 from tests.photos import darker, scene
 
@@ -27,11 +27,8 @@ def source(seed: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
 
 
 def encoded(image: np.ndarray | Image.Image, kind: str = "JPEG", **options) -> bytes:
-    """The picture as a file's content."""
-    content = io.BytesIO()
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    image.save(content, kind, **({"quality": 95} if kind == "JPEG" else {}) | options)
-    return content.getvalue()
+    """The picture as a file's content; a JPEG of quality 95 when nothing else is asked for."""
+    return image_files.encoded(image, kind, **({"quality": 95} if kind == "JPEG" else {}) | options)
 
 
 def put(folder: Path, name: str, content: bytes = b"x") -> Path:

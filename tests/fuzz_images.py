@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from tests import image_files
 from tests.fuzz_case import Case
 from tests.image_files import png16, png_chunk, tiff
 
@@ -26,11 +27,8 @@ def photo(dice: random.Random, width: int = SIZE[0], height: int = SIZE[1], chan
 
 
 def encoded(image: Image.Image | Pixels, kind: str, **options) -> bytes:
-    """The image as a file of that kind."""
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    stream = io.BytesIO()
-    image.save(stream, kind, **{**LOSSLESS.get(kind, {}), **options})
-    return stream.getvalue()
+    """The image as a file of that kind, without loss where the kind allows it."""
+    return image_files.encoded(image, kind, **{**LOSSLESS.get(kind, {}), **options})
 
 
 def plain_pixels(content: bytes) -> Pixels | None:

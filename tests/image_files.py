@@ -1,5 +1,6 @@
 """Makes small image files that Pillow cannot write: 16-bit colour PNG and TIFF, ICC profiles; and pairs of noise."""
 
+import io
 import json
 import struct
 import zlib
@@ -29,6 +30,19 @@ def noise(seed: int, width: int = 16, height: int = 12) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def encoded(image: Image.Image | np.ndarray, kind: str, **options) -> bytes:
+    """The image as the content of a file of that kind."""
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+def rounded(samples: np.ndarray) -> np.ndarray:
+    """16 bits -> 8 bits in float64."""
+    return np.floor(samples.astype(np.float64) * 255 / 65535 + 0.5).astype(np.uint8)
+
+
 def save(image: np.ndarray, path: Path, **options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path, **options)
@@ -54,6 +68,21 @@ def make_pairs(
             row["group"] = groups[number]
         rows.append(row)
     return write_rows(folder / "pairs.jsonl", rows)
+
+
+def turned(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """How a camera stores `upright` under an EXIF orientation: the inverse of what the EXIF standard says to do."""
+    undo = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+        8: lambda a: np.rot90(a, -1),
+    }
+    return np.ascontiguousarray(undo[orientation](upright))
 
 
 def png16(samples: np.ndarray, extra_chunks: bytes = b"") -> bytes:
@@ -169,3 +198,7 @@ def icc_profile(curves: list[bytes], columns: np.ndarray | None, space: bytes = 
     )
     header += struct.pack(">3i", *(round(value * 65536) for value in PCS_WHITE)) + bytes(48)
     return header + struct.pack(">I", len(tags)) + table + data
+
+
+# The profile of ProPhoto with the gamma of FiveK's renditions.
+ROMM = icc_profile([curv(461)] * 3, PROPHOTO)

@@ -17,7 +17,7 @@ from darkir.network import DarkIR, NetworkConfig
 from data.files import write_csv, write_json, write_jsonl
 from data.fingerprint import fingerprint_pairs, set_digest
 from data.manifest import read_pairs
-from tests.test_report import Page
+from tests.report_page import Page
 
 CONFIG = NetworkConfig(width=8)
 COLUMNS = ["src", "model", "psnr", "ssim", "l1"]

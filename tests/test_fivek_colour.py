@@ -13,8 +13,7 @@ from data.fivek_scan import SourceFile
 from data.profiles import PROPHOTO_GAMMA, prophoto
 from tests.fivek_folder import encoded, metadata, put, record, run, source, target
 from tests.fivek_tree import dng, prophoto_samples, prophoto_tiff
-from tests.image_files import PROPHOTO, SRGB_D50, curv, icc_profile, iccp_chunk, noise, png16, reference, tiff
-from tests.test_images import turned
+from tests.image_files import PROPHOTO, SRGB_D50, curv, icc_profile, iccp_chunk, noise, png16, reference, tiff, turned
 
 LEVELS = 65535
 

@@ -9,7 +9,7 @@ import create_data_splits
 import train_darkir_cv
 from darkir.network import DarkIR, NetworkConfig
 from tests.photos import write_pairs
-from tests.test_report import Page
+from tests.report_page import Page
 
 SMALL = "--model_size tiny --epochs 1 --resolution 16 --batch_size 2 --num_workers 0 --lambda_vgg 0 --n_folds 2".split()
 
