@@ -1,0 +1,166 @@
+"""Measures of all pairs -> which pairs look wrong, why in words, and in which order: most harmful kind first, then worst.
+
+Thresholds were set on 240 pairs of 12 scenes and 5 of real estate, with faults planted: bench/audit_detection.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.audit_direction import find_direction
+from data.audit_measures import SAME_SCENE, Measures
+from data.audit_scores import OUTLIER, Score
+from data.manifest import Pair
+from data.phash import NearDuplicate, near_duplicates
+
+# In the order of the harm that they do in training.
+KINDS = {
+    "other_scene": "target shows another scene",
+    "turned": "target is turned or mirrored",
+    "size": "source and target differ in size",
+    "swapped": "source and target seem swapped",
+    "misregistered": "target does not lie on the source",
+    "identical": "source and target are the same picture",
+    "profile": "colour profiles differ",
+    "clipped": "white where the other side shows something",
+    "scores": "scores far below its like",
+    "duplicate": "looks the same as another pair",
+}
+AGREEING, ENOUGH_BLOCKS = 0.25, 12
+OFF_NATIVE, OFF_MEASURED = 1.0, 0.3  # pixels, root mean square over the frame
+IDENTICAL_DB = 40.0
+LOST, TIMES_USUAL, USUAL_PERCENTILE = 0.05, 3.0, 90
+LOST_IN_SRC = 0.25  # windows are white in many sources: that is what an HDR target mends
+
+
+@dataclass(frozen=True)
+class Reason:
+    """kind: a key of KINDS. text: what was measured, in words. amount: larger is worse, within one kind."""
+
+    kind: str
+    text: str
+    amount: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A pair, by its index, with its reasons, the most harmful first."""
+
+    index: int
+    reasons: list[Reason]
+
+
+def rank(
+    pairs: list[Pair], measures: list[Measures], scores: dict[str, Score] | None = None
+) -> tuple[list[Finding], list[str]]:
+    """Findings, worst first, and notes on what could not be judged. scores: src as written -> its out-of-fold score."""
+    usual_lost = {side: _usual([getattr(m, f"lost_in_{side}") for m in measures]) for side in ("src", "tar")}
+    direction = find_direction(np.array([m.change for m in measures]))
+    profiles, notes = _odd_profiles(measures)
+    copies = _copies(pairs, measures)
+    findings = []
+    for index, (pair, m) in enumerate(zip(pairs, measures, strict=True)):
+        reasons = [*_content(m), *_registration(m), *_lost(m, usual_lost)]
+        if direction.swapped[index]:
+            reasons.append(_swapped(m, direction.usual[0], direction.scores[index]))
+        if index in profiles:
+            reasons.append(Reason("profile", f"src is in {m.src.profile}, tar in {m.tar.profile}", 1.0))
+        if scores and pair.src in scores and scores[pair.src].z <= OUTLIER:
+            reasons.append(_score(scores[pair.src]))
+        reasons += copies.get(index, [])
+        if reasons:
+            findings.append(Finding(index, sorted(reasons, key=_harm)))
+    findings.sort(key=lambda finding: (*_harm(finding.reasons[0]), finding.index))
+    return findings, notes + [direction.note] * (direction.note is not None)
+
+
+def same_scene(m: Measures) -> bool:
+    """Whether both photos show the same: enough blocks move together, or the structure fits; also when none can tell."""
+    together = m.alignment is not None and m.alignment.agreeing >= AGREEING and m.alignment.blocks >= ENOUGH_BLOCKS
+    return together or m.structure is None or m.structure >= SAME_SCENE
+
+
+def _harm(reason: Reason) -> tuple[int, float]:
+    return list(KINDS).index(reason.kind), -reason.amount
+
+
+def _content(m: Measures) -> list[Reason]:
+    reasons = []
+    if not same_scene(m):
+        if m.turned:
+            tags = f" (EXIF orientation: src {m.src.orientation}, tar {m.tar.orientation})"
+            reasons.append(Reason("turned", f"tar is {m.turned}{tags}", 1.0))
+        else:
+            text = f"what src and tar show correlates by {m.structure:.2f}; the same scene has at least {SAME_SCENE}"
+            reasons.append(Reason("other_scene", text, -m.structure))
+    if not m.same_size:
+        sizes = f"src is {m.src.width}x{m.src.height}, tar is {m.tar.width}x{m.tar.height}"
+        reasons.append(Reason("size", f"{sizes}; no split takes such a pair", 1.0))
+    if m.same_size and m.psnr >= IDENTICAL_DB:
+        reasons.append(Reason("identical", f"src against tar: {m.psnr:.1f} dB, there is nothing to learn", m.psnr))
+    return reasons
+
+
+def _registration(m: Measures) -> list[Reason]:
+    a = m.alignment
+    if not m.same_size or not same_scene(m) or a is None or a.agreeing < AGREEING:
+        return []
+    if a.rms < OFF_NATIVE or a.rms < OFF_MEASURED * m.pixel:
+        return []
+    right, down = a.shift
+    parts = [
+        f"{abs(right):.1f} to the {'right' if right > 0 else 'left'}",
+        f"{abs(down):.1f} {'down' if down > 0 else 'up'}",
+    ]
+    turn = f"turned by {abs(a.rotation):.2f} degrees {'clockwise' if a.rotation > 0 else 'counter-clockwise'}"
+    text = f"tar is off by {a.rms:.1f} pixels: {', '.join(parts)}, {turn}, size {100 * (a.scale - 1):+.2f} %"
+    return [Reason("misregistered", text, a.rms / m.pixel)]
+
+
+def _lost(m: Measures, usual: dict[str, float]) -> list[Reason]:
+    reasons = []
+    for side, other, least in (("tar", "src", LOST), ("src", "tar", LOST_IN_SRC)):
+        lost = getattr(m, f"lost_in_{side}")
+        if lost >= max(least, TIMES_USUAL * usual[side]):
+            text = f"{100 * lost:.0f} % of the frame is white in {side} where {other} shows something"
+            reasons.append(Reason("clipped", f"{text} (9 of 10 pairs: at most {100 * usual[side]:.1f} %)", lost))
+    return reasons
+
+
+def _usual(shares: list[float]) -> float:
+    return float(np.percentile(shares, USUAL_PERCENTILE)) if shares else 0.0
+
+
+def _swapped(m: Measures, usual_stops: float, score: float) -> Reason:
+    text = f"from src to tar this photo changes by {m.change[0]:+.1f} stops, the others by {usual_stops:+.1f}"
+    return Reason("swapped", f"{text}; score {score:+.2f}, where +1 is the usual change and -1 its reverse", -score)
+
+
+def _score(score: Score) -> Reason:
+    text = f"the model that never saw it gained {score.gain:+.1f} dB; its like gain {score.expected:+.1f} dB"
+    return Reason("scores", f"{text} ({-score.z:.1f} robust deviations below)", -score.z)
+
+
+def _odd_profiles(measures: list[Measures]) -> tuple[set[int], list[str]]:
+    """Pairs whose two profiles differ, unless most pairs are so: then a note says it once."""
+    kinds = [(m.src.profile, m.tar.profile) for m in measures]
+    usual = {kind for kind, count in Counter(kinds).items() if 2 * count > len(kinds)}
+    notes = [f"most pairs: src is in {src}, tar in {tar}; not listed as a fault" for src, tar in usual if src != tar]
+    return {index for index, kind in enumerate(kinds) if kind[0] != kind[1] and kind not in usual}, notes
+
+
+def _copies(pairs: list[Pair], measures: list[Measures]) -> dict[int, list[Reason]]:
+    """Near-duplicates, told of the later row, so that dropping what is listed keeps one of them."""
+    hits = near_duplicates([m.src.phash for m in measures], [m.tar.phash for m in measures])
+    found: dict[int, list[Reason]] = {}
+    for hit in sorted(hits, key=lambda hit: hit.src_bits + hit.tar_bits):
+        found.setdefault(hit.second, [_copy(pairs[hit.first], hit)])
+    return found
+
+
+def _copy(earlier: Pair, hit: NearDuplicate) -> Reason:
+    text = f"like {earlier.src} ({earlier.where}): {hit.src_bits} bits of 64 differ in src, {hit.tar_bits} in tar"
+    return Reason("duplicate", text, -float(hit.src_bits + hit.tar_bits))
