@@ -10,6 +10,7 @@ torch.set_num_threads(1)
 
 # Modules with fixtures that several test files share.
 pytest_plugins = [
+    "tests.comparison_runs",
     "tests.evaluate_runs",
     "tests.split_runs",
     "tests.train_runs",

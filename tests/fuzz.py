@@ -36,13 +36,14 @@ import train_darkir_cv
 from data import stop
 from data.files import write_jsonl
 from tests.fuzz_case import SCRIPTS, Case, Outcome, clear, run_case
-from tests.fuzz_checkpoints import SMALL, checkpoint_cases
+from tests.fuzz_checkpoints import checkpoint_cases
 from tests.fuzz_fivek import fivek_cases
 from tests.fuzz_flags import flag_cases
 from tests.fuzz_images import image_cases
 from tests.fuzz_rows import row_cases
 from tests.fuzz_splits import split_cases
 from tests.photos import darker, scene, write_pairs
+from tests.train_runs import SMALLEST
 
 ADDRESS_SPACE = 12 * 2**30  # a case that asks for more memory than this must fail, and not take the machine down
 SHARES = {"rows": 0.37, "images": 0.25, "checkpoints": 0.16, "splits": 0.03, "flags": 0.16, "fivek": 0.03}
@@ -79,7 +80,7 @@ def _make_checkpoints(folder: Path) -> None:
     ]
     write_jsonl(own / "train.jsonl", rows[:4])
     write_jsonl(own / "val.jsonl", rows[4:])
-    argv = ["--train_jsonl", own / "train.jsonl", *SMALL, "--output_dir"]
+    argv = ["--train_jsonl", own / "train.jsonl", *SMALLEST, "--output_dir"]
     _must_work(train_darkir_cv.main, [*argv, folder / "run"])
     asked, stop.requested = stop.requested, lambda: "SIGTERM"  # after the first update
     _must_work(train_darkir_cv.main, [*argv, folder / "stopped"], wanted=75)

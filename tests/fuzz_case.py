@@ -66,6 +66,12 @@ class TookTooLong(BaseException):
     """Raised by the alarm in a case that hangs."""
 
 
+def split_case(kind: str, base: Path, folder: Path, codes: tuple[int, ...], names: tuple[str, ...]) -> Case:
+    """A split of the pairs.jsonl in `folder`, whose relative paths start at `base`."""
+    argv = ["--input_jsonl", str(folder / "pairs.jsonl"), "--base_dir", str(base), "--output_dir", str(folder / "out")]
+    return Case(kind, "split", [*argv, "--test_size", "2"], folder, codes, names)
+
+
 def run_case(case: Case, as_process: bool) -> Outcome:
     """Run the case and judge it."""
     given = torn_files(case.output)

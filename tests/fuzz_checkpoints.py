@@ -15,10 +15,9 @@ from darkir.errors import ModelError
 from darkir.weights import read_weights
 from tests.fuzz_case import Case
 from tests.malicious import malicious, saved
+from tests.train_runs import SMALLEST
 
 Content = dict
-SMALL = ["--model_size", "tiny", "--resolution", "16", "--batch_size", "2", "--num_workers", "0", "--lambda_vgg", "0"]
-SMALL += ["--epochs", "1", "--device", "cpu"]
 
 
 def flip_bits(dice: random.Random, content: bytes) -> bytes:
@@ -175,24 +174,11 @@ def checkpoint_cases(world: Path, count: int, dice: random.Random, folders) -> l
 
 def _case(world: Path, folder: Path, use: str, made: bytes, kind: str, codes: tuple[int, ...], forbidden) -> Case:
     path = folder / "file.pt"
-    train = [
-        "--train_jsonl",
-        str(world / "own" / "train.jsonl"),
-        "--output_dir",
-        str(folder / "out"),
-        *SMALL,
-        "--dry_run",
-    ]
+    output = ["--output_dir", str(folder / "out")]
+    train = ["--train_jsonl", str(world / "own" / "train.jsonl"), *output, *SMALLEST, "--dry_run"]
     if use == "evaluate":
         path.write_bytes(made)
-        rows = [
-            "--test_jsonl",
-            str(world / "base" / "pairs.jsonl"),
-            "--output_dir",
-            str(folder / "out"),
-            "--device",
-            "cpu",
-        ]
+        rows = ["--test_jsonl", str(world / "base" / "pairs.jsonl"), *output, "--device", "cpu"]
         argv = ["--checkpoint", str(path), *rows, "--num_workers", "0"]
         case = Case(kind, "evaluate", argv, folder, codes, ("file.pt",), forbidden=forbidden)
         # With sound checksums around exchanged tensors it is another sound file; nothing in it could tell.

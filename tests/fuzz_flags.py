@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from tests.fuzz_case import SCRIPTS, Case
-from tests.fuzz_checkpoints import SMALL
+from tests.train_runs import SMALLEST
 
 NUMBERS = [
     "0",
@@ -50,7 +50,7 @@ def base_argv(script: str, world: Path, folder: Path) -> list[str]:
     if script == "split":
         return ["--input_jsonl", str(world / "base" / "pairs.jsonl"), "--test_size", "2", *out]
     if script == "train":
-        return ["--train_jsonl", str(world / "own" / "train.jsonl"), *SMALL, "--dry_run", *out]
+        return ["--train_jsonl", str(world / "own" / "train.jsonl"), *SMALLEST, "--dry_run", *out]
     if script == "evaluate":
         rows = ["--test_jsonl", str(world / "base" / "pairs.jsonl"), "--device", "cpu", "--num_workers", "0"]
         return ["--checkpoint", str(world / "weights.pt"), *rows, *out]

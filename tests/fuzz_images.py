@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from tests import image_files
-from tests.fuzz_case import Case
+from tests.fuzz_case import Case, split_case
 from tests.image_files import png16, png_chunk, tiff
 
 SIZE = (20, 14)
@@ -206,15 +206,7 @@ def image_cases(base: Path, count: int, dice: random.Random, folders) -> list[Ca
         (folder / names[other]).write_bytes(encoded(photo(dice, width, height), "PNG"))
         row = json.dumps({key: str(folder / name) for key, name in names.items()}).encode()
         (folder / "pairs.jsonl").write_bytes((base / "pairs.jsonl").read_bytes() + row + b"\n")
-        argv = [
-            "--input_jsonl",
-            str(folder / "pairs.jsonl"),
-            "--base_dir",
-            str(base),
-            "--output_dir",
-            str(folder / "out"),
-        ]
-        case = Case(f"image: {kind}", "split", [*argv, "--test_size", "2"], folder, codes, (names[side],))
+        case = split_case(f"image: {kind}", base, folder, codes, (names[side],))
         case.accepted = _digest_check(side, folder / names[side], pixels)
         cases.append(case)
     return cases

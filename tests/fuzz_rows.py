@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz_case import Case
+from tests.fuzz_case import Case, split_case
 
 Lines = list[bytes]
 
@@ -172,15 +172,8 @@ def row_cases(base: Path, count: int, dice: random.Random, folders) -> list[Case
             text, names = EITHER[kind](dice, b"\n".join(lines) + b"\n"), ()
         folder = next(folders)
         (folder / "pairs.jsonl").write_bytes(text)
-        argv = [
-            "--input_jsonl",
-            str(folder / "pairs.jsonl"),
-            "--base_dir",
-            str(base),
-            "--output_dir",
-            str(folder / "out"),
-        ]
-        case = Case(f"rows: {kind}", "split", [*argv, "--test_size", "2"], folder, codes, names, rows_are_all_there)
+        case = split_case(f"rows: {kind}", base, folder, codes, names)
+        case.accepted = rows_are_all_there
         cases.append(as_training(case, base) if codes == (2,) and number % 4 == 1 else case)
     return cases
 

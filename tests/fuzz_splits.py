@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 from tests.fuzz_case import Case
-from tests.fuzz_checkpoints import SMALL, flip_bits
+from tests.fuzz_checkpoints import flip_bits
+from tests.train_runs import SMALLEST
 
 
 def split_cases(world: Path, count: int, dice: random.Random, folders) -> list[Case]:
@@ -35,7 +36,15 @@ def split_cases(world: Path, count: int, dice: random.Random, folders) -> list[C
             changes["cut"] = [b"".join(lines)[: dice.randrange(path.stat().st_size)]]
             path.write_bytes(b"".join(changes[edit]))
         codes = (0, 2) if name == "split_metadata.json" else (2,)
-        argv = ["--data_splits_dir", str(folder / "split"), "--n_folds", "2", "--base_dir", str(world / "base"), *SMALL]
+        argv = [
+            "--data_splits_dir",
+            str(folder / "split"),
+            "--base_dir",
+            str(world / "base"),
+            "--n_folds",
+            "2",
+            *SMALLEST,
+        ]
         argv += ["--output_dir", str(folder / "out"), "--dry_run", "--fold", "1"]
         cases.append(Case(f"edited split: {edit}", "train", argv, folder, codes, (Path(name).name,)))
     return cases

@@ -13,12 +13,11 @@ from darkir.engine.red_flags import red_flags
 from darkir.engine.step import NonFinite
 from darkir.stages import count_stages, stage_of
 from darkir.weights import read_checkpoint
-from data import stop
 from data.files import write_jsonl
 from data.loader import EpochPlan, Mixing
 from tests.photos import write_pairs
+from tests.train_runs import SMALL, stop_at
 
-SMALL = ["--model_size", "tiny", "--resolution", "16", "--batch_size", "2", "--num_workers", "0", "--lambda_vgg", "0"]
 TINY = NetworkConfig(width=8)
 
 
@@ -77,8 +76,7 @@ def test_thawing_survives_a_stop(photos, tmp_path, monkeypatch):
     assert train(photos, tmp_path / "whole", *flags, epochs=3) == 0
     for poll in (3, 5):
         with monkeypatch.context() as patch:
-            polls = iter(range(1, 10**6))
-            patch.setattr(stop, "requested", lambda polls=polls, poll=poll: "SIGTERM" if next(polls) >= poll else None)
+            stop_at(patch, poll)
             assert train(photos, tmp_path / f"stopped_{poll}", *flags, epochs=3) == 75
         assert train(photos, tmp_path / f"stopped_{poll}", *flags, epochs=3) == 0
         ours, theirs = (read_checkpoint(tmp_path / n / "checkpoint_last.pt") for n in (f"stopped_{poll}", "whole"))

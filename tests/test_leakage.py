@@ -13,9 +13,7 @@ import evaluate_darkir_test
 import train_darkir_cv
 from data.files import write_jsonl
 from tests.photos import darker, scene, write_pairs
-
-SMALL = ["--model_size", "tiny", "--resolution", "16", "--batch_size", "2", "--num_workers", "0", "--lambda_vgg", "0"]
-SMALL += ["--epochs", "1", "--device", "cpu"]
+from tests.train_runs import SMALLEST
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +37,7 @@ def split(rows, output):
 
 
 def train(output, *flags):
-    return train_darkir_cv.main([str(word) for word in ["--output_dir", output, *SMALL, *flags]])
+    return train_darkir_cv.main([str(word) for word in ["--output_dir", output, *SMALLEST, *flags]])
 
 
 def evaluate(weights, rows, output):
