@@ -22,6 +22,7 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
+from darkir.architectures import MODEL_SIZES
 from darkir.engine.baseline import BaselineConfig, read_baseline
 from darkir.engine.comparison import compare, comparison_lines
 from darkir.engine.ensemble import make_restorers, score_all
@@ -34,7 +35,6 @@ from darkir.engine.runlog import RunLog
 from darkir.engine.runtime import choose_device, choose_precision, describe_device
 from darkir.engine.visuals import Pictures
 from darkir.options import add_options, from_args, make_parser
-from darkir.weights import MODEL_SIZES
 from data.dataset import EvaluationPairs
 from data.files import FolderLock, remove_stale_temporaries
 from data.fingerprint import fingerprint_pairs
@@ -49,7 +49,8 @@ def parse_args(argv: list[str] | None):
     source = models.add_mutually_exclusive_group(required=True)
     source.add_argument("--cv_dir", type=Path, help="output folder of train_darkir_cv.py; takes every fold's best")
     source.add_argument("--checkpoint", type=Path, nargs="+", help="weights files to evaluate instead, one or more")
-    models.add_argument("--model_size", choices=MODEL_SIZES, help="refuse models of another size")
+    models.add_argument("--arch", choices=MODEL_SIZES, help="refuse models of another architecture")
+    models.add_argument("--model_size", choices=MODEL_SIZES["darkir"], help="refuse models of another size")
     models.add_argument("--n_folds", type=int, help="refuse another number of models")
     photos = parser.add_argument_group("photos")
     photos.add_argument("--test_jsonl", type=Path, required=True, help="test pairs, one JSON object a line")
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     precision = choose_precision(device, config.mixed_precision, "auto")
     paths = fold_checkpoints(args.cv_dir, args.n_folds) if args.cv_dir else named_checkpoints(args.checkpoint)
     members = read_members(paths, log)
-    refuse_contradictions(members, args.model_size)
+    refuse_contradictions(members, args.arch, args.model_size)
     config = settle(config, members, log)
     pairs = fingerprint_pairs(read_pairs(args.test_jsonl, args.base_dir, warn=log))
     refuse_leaks(members, pairs, log)

@@ -1,13 +1,19 @@
-"""DarkIR as a library: `from darkir import DarkIR, NetworkConfig, load_network`.
+"""DarkIR as a library: `from darkir import DarkIR, NetworkConfig, load_network`; Restormer is the baseline beside it.
 
 Names are imported on first use, so that `import darkir` (and darkir.options) needs no torch.
 """
 
 import importlib
 
-__all__ = ["DarkIR", "NetworkConfig", "load_network"]
+__all__ = ["DarkIR", "NetworkConfig", "Restormer", "RestormerConfig", "load_network"]
 
-_HOME = {"DarkIR": "darkir.network", "NetworkConfig": "darkir.network", "load_network": "darkir.weights"}
+_HOME = {
+    "DarkIR": "darkir.network",
+    "NetworkConfig": "darkir.network",
+    "Restormer": "darkir.restormer",
+    "RestormerConfig": "darkir.restormer",
+    "load_network": "darkir.weights",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,12 +1,10 @@
-"""A checkpoint file of any known kind -> DarkIR's parameters, and those into a network, strictly.
+"""A checkpoint file of any known kind -> a network's parameters, and those into a network, strictly.
 
 The only place that knows wrappers (params, state_dict, ...) and key prefixes.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from darkir.architectures import Config, Network, make_network
 from darkir.checkpoint_file import read_checkpoint
 from darkir.errors import ModelError
-from darkir.network import DarkIR, NetworkConfig
-
-# m and l are the published sizes; tiny is for trying things out and for tests.
-MODEL_SIZES = {"m": 32, "l": 64, "tiny": 8}
+from darkir.recognition import config_of, kind_of, shortened
 
 # In order of preference: where a file has both, params_ema is the average that its makers deploy.
 WRAPPERS = ("params_ema", "params", "model_state_dict", "state_dict")
 PREFIXES = ("module.", "_orig_mod.")
-NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -36,21 +31,21 @@ class Weights:
     source: Path
 
     @property
-    def config(self) -> NetworkConfig:
-        """The network's shape, read off the tensors; dilations leave no trace there: from the file's description.
+    def config(self) -> Config:
+        """The network's shape, read off the tensors. Raises ModelError when they are not those of a whole network."""
+        try:
+            return config_of(self.params, self.meta)
+        except ModelError as error:
+            raise ModelError(f"{self.source}: {error}") from error
 
-        Raises ModelError when the parameters are not those of a whole DarkIR.
-        """
-        return _config_of(self.params, self.meta, self.source)
 
+def load_network(path: str | Path, device: str | torch.device = "cpu") -> Network:
+    """The DarkIR or Restormer in `path` in eval mode on `device`, float32, its size read off the file.
 
-def load_network(path: str | Path, device: str | torch.device = "cpu") -> DarkIR:
-    """The network in `path` in eval mode on `device`, float32, its size read off the file.
-
-    Raises ModelError when the file cannot be used or is not exactly a DarkIR.
+    Raises ModelError when the file cannot be used or is not exactly such a network.
     """
     weights = read_weights(path)
-    network = DarkIR(weights.config)
+    network = make_network(weights.config)
     load_into(network, weights.params, weights.source)
     return network.eval().to(device)
 
@@ -69,7 +64,7 @@ def weights_in(checkpoint: dict[str, Any], path: Path) -> Weights:
         raise ModelError(
             f"{path}: no weights found; expected floating-point tensors under one of {', '.join(WRAPPERS)}, "
             f"or such tensors only; "
-            f"it holds {_names(found)}"
+            f"it holds {shortened(found)}"
         )
     params = {_bare_name(name): tensor for name, tensor in found.items()}
     if len(params) < len(found):
@@ -77,7 +72,7 @@ def weights_in(checkpoint: dict[str, Any], path: Path) -> Weights:
     broken = [name for name, tensor in params.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise ModelError(
-            f"{path}: {len(broken)} of {len(params)} tensors hold NaN or Infinity: {_names(broken)}; "
+            f"{path}: {len(broken)} of {len(params)} tensors hold NaN or Infinity: {shortened(broken)}; "
             f"use a checkpoint from before the training diverged"
         )
     return Weights(params, meta, path)
@@ -99,17 +94,17 @@ def load_into(
 
     report = [f"{len(matched)} of {len(own)} tensors"]
     if missing:
-        report.append(f"missing {len(missing)}: {_names(missing)}")
+        report.append(f"missing {len(missing)}: {shortened(missing)}")
     if unexpected:
-        report.append(f"unexpected {len(unexpected)}: {_names(unexpected)}")
+        report.append(f"unexpected {len(unexpected)}: {shortened(unexpected)}")
     if reshaped:
-        report.append(f"of another shape {len(reshaped)}: {_names(_shapes(reshaped, params, own))}")
+        report.append(f"of another shape {len(reshaped)}: {shortened(_shapes(reshaped, params, own))}")
     text = "; ".join(report)
 
-    if not matched:
-        raise ModelError(f"{source}: {text}; these are not the weights of this network")
-    if reshaped:
-        raise ModelError(f"{source}: {text}{_size_advice(params, own)}")
+    if reshaped or not matched:
+        raise ModelError(f"{source}: {text}{_other_kind(params, own)}")
+    if advice := _norm_advice(missing, unexpected):  # a refusal whatever was allowed: it would be another network
+        raise ModelError(f"{source}: {text}{advice}")
     if (missing or unexpected) and not allow_partial:
         raise ModelError(
             f"{source}: {text}; use a complete file, or --allow_partial to start from the tensors that match"
@@ -129,48 +124,20 @@ def _bare_name(name: str) -> str:
     return name
 
 
-def _names(names: Collection[str]) -> str:
-    shown = ", ".join(str(name) for name in list(names)[:NAMES_SHOWN])
-    return shown + (f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else "")
-
-
 def _shapes(names: list[str], params: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> list[str]:
     return [f"{name} {tuple(params[name].shape)} for {tuple(own[name].shape)}" for name in names]
 
 
-def _size_advice(params: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> str:
-    widths = [tensors["intro.weight"].shape[0] for tensors in (params, own) if "intro.weight" in tensors]
-    if len(widths) < 2 or widths[0] == widths[1]:
+def _other_kind(params: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> str:
+    theirs, ours = kind_of(params), kind_of(own)
+    if theirs is None or ours is None or theirs == ours:
         return "; these are not the weights of this network"
-    sizes = {width: f" (--model_size {size})" for size, width in MODEL_SIZES.items()}
-    theirs, ours = (f"{width}{sizes.get(width, '')}" for width in widths)
-    return f"; the file is of width {theirs}, the network of width {ours}"
+    return f"; the file holds a {theirs}, the network is a {ours}"
 
 
-def _config_of(params: dict[str, torch.Tensor], meta: dict[str, Any], source: Path) -> NetworkConfig:
-    branches = _count(params, r"(?:middle_blks_dec|decoders\.\d+)\.modules_list\.\d+\.branches\.(\d+)\.")
-    levels = _count(params, r"downs\.(\d+)\.")
-    if "intro.weight" not in params or not branches or not levels:
-        raise ModelError(f"{source}: not the weights of a whole DarkIR; it holds {_names(params)}")
-    dilations = NetworkConfig.dilations
-    if isinstance(described := meta.get("network"), dict):
-        dilations = described.get("dilations", dilations)
-    if not isinstance(dilations, (list, tuple)) or not all(type(value) is int for value in dilations):
-        raise ModelError(f"{source}: network.dilations must be a list of whole numbers, not {dilations!r:.100}")
-    if len(dilations) != branches:
-        raise ModelError(
-            f"{source}: {branches} branches a block, but dilations for {len(dilations)}; the file must name them"
-        )
-    return NetworkConfig(
-        width=params["intro.weight"].shape[0],
-        enc_blocks=tuple(_count(params, rf"encoders\.{level}\.modules_list\.(\d+)\.") for level in range(levels)),
-        middle_enc_blocks=_count(params, r"middle_blks_enc\.modules_list\.(\d+)\."),
-        middle_dec_blocks=_count(params, r"middle_blks_dec\.modules_list\.(\d+)\."),
-        dec_blocks=tuple(_count(params, rf"decoders\.{level}\.modules_list\.(\d+)\.") for level in range(levels)),
-        dilations=tuple(dilations),
-    )
-
-
-def _count(params: dict[str, torch.Tensor], pattern: str) -> int:
-    """How many different indices the pattern finds at the start of the names."""
-    return len({match[1] for name in params if (match := re.match(pattern, name))})
+def _norm_advice(missing: list[str], unexpected: list[str]) -> str:
+    """What to do when a Restormer differs in its LayerNorm alone."""
+    for names, others, kind in ((missing, unexpected, "BiasFree"), (unexpected, missing, "WithBias")):
+        if names and not others and all(name.endswith(".body.bias") for name in names):
+            return f"; the file's LayerNorm is {kind}: --layer_norm {kind}"
+    return ""

@@ -122,10 +122,10 @@ FLAGS = """
 --data_splits_dir --train_jsonl --val_jsonl --test_jsonl --val_ratio --base_dir --n_folds --fold
 --output_dir --overwrite --resume --device
 --resolution --fit --preprocess --num_workers --cache --cache_dir --mix_jsonl --mix_ratio
---model_size --pretrained_path --allow_partial
+--arch --model_size --layer_norm --pretrained_path --allow_partial
 --epochs --batch_size --lr --warmup_epochs --weight_decay --grad_clip --accumulate_steps --ema_decay
 --checkpoint_every_steps --skip_bad_batches --dry_run
---early_stopping_patience --mixed_precision --amp_dtype --compile --seed --save_every
+--early_stopping_patience --mixed_precision --amp_dtype --compile --checkpoint_activations --seed --save_every
 --lambda_l1 --lambda_vgg --lambda_ssim --lambda_edge --lambda_freq --lambda_side --vgg_weights
 --freeze_stages --unfreeze_every --layer_decay
 """

@@ -7,7 +7,6 @@ that a resume needs.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
 import re
@@ -16,12 +15,12 @@ from typing import Any
 
 import torch
 
+from darkir.architectures import Config, description
 from darkir.engine.errors import RunRefused
 from darkir.engine.runlog import RunLog
 from darkir.engine.runtime import created_with
 from darkir.engine.trees import plain
 from darkir.errors import ModelError
-from darkir.network import NetworkConfig
 from darkir.weights import is_dense, read_checkpoint
 from data.files import atomic_output, write_bytes
 
@@ -69,12 +68,12 @@ def serialised(content: dict[str, Any]) -> memoryview:
     return buffer.getbuffer()
 
 
-def weights_content(network: torch.nn.Module, config: NetworkConfig, /, **facts: Any) -> dict[str, Any]:
+def weights_content(network: torch.nn.Module, config: Config, /, **facts: Any) -> dict[str, Any]:
     """The content of a weights file: `params` on the CPU, the network's description, and `facts` (metrics, data, run)."""
     return {
         "schema_version": SCHEMA_VERSION,
         "params": {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()},
-        "network": plain(dataclasses.asdict(config)),
+        "network": plain(description(config)),
         "created_with": created_with(),
         **facts,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from darkir.network import DarkIR, NetworkConfig
+from darkir.architectures import Config, Network
 from darkir.options import require
 from darkir.stages import count_stages, stage_of
 
@@ -41,12 +41,12 @@ def frozen_stages(config: FinetuneConfig, epoch: int) -> int:
     return max(0, config.freeze_stages - thawed)
 
 
-def rate_scale(name: str, network: NetworkConfig, layer_decay: float) -> float:
+def rate_scale(name: str, network: Config, layer_decay: float) -> float:
     """Factor on the learning rate of a parameter: 1 in the last stage, layer_decay less for each stage before it."""
     return layer_decay ** (count_stages(network) - 1 - stage_of(name, network))
 
 
-def let_learn(network: DarkIR, config: FinetuneConfig, epoch: int, with_side: bool) -> None:
+def let_learn(network: Network, config: FinetuneConfig, epoch: int, with_side: bool) -> None:
     """Freeze and thaw parameters for epoch `epoch` (from 0). The side output learns only when the objective uses it."""
     frozen = frozen_stages(config, epoch)
     for name, parameter in network.named_parameters():

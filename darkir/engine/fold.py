@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from darkir.architectures import title
 from darkir.engine import checkpoint
 from darkir.engine.announce import set_up_lines
 from darkir.engine.distributed import World
@@ -212,7 +213,7 @@ class FoldTraining:
     def describe(self) -> None:
         """Say what will happen, once, before the long part."""
         parameters = sum(parameter.numel() for parameter in self.learner.network.parameters())
-        size, device = self.options.model.model_size, describe_device(self.options.device)
-        self.log(f"DarkIR-{size}, {parameters:,} parameters, {self.precision.describe()}, {device}")
+        network, device = title(self.options.model.network), describe_device(self.options.device)
+        self.log(f"{network}, {parameters:,} parameters, {self.precision.describe()}, {device}")
         for line in set_up_lines(self.plan, self.options, self.epoch_plan, self.world) + self.objective.describe():
             self.log(line)

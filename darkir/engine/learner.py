@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from darkir.architectures import Network
 from darkir.engine.ema import WeightAverage
 from darkir.engine.optimizer import make_optimizer
 from darkir.engine.runtime import Precision
 from darkir.engine.train_config import TrainConfig
-from darkir.network import DarkIR
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Learner:
 
 
 def make_learner(
-    network: DarkIR, precision: Precision, config: TrainConfig, layer_decay: float = 1.0, compiled: bool = False
+    network: Network, precision: Precision, config: TrainConfig, layer_decay: float = 1.0, compiled: bool = False
 ) -> Learner:
     """Put optimizer, average and scaler around a network that stands on its device already."""
     return Learner(

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from darkir.architectures import Config, Network, arch_of, make_network, size_of, title
 from darkir.engine.checkpoint import BEST, FINAL, finished
 from darkir.engine.errors import RunRefused
 from darkir.engine.metrics import METRICS
 from darkir.engine.provenance import Seen, log_provenance, refuse_unclean_weights
 from darkir.engine.runlog import RunLog
-from darkir.network import DarkIR, NetworkConfig
-from darkir.weights import MODEL_SIZES, load_into, read_weights
+from darkir.weights import load_into, read_weights
 from data.loader import MAX_RESOLUTION, MIN_RESOLUTION
 from data.manifest import Pair
 
@@ -34,20 +34,14 @@ class Member:
     name: str
     path: Path
     sha256: str
-    network: DarkIR
-    config: NetworkConfig
+    network: Network
+    config: Config
     meta: dict[str, Any]
 
     @property
     def seen(self) -> Seen:
         """Digests of the photos that shaped the weights; not `known` for published weights."""
         return Seen.from_checkpoint(self.meta, str(self.path))
-
-    @property
-    def size(self) -> str:
-        """`DarkIR-m (width 32)`, or the width alone for a size without a letter."""
-        letter = next((letter for letter, width in MODEL_SIZES.items() if width == self.config.width), None)
-        return f"DarkIR-{letter} (width {self.config.width})" if letter else f"DarkIR of width {self.config.width}"
 
     def recorded(self, option: str) -> Any:
         """A data option (`resolution`, `fit`) that the checkpoint's training run recorded, or None; nonsense is no record."""
@@ -64,7 +58,7 @@ class Member:
             "name": self.name,
             "path": str(self.path),
             "sha256": self.sha256,
-            "network": self.size,
+            "network": title(self.config),
             "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
             "epoch": epoch if isinstance(epoch, int) else None,
             "validation": {name: value for name, value in validation.items() if isinstance(value, float)},
@@ -75,7 +69,7 @@ class Member:
 def read_member(name: str, path: Path) -> Member:
     """Load one weights file, strictly. Raises ModelError naming the file."""
     weights = read_weights(path)
-    network = DarkIR(weights.config)
+    network = make_network(weights.config)
     load_into(network, weights.params, weights.source)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return Member(name, path, sha256, network.eval(), weights.config, weights.meta)
@@ -86,7 +80,7 @@ def read_members(paths: dict[str, Path], log: RunLog) -> list[Member]:
     members = []
     for name, path in paths.items():
         members.append(read_member(name, path))
-        log(f"{name}: {members[-1].size} from {path}")
+        log(f"{name}: {title(members[-1].config)} from {path}")
     return members
 
 
@@ -150,14 +144,14 @@ def named_checkpoints(paths: list[Path]) -> dict[str, Path]:
     return {"/".join(real.parts[-depth:]): path for real, path in zip(resolved, paths, strict=True)}
 
 
-def refuse_contradictions(members: list[Member], model_size: str | None) -> None:
-    """RunRefused when --model_size is not what the checkpoints hold."""
-    if model_size is None:
-        return
-    wrong = [member for member in members if member.config.width != MODEL_SIZES[model_size]]
-    if wrong:
-        lines = "\n".join(f"  {member.path} holds {member.size}" for member in wrong)
-        raise RunRefused(f"--model_size {model_size} (width {MODEL_SIZES[model_size]}), but\n{lines}")
+def refuse_contradictions(members: list[Member], arch: str | None, model_size: str | None) -> None:
+    """RunRefused when --arch or --model_size is not what the checkpoints hold."""
+    asked = {"--arch": (arch, arch_of), "--model_size": (model_size, size_of)}
+    for flag, (value, read) in asked.items():
+        wrong = [member for member in members if value is not None and read(member.config) != value]
+        if wrong:
+            lines = "\n".join(f"  {member.path} holds {title(member.config)}" for member in wrong)
+            raise RunRefused(f"{flag} {value}, but\n{lines}")
 
 
 def refuse_leaks(members: list[Member], test: list[Pair], log: RunLog) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from darkir.architectures import Network
 from darkir.engine.finetune import rate_scale
-from darkir.network import DarkIR
 
 # Scales, offsets and residual weights steer magnitudes that decay would pull to zero; a norm channel that decay has driven
 # to about 1e-20 makes the spectrum's gradients NaN in the published form.
-UNDECAYED = ("bias", "beta", "gamma")
+UNDECAYED = ("bias", "beta", "gamma", "temperature")
 
 
-def make_optimizer(network: DarkIR, lr: float, weight_decay: float, layer_decay: float) -> torch.optim.AdamW:
+def make_optimizer(network: Network, lr: float, weight_decay: float, layer_decay: float) -> torch.optim.AdamW:
     """AdamW over all parameters (Loshchilov and Hutter, 2019); weight decay acts on convolution kernels only.
 
     One group for each pair of rate scale and decay; frozen parameters are in their group too, and have no gradient.

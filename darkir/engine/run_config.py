@@ -9,43 +9,69 @@ from typing import Any, Literal
 
 import torch
 
+from darkir.architectures import MODEL_SIZES, Config
 from darkir.engine import checkpoint
 from darkir.engine.errors import RunRefused
 from darkir.engine.finetune import FinetuneConfig
 from darkir.engine.runlog import RunLog
 from darkir.engine.train_config import TrainConfig
 from darkir.engine.trees import flat, plain
-from darkir.network import NetworkConfig
-from darkir.weights import MODEL_SIZES
+from darkir.options import require
 from data.fingerprint import set_digest
 from data.loader import DataConfig
 from data.manifest import Pair
 from losses.objective import LossConfig
 
 # Options that change no result: a rerun may use others.
-HARMLESS = ("num_workers", "save_every", "checkpoint_every_steps", "skip_bad_batches", "cache", "cache_dir")
+HARMLESS = (
+    "num_workers",
+    "save_every",
+    "checkpoint_every_steps",
+    "skip_bad_batches",
+    "cache",
+    "cache_dir",
+    "checkpoint_activations",
+)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Which network, and what it starts from."""
 
+    arch: Literal["darkir", "restormer"] = field(
+        default="darkir", metadata={"help": "the architecture: DarkIR, or Restormer as the baseline to compare with"}
+    )
     model_size: Literal["m", "l", "tiny"] = field(
         default="m",
-        metadata={"help": "m: width 32, 3.3 M parameters; l: width 64, 13 M; tiny: width 8, for trying things out"},
+        metadata={
+            "help": "darkir: m has width 32, 3.3 M parameters, l width 64, 13 M; restormer: l is the published one, "
+            "dim 48, 26 M, and m has dim 24, 3.8 M, about the parameters of DarkIR-m at three times its operations; "
+            "tiny: width 8, for trying things out"
+        },
+    )
+    layer_norm: Literal["WithBias", "BiasFree"] = field(
+        default="WithBias",
+        metadata={"help": "LayerNorm of restormer; published weights for denoising are BiasFree, the others WithBias"},
     )
     pretrained_path: str | None = field(
         default=None,
-        metadata={"help": "weights to start from: a checkpoint of this toolkit or a published DarkIR file"},
+        metadata={"help": "weights to start from: a checkpoint of this toolkit or a published file"},
     )
     allow_partial: bool = field(
         default=False, metadata={"help": "accept --pretrained_path weights that fill only a part of the network"}
     )
 
+    def __post_init__(self):
+        require(
+            self.arch == "restormer" or self.layer_norm == "WithBias",
+            f"--layer_norm {self.layer_norm} with --arch {self.arch}: only restormer has a choice of it",
+        )
+
     @property
-    def network(self) -> NetworkConfig:
+    def network(self) -> Config:
         """The network's description."""
-        return NetworkConfig(width=MODEL_SIZES[self.model_size])
+        config = MODEL_SIZES[self.arch][self.model_size]
+        return dataclasses.replace(config, layer_norm=self.layer_norm) if self.arch == "restormer" else config
 
 
 @dataclass(frozen=True)
@@ -60,6 +86,15 @@ class Options:
     device: torch.device
     overwrite: bool = False
     resume: Path | None = None
+
+
+SECTIONS = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "loss": LossConfig,
+    "finetune": FinetuneConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -82,11 +117,7 @@ def asked_config(plan: FoldPlan, options: Options) -> dict[str, Any]:
     """All that determines a run's result, as plain types: what a rerun must ask for again."""
     return plain(
         {
-            "data": dataclasses.asdict(options.data),
-            "model": dataclasses.asdict(options.model),
-            "train": dataclasses.asdict(options.train),
-            "loss": dataclasses.asdict(options.loss),
-            "finetune": dataclasses.asdict(options.finetune),
+            **{name: dataclasses.asdict(getattr(options, name)) for name in SECTIONS},
             "train_digest": set_digest([pair.row for pair in plan.train]),
             "val_digest": set_digest([pair.row for pair in plan.val]),
             "mix_digest": set_digest([pair.row for pair in plan.mix]),
@@ -99,7 +130,9 @@ def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path, lo
 
     Differences that change no result are allowed, with a log line.
     """
-    old, new = flat(before), flat(now)
+    # A run from before an option came did what is now the option's default.
+    defaults = plain({name: dataclasses.asdict(config_class()) for name, config_class in SECTIONS.items()})
+    old, new = {**flat(defaults), **flat(before)}, flat(now)
     changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     lines = {name: f"{name.rsplit('.', 1)[-1]}: {old.get(name)} before, {new.get(name)} now" for name in changed}
     harmless = [name for name in changed if name.rsplit(".", 1)[-1] in HARMLESS]

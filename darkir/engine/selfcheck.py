@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from darkir.architectures import Network
 from darkir.engine.distributed import World
 from darkir.engine.errors import RunFailed
 from darkir.engine.evaluation import restorer, to_float
@@ -16,7 +17,6 @@ from darkir.engine.memory import MemoryProbe, MemoryUse
 from darkir.engine.runtime import Precision
 from darkir.engine.step import NonFinite, train_step
 from darkir.engine.train_config import TrainConfig
-from darkir.network import DarkIR
 from losses.objective import Objective
 
 LR = 1e-3  # large enough that the output must change, whatever rate the run asks for
@@ -42,7 +42,7 @@ class Rehearsal:
 
 
 def rehearse_on_copy(
-    network: DarkIR, objective: Objective, precision: Precision, device: torch.device, config: TrainConfig
+    network: Network, objective: Objective, precision: Precision, device: torch.device, config: TrainConfig
 ) -> Rehearsal:
     """A rehearsal with a deep copy of `network`."""
     probe = dataclasses.replace(config, lr=LR, weight_decay=0.0, ema_decay=0.0)

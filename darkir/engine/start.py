@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from darkir.architectures import make_network
 from darkir.engine.checkpoint import checked_state, is_state
 from darkir.engine.finetune import let_learn
 from darkir.engine.learner import Learner, make_learner
@@ -15,7 +16,7 @@ from darkir.engine.provenance import Seen, log_provenance, refuse_test_photos, r
 from darkir.engine.run_config import FoldPlan, Options
 from darkir.engine.runlog import RunLog
 from darkir.engine.runtime import Precision
-from darkir.network import DarkIR
+from darkir.recompute import recompute_activations
 from darkir.weights import Weights, load_into, read_checkpoint, read_weights, weights_in
 
 
@@ -55,7 +56,9 @@ def begin(
     not fit the network.
     """
     torch.manual_seed(options.train.seed + (plan.number or 0))
-    network = DarkIR(options.model.network)
+    network = make_network(options.model.network)
+    if options.train.checkpoint_activations:
+        recompute_activations(network)
     earlier = Seen()
     if weights is not None:
         matched = load_into(network, weights.params, weights.source, options.model.allow_partial)

@@ -41,6 +41,10 @@ class TrainConfig:
         metadata={"help": "16-bit format: auto takes bf16 where the device has it, else fp16 with loss scaling"},
     )
     compile: bool = field(default=False, metadata={"help": "compile the network with torch.compile"})
+    checkpoint_activations: bool = field(
+        default=False,
+        metadata={"help": "compute a block's features again for the gradient: less memory, more time, the same result"},
+    )
     seed: int = field(default=42, metadata={"help": "seed of weights, order, crops and augmentation"})
     save_every: int = field(default=10, metadata={"help": "epochs between kept checkpoint_epoch_N.pt files (0: none)"})
     checkpoint_every_steps: int | None = field(

@@ -10,6 +10,7 @@ from darkir.engine.run_config import ModelConfig, Options
 from darkir.engine.runtime import choose_device
 from darkir.engine.train_config import TrainConfig
 from darkir.options import add_options, finite_float, from_args, make_parser
+from darkir.stages import encoder_stages
 from data.loader import DataConfig
 from losses.objective import LossConfig
 
@@ -43,7 +44,7 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     rows.add_argument("--fold", type=int, help="train only this fold, counted from 1")
     run = parser.add_argument_group("run")
     run.add_argument(
-        "--output_dir", type=Path, help="default: outputs_darkir_RESOLUTION_SIZE_cv, without _cv for a single run"
+        "--output_dir", type=Path, help="default: outputs_ARCH_RESOLUTION_SIZE_cv, without _cv for a single run"
     )
     run.add_argument(
         "--overwrite", action="store_true", help="discard what a former run left in the folders of this one"
@@ -72,12 +73,14 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
         parser.error(f"--fold {args.fold}: must be 1 to {args.n_folds} (--n_folds)")
     configs = [from_args(config_class, args, parser) for config_class in CONFIGS]
     options = Options(*configs, device=choose_device(args.device), overwrite=args.overwrite, resume=args.resume)
-    if options.finetune.freeze_stages > len(options.model.network.enc_blocks):
-        stages = len(options.model.network.enc_blocks)
+    model, stages = options.model, encoder_stages(options.model.network)
+    if options.loss.lambda_side and model.arch == "restormer":
+        parser.error(f"--lambda_side {options.loss.lambda_side:g} with --arch restormer: Restormer has no side output")
+    if options.finetune.freeze_stages > stages:
         parser.error(f"--freeze_stages {options.finetune.freeze_stages}: the network has {stages} encoder stages")
     if args.output_dir is not None and args.output_dir.exists() and not args.output_dir.is_dir():
         parser.error(f"--output_dir {args.output_dir} is a file, not a folder")
     if args.output_dir is None:
         suffix = "_cv" if args.data_splits_dir else ""
-        args.output_dir = Path(f"outputs_darkir_{options.data.resolution}_{options.model.model_size}{suffix}")
+        args.output_dir = Path(f"outputs_{model.arch}_{options.data.resolution}_{model.model_size}{suffix}")
     return args, options
