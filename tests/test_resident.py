@@ -133,3 +133,7 @@ def test_a_large_pack_arrives_whole_and_a_signal_stops_it(packs, monkeypatch):
     monkeypatch.setattr(stop, "_received", ["SIGTERM"])
     with pytest.raises(stop.Interrupted):
         ResidentPairs(packs["crop"], CPU)
+
+
+def test_a_batch_that_does_not_fit_beside_it_has_a_way_out(packs):
+    assert "--cache disk takes 0.00 GiB" in ResidentPairs(packs["crop"], CPU).advice
