@@ -212,6 +212,7 @@ def test_flag_list(capsys):
             "--help",
             "--cv_dir",
             "--checkpoint",
+            "--arch",
             "--model_size",
             "--n_folds",
             "--test_jsonl",
