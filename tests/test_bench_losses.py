@@ -1,0 +1,40 @@
+"""The benchmarks of the losses run and print their tables; nothing about time is asserted."""
+
+import pytest
+
+from bench import bench_losses, same_quality
+
+TINY_LOSSES = ["--rounds", "2", "--side", "32", "--batch", "1", "--width", "4", "--vgg_channels", "2"]
+
+
+def rows_of(text):
+    """The cells of a Markdown table's lines, without header and ruler, by their first cell."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    return {name: cells for name, *cells in lines[2:]}
+
+
+def test_every_term_has_its_line_and_its_error(capsys):
+    bench_losses.main(TINY_LOSSES)
+    rows = rows_of(capsys.readouterr().out)
+    assert rows["the network"][2] == "100.0%"
+    for name in ("L1", "SSIM", "SSIM, pytorch-msssim on contiguous planes", "edge", "freq", "VGG19"):
+        assert float(rows[name][4]) < 1e-4, f"{name}: the error of its value"
+    assert 1e-6 < float(rows["VGG19, bfloat16"][4]) < 0.1, "bfloat16 must have been on"
+
+
+@pytest.mark.parametrize("flags", [[], ["--vgg"]])
+def test_variants_are_trained_and_compared_with_the_first(flags, capsys):
+    same_quality.main(["--epochs", "1", "--seeds", "1", "--resolution", "32", *flags])
+    rows = rows_of(capsys.readouterr().out)
+    first, *others = rows.values()
+    assert first[2] == "" and 5 < float(first[0]) < 40
+    assert len(rows) == (4 if flags else 3)
+    for psnr, _, change in others:
+        assert float(psnr) - float(first[0]) == pytest.approx(float(change), abs=0.011)
+
+
+def test_the_replacements_were_there():
+    """Each replaced name exists in the module that training takes it from, so that no variant is the default in disguise."""
+    for variant in (*same_quality.FAST_PATHS, *same_quality.PERCEPTUAL):
+        with same_quality.replaced(variant):
+            pass
