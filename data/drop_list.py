@@ -16,7 +16,8 @@ def drop_rows(pairs: list[Pair], path: str | Path) -> tuple[list[Pair], list[str
     """`pairs` without those whose src, as written, stands in the file `path`; and the names, sorted, each once.
 
     A line of the file is a JSON object with "src" (a line of audit.jsonl, say), a JSON string, or the bare name; blank
-    lines are skipped. Raises DataError with every bad line and every name that no row has.
+    lines are skipped. Raises DataError with every bad line and every name that no row has, and when
+    no pair is left.
     """
     known = {pair.src for pair in pairs}
     faults = Faults()
@@ -26,7 +27,10 @@ def drop_rows(pairs: list[Pair], path: str | Path) -> tuple[list[Pair], list[str
         if name not in known:
             faults.add(where, f"no row of the input has the src {name!r}, letter for letter")
     faults.raise_if_any(f"--drop {path}: lines that cannot be used")
-    return [pair for pair in pairs if pair.src not in names], sorted(names)
+    kept = [pair for pair in pairs if pair.src not in names]
+    if not kept:
+        raise DataError(f"--drop {path} names all {len(pairs)} pairs; nothing is left")
+    return kept, sorted(names)
 
 
 def _names(path: str | Path, faults: Faults) -> list[tuple[str, str]]:

@@ -32,17 +32,25 @@ TEST = "test.jsonl"
 
 
 def write_split_folder(
-    config: SplitConfig, argv: list[str], base_dir: Path, pairs: list[Pair], near: list[NearDuplicate], split: Split
+    config: SplitConfig,
+    argv: list[str],
+    base_dir: Path,
+    pairs: list[Pair],
+    near: list[NearDuplicate],
+    split: Split,
+    dropped: list[str] | None = None,
 ) -> dict:
     """Write the split to config.output_dir, replacing an earlier one, prove it from the written files; the metadata.
 
+    dropped: the src names that --drop left out of `pairs`, None without that flag; they are recorded.
     Raises DataError when the proof fails (then no metadata is left), OSError when writing fails.
     """
     folder = Path(config.output_dir)
     files = {TEST: split.test}
     for number, fold in enumerate(split.folds, start=1):
         files |= {f"fold_{number}/train.jsonl": fold.train, f"fold_{number}/val.jsonl": fold.val}
-    metadata = _metadata(config, argv, base_dir, pairs, near, split)
+    options = _recorded_options(config, dropped)
+    metadata = _metadata(config, argv, base_dir, pairs, near, split) | {"config": options}
     for place in (folder, *folder.glob("fold_*/")):
         remove_stale_temporaries(place)
     (folder / METADATA).unlink(missing_ok=True)
@@ -102,16 +110,20 @@ def known_pairs(folder: str | Path, base_dir: Path) -> list[Pair]:
     return [pair for name in names if (folder / name).is_file() for pair in usable_pairs(folder / name, base_dir)]
 
 
-def changed_options(folder: str | Path, config: SplitConfig) -> list[str]:
-    """`name old -> new` for each option in which the split that stands in `folder` differs from `config`."""
+def changed_options(folder: str | Path, config: SplitConfig, dropped: list[str] | None = None) -> list[str]:
+    """`name old -> new` for each option in which the split that stands in `folder` differs from `config`.
+
+    dropped: as in `write_split_folder`; the names count, not the file that they come from.
+    """
     path = Path(folder) / METADATA
     if not path.is_file():
         return []
     before = read_metadata(path).get("config")
     if not isinstance(before, dict):
         raise DataError(f"{path} is incomplete (config)")
-    now = {name: value for name, value in _plain_options(config).items() if name != "output_dir"}
-    return [f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value]
+    now = {name: value for name, value in _recorded_options(config, dropped).items() if name != "output_dir"}
+    changed = [name for name, value in now.items() if before.get(name) != value]
+    return [f"{name} {_brief(before.get(name))} -> {_brief(now[name])}" for name in changed]
 
 
 def _metadata(
@@ -126,7 +138,6 @@ def _metadata(
     return {
         "schema_version": SCHEMA_VERSION,
         "created_with": {"argv": [_plain(word) for word in argv], "versions": versions},
-        "config": _plain_options(config),
         "seed": config.seed,
         "scheme": config.scheme,
         "n_folds": config.n_folds,
@@ -162,9 +173,17 @@ def _relative_base(base_dir: Path, folder: Path) -> str:
         raise DataError(f"the folder name {relative!a} is not UTF-8 and cannot be recorded; rename it") from None
 
 
-def _plain_options(config: SplitConfig) -> dict:
-    options = dataclasses.asdict(config)
+def _recorded_options(config: SplitConfig, dropped: list[str] | None) -> dict:
+    """The options as JSON can hold them; for --drop the names that it gave, whatever file they stood in."""
+    options = dataclasses.asdict(config) | {"drop": dropped}
     return {name: _plain(value) if isinstance(value, str) else value for name, value in options.items()}
+
+
+def _brief(value: object) -> str:
+    """An option's value for one line of the log: of a list of names, how many and the first."""
+    if not isinstance(value, list):
+        return str(value)
+    return f"{len(value)} names" + (f" ({value[0]}{', ...' if len(value) > 1 else ''})" if value else "")
 
 
 def _plain(text: str) -> str:

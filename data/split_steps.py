@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
+from data.drop_list import drop_rows
 from data.errors import DataError
 from data.fingerprint import near_duplicate_pairs
 from data.manifest import METADATA, Pair, find_base_dir, pairs_from_folder, read_pairs
@@ -42,10 +43,19 @@ def read_input(config: SplitConfig, log: Log) -> tuple[list[Pair], Path]:
     return pairs, base_dir
 
 
-def reusable_pairs(config: SplitConfig, base_dir: Path, log: Log) -> list[Pair]:
+def leave_out(pairs: list[Pair], config: SplitConfig, log: Log) -> tuple[list[Pair], list[str] | None]:
+    """The pairs without those that --drop names, and the names; all of them and None without that flag."""
+    if config.drop is None:
+        return pairs, None
+    kept, names = drop_rows(pairs, config.drop)
+    log(f"Dropped: {len(pairs) - len(kept)} pairs named in {config.drop}, {len(kept)} are left")
+    return kept, names
+
+
+def reusable_pairs(config: SplitConfig, base_dir: Path, dropped: list[str] | None, log: Log) -> list[Pair]:
     """Rows of an earlier run, for their digests; says when that run had other options, or left unreadable files."""
     try:
-        changed = changed_options(config.output_dir, config)
+        changed = changed_options(config.output_dir, config, dropped)
         known = known_pairs(config.output_dir, base_dir)
     except DataError as error:
         log(f"warning: {error}; the splits there are made anew")

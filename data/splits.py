@@ -47,6 +47,13 @@ class SplitConfig:
         default="group",
         metadata={"help": "photos that look the same: keep on one side, only report, or do not look for them"},
     )
+    drop: str | None = field(
+        default=None,
+        metadata={
+            "help": "file with the src of rows to leave out, as written in the input: a name a line, or lines of "
+            "audit.jsonl"
+        },
+    )
     seed: int = field(default=42, metadata={"help": "another seed gives another split"})
     output_dir: str = field(default="data_splits", metadata={"help": "folder for the split files"})
 

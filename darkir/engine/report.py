@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
-
 from darkir.engine.comparison import epochs_text, improvement_text, verdict_text
 from darkir.engine.ensemble import ENSEMBLE, IDENTITY
 from darkir.engine.metrics import DIGITS, METRICS
+from darkir.engine.pages import fill
 from darkir.engine.statistics import paired_difference
 from darkir.engine.trees import flat
 from data.files import write_text
@@ -122,16 +121,12 @@ def gain(predictions: list[dict]) -> dict[str, dict] | None:
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill a template of this package; every value is escaped, and an unknown name is an error."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["metric"] = lambda value, name: f"{value:.{DIGITS[name]}f}"
-    environment.filters["signed"] = lambda value, name: f"{value:+.{DIGITS[name]}f}"
-    environment.filters |= {"improvement": improvement_text, "verdict": verdict_text, "epochs": epochs_text}
-    return environment.get_template(template).render(metrics=METRICS, **values)
+    """Fill a template that shows metrics, with the filters that write them."""
+    filters = {
+        "metric": lambda value, name: f"{value:.{DIGITS[name]}f}",
+        "signed": lambda value, name: f"{value:+.{DIGITS[name]}f}",
+        "improvement": improvement_text,
+        "verdict": verdict_text,
+        "epochs": epochs_text,
+    }
+    return fill(template, filters, metrics=METRICS, **values)
