@@ -5,8 +5,10 @@ Photos that look the same, share an image or have the same `group` stay on one s
 
   ./create_data_splits.py --input_jsonl photos/pairs.jsonl --output_dir data_splits
   ./create_data_splits.py --input_dir photos --test_size 10 --n_folds 3
+  ./create_data_splits.py --input_dir photos --audit
 
-Writes test.jsonl, fold_K/train.jsonl, fold_K/val.jsonl and split_metadata.json.
+Writes test.jsonl, fold_K/train.jsonl, fold_K/val.jsonl and split_metadata.json. With --audit it makes no split, but lists
+the pairs that look wrong, worst first: audit.html to look at, audit.jsonl to pick the lines for --drop from.
 Exit codes: 0 done, 1 a failure of ours or of the machine, 2 the input is wrong, 75 stopped by a signal.
 """
 
@@ -21,33 +23,43 @@ from data import stop
 if __name__ == "__main__":
     stop.install()
 
+from darkir.engine.audit_page import write_audit
 from darkir.engine.exits import DONE, guarded
 from darkir.engine.runlog import RunLog
 from darkir.options import add_options, from_args, make_parser
+from data.audit import AuditConfig, audit_pairs, report_audit
 from data.files import FolderLock
 from data.fingerprint import fingerprint_pairs
 from data.split_files import write_split_folder
-from data.split_steps import find_near_duplicates, read_input, report_plan, report_written, reusable_pairs
+from data.split_steps import find_near_duplicates, leave_out, read_input, report_plan, report_written, reusable_pairs
 from data.splits import SplitConfig, make_split, refuse_repeated_sources
 
 
 @guarded
 def main(argv: list[str] | None = None) -> int:
-    """Read, fingerprint, split, write and prove; see the module's docstring."""
+    """Read, then audit, or fingerprint, split, write and prove; see the module's docstring."""
     parser = make_parser(__doc__)
     add_options(parser, SplitConfig, "splits")
-    config = from_args(SplitConfig, parser.parse_args(argv), parser)
+    add_options(parser, AuditConfig, "audit")
+    args = parser.parse_args(argv)
+    config, wanted = from_args(SplitConfig, args, parser), from_args(AuditConfig, args, parser)
     log = RunLog()
 
     pairs, base_dir = read_input(config, log)
-    pairs = fingerprint_pairs(pairs, known=reusable_pairs(config, base_dir, log))
+    pairs, dropped = leave_out(pairs, config, log)
+    if wanted.audit:
+        audit = audit_pairs(pairs, wanted.oof, duplicates=config.near_duplicates != "off")
+        report_audit(audit, log)
+        write_audit(config.output_dir, audit, config.input_jsonl or config.input_dir, log)
+        return DONE
+    pairs = fingerprint_pairs(pairs, known=reusable_pairs(config, base_dir, dropped, log))
     refuse_repeated_sources(pairs)
     near = find_near_duplicates(pairs, config, log)
     split = make_split(pairs, near if config.near_duplicates == "group" else [], config)
     report_plan(pairs, split, config, log)
     with FolderLock(config.output_dir):
         metadata = write_split_folder(
-            config, list(sys.argv[1:] if argv is None else argv), base_dir, pairs, near, split
+            config, list(sys.argv[1:] if argv is None else argv), base_dir, pairs, near, split, dropped
         )
     report_written(metadata, config, log)
     return DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -54,17 +55,21 @@ class Audit:
     seconds: float
 
 
-def audit_pairs(pairs: list[Pair], oof: str | None = None, workers: int | None = None, progress: bool = True) -> Audit:
-    """Measure and judge `pairs`. workers: threads, None = the CPUs of this process.
+def audit_pairs(
+    pairs: list[Pair], oof: str | None = None, *, duplicates: bool = True, workers: int | None = None
+) -> Audit:
+    """Measure and judge `pairs`. oof: file of out-of-fold scores. duplicates: whether near-duplicates are looked for.
+
+    workers: threads, None = the CPUs of this process. A progress bar is shown on a terminal only.
 
     Raises DataError with all images that cannot be used, as the split does (but a pair of two sizes is a finding), and
     for an --oof file that is wrong or about other photos; stop.Interrupted.
     """
     scores, notes = _scores_of(pairs, oof) if oof else (None, [])
     start = time.monotonic()
-    measures = _measure_all(pairs, workers or usable_cpus(), progress)
+    measures = _measure_all(pairs, workers or usable_cpus())
     seconds = time.monotonic() - start
-    findings, more = rank(pairs, measures, scores)
+    findings, more = rank(pairs, measures, scores, duplicates)
     return Audit(pairs, measures, findings, notes + more, seconds)
 
 
@@ -106,8 +111,8 @@ def _scores_of(pairs: list[Pair], oof: str) -> tuple[dict[str, Score], list[str]
     return judged, notes
 
 
-def _measure_all(pairs: list[Pair], workers: int, progress: bool) -> list[Measures]:
-    found = dict(in_threads(_measure_at(pairs), range(len(pairs)), workers, "Measuring pairs", progress))
+def _measure_all(pairs: list[Pair], workers: int) -> list[Measures]:
+    found = dict(in_threads(_measure_at(pairs), range(len(pairs)), workers, "Measuring pairs"))
     faults = Faults()
     for index, pair in enumerate(pairs):
         if isinstance(found[index], DataError):
@@ -134,7 +139,7 @@ def _row(audit: Audit, finding: Finding) -> dict:
         "agreeing": round(m.alignment.agreeing, 3),
     }
     entry = {
-        "file": pair.file,
+        "file": os.fsencode(pair.file).decode("utf-8", "backslashreplace"),
         "line": pair.line,
         "reasons": [{"kind": reason.kind, "text": reason.text} for reason in finding.reasons],
         "alignment": alignment,

@@ -49,6 +49,15 @@ class Alignment:
         shift = (self.shift[0] * factor, self.shift[1] * factor)
         return dataclasses.replace(self, shift=shift, rms=self.rms * factor)
 
+    @property
+    def turned(self) -> complex:
+        """Rotation and scale as one factor."""
+        return self.scale * complex(np.exp(1j * np.radians(self.rotation)))
+
+    def displacement(self, place: complex) -> complex:
+        """How far the content at `place`, from the centre, is off."""
+        return complex(*self.shift) + (self.turned - 1) * place
+
 
 @dataclass(frozen=True)
 class _Motion:

@@ -30,7 +30,7 @@ KINDS = {
     "duplicate": "looks the same as another pair",
 }
 AGREEING, ENOUGH_BLOCKS = 0.25, 12
-OFF_NATIVE, OFF_MEASURED = 1.0, 0.3  # pixels, root mean square over the frame
+OFF_NATIVE, OFF_MEASURED = 0.5, 0.35  # pixels, root mean square over the frame
 IDENTICAL_DB = 40.0
 LOST, TIMES_USUAL, USUAL_PERCENTILE = 0.05, 3.0, 90
 LOST_IN_SRC = 0.25  # windows are white in many sources: that is what an HDR target mends
@@ -54,13 +54,13 @@ class Finding:
 
 
 def rank(
-    pairs: list[Pair], measures: list[Measures], scores: dict[str, Score] | None = None
+    pairs: list[Pair], measures: list[Measures], scores: dict[str, Score] | None = None, duplicates: bool = True
 ) -> tuple[list[Finding], list[str]]:
     """Findings, worst first, and notes on what could not be judged. scores: src as written -> its out-of-fold score."""
     usual_lost = {side: _usual([getattr(m, f"lost_in_{side}") for m in measures]) for side in ("src", "tar")}
     direction = find_direction(np.array([m.change for m in measures]))
     profiles, notes = _odd_profiles(measures)
-    copies = _copies(pairs, measures)
+    copies = _copies(pairs, measures) if duplicates else {}
     findings = []
     for index, (pair, m) in enumerate(zip(pairs, measures, strict=True)):
         reasons = [*_content(m), *_registration(m), *_lost(m, usual_lost)]

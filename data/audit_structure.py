@@ -56,8 +56,7 @@ def best_turn(first: np.ndarray, second: np.ndarray) -> tuple[str, float]:
 def _moved_back(image: np.ndarray, motion: Alignment) -> tuple[np.ndarray, np.ndarray]:
     """`image` moved onto the one that it was aligned with, and where something of it lies."""
     height, width = image.shape
-    turned = motion.scale * np.exp(1j * np.radians(motion.rotation))
-    centre = (width + 1j * height) / 2
+    turned, centre = motion.turned, (width + 1j * height) / 2
     origin = centre + complex(*motion.shift) - turned * centre
     matrix = (turned.real, -turned.imag, origin.real, turned.imag, turned.real, origin.imag)
     moved = Image.fromarray(image).transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)

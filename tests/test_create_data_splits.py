@@ -14,6 +14,7 @@ import pytest
 import create_data_splits
 from darkir.options import add_options, make_parser
 from data import fingerprint
+from data.audit import AuditConfig
 from data.fingerprint import set_digest
 from data.manifest import read_pairs
 from data.split_files import verify_splits
@@ -32,8 +33,11 @@ FLAGS = [
     "--val_ratio",
     "--group_key",
     "--near_duplicates",
+    "--drop",
     "--seed",
     "--output_dir",
+    "--audit",
+    "--oof",
 ]
 
 
@@ -174,10 +178,12 @@ def test_a_folder_of_images_needs_no_jsonl(rooms, capsys):
 def test_the_flag_list_is_the_design_s():
     parser = make_parser("")
     add_options(parser, SplitConfig, "splits")
+    add_options(parser, AuditConfig, "audit")
     given = [option for action in parser._actions for option in action.option_strings if option not in ("-h", "--help")]
     assert given == FLAGS
     defaults = vars(parser.parse_args([]))
-    assert [defaults[name[2:]] for name in FLAGS[3:]] == [10, 3, "kfold", 0.1, "group", "group", 42, "data_splits"]
+    expected = [10, 3, "kfold", 0.1, "group", "group", None, 42, "data_splits", False, None]
+    assert [defaults[name[2:]] for name in FLAGS[3:]] == expected
 
 
 def test_as_a_process_from_another_folder_with_a_bare_terminal(rooms):
