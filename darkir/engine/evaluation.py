@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -9,8 +11,12 @@ from torch import nn
 
 from darkir.engine.distributed import World
 from darkir.engine.errors import Stopped
+from darkir.engine.free_memory import free_bytes
 from darkir.engine.metrics import METRICS, photo_records
 from darkir.engine.runtime import Precision
+from darkir.engine.whole_photo import strips_are_better
+from darkir.network import DarkIR
+from darkir.strips import restore_in_strips
 from data import stop
 from data.loader import start_workers
 from data.manifest import Pair
@@ -23,12 +29,34 @@ def to_float(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     return images.to(device, non_blocking=True).float().div_(255.0)
 
 
-def restorer(network: nn.Module, precision: Precision) -> Restore:
-    """A function from source (B, 3, H, W) in [0, 1] to the restored image, float32, clamped to [0, 1]."""
+def restorer(
+    network: nn.Module,
+    precision: Precision,
+    warn: Callable[[str], None] = warnings.warn,
+    free: Callable[[torch.device], int] = free_bytes,
+) -> Restore:
+    """A function from source (B, 3, H, W) in [0, 1] to the restored image, float32, clamped to [0, 1].
+
+    A DarkIR takes a batch in strips, with equal results but for rounding, when one pass would not fit into the `free` bytes
+    of the device, and on the CPU when that is faster. When one pass runs out of CUDA memory all the same, `warn` is told, and
+    that batch and all as large or larger go in strips. Raises torch.OutOfMemoryError when strips do not fit either.
+    """
+    too_large = math.inf  # pixels
 
     def restore(src: torch.Tensor) -> torch.Tensor:
+        nonlocal too_large
+        pixels = src.numel() // src.shape[1]
         with torch.inference_mode(), precision.autocast():
-            return network(src).float().clamp(0.0, 1.0)
+            if not strips_are_better(network, src, free(src.device)) and pixels < too_large:
+                try:
+                    return network(src).float().clamp(0.0, 1.0)
+                except torch.OutOfMemoryError:
+                    if not isinstance(network, DarkIR):
+                        raise
+                too_large = pixels
+                size = f"{len(src)} x {src.shape[3]} x {src.shape[2]}"
+                warn(f"No memory for {size} pixels in one pass: in strips from now on, which gives the same output")
+            return restore_in_strips(network, src).float().clamp_(0.0, 1.0)
 
     return restore
 
