@@ -10,7 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from darkir.weights import read_checkpoint
 
 # Times, dates and versions of the machine; and options that change no result, which a rerun may change.
-ASIDE = {"seconds", "images_per_second", "created_with", "num_workers", "checkpoint_every_steps"}
+ASIDE = {"seconds", "images_per_second", "created_with"}
+ASIDE |= {"num_workers", "checkpoint_every_steps", "checkpoint_activations"}
 CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_final.pt", "checkpoint_last.pt", "checkpoint_epoch_*.pt")
 
 

@@ -28,6 +28,7 @@ def compare(results: dict[str, Any], rows: list[dict], baseline: Baseline) -> di
         "baseline": {**_origin(baseline), **numbers["baseline"]},
         "verdict": [_verdict(target, improvement) for target in TARGETS],
         "epochs_to_best": {"ours": _epochs(results), "baseline": _epochs(baseline.results)},
+        "networks": {"ours": _networks(results), "baseline": _networks(baseline.results)},
         "notes": [*_caveats(results, baseline), *_worse(improvement)],
     }
 
@@ -41,6 +42,7 @@ def comparison_lines(results: dict[str, Any]) -> list[str]:
     verdict = "; ".join(verdict_text(entry) for entry in comparison["verdict"])
     return [
         f"Improvement of L1 against {comparison['baseline']['path'] or '--baseline_l1'}: {improvement_text(comparison)}",
+        *_other_networks(comparison["networks"]),
         f"   {verdict}",
         f"   Epochs to best: {ours}; baseline: {theirs}",
         *(f"   ⚠️  {note}" for note in comparison["notes"]),
@@ -66,6 +68,12 @@ def epochs_text(epochs: dict[str, Any] | None) -> str:
         return "not recorded"
     each = ", ".join("?" if epoch is None else str(epoch) for epoch in epochs["each"])
     return each if len(epochs["each"]) == 1 else f"{each} (mean {epochs['mean']:.1f})"
+
+
+def _other_networks(networks: dict[str, list[str]]) -> list[str]:
+    """One line where the two sides are of different networks, else none."""
+    ours, theirs = (", ".join(networks[side]) for side in ("ours", "baseline"))
+    return [f"   Networks: {ours}; baseline: {theirs}"] if theirs and ours != theirs else []
 
 
 def _with_records(ours: list[dict], theirs: list[dict]) -> dict[str, Any]:
@@ -106,6 +114,12 @@ def _epochs(results: dict[str, Any] | None) -> dict[str, Any] | None:
     each = [epoch if isinstance(epoch := model.get("epoch"), int) else None for model in results["models"]]
     known = [epoch for epoch in each if epoch is not None]
     return {"each": each, "mean": sum(known) / len(known) if known else None}
+
+
+def _networks(results: dict[str, Any] | None) -> list[str]:
+    """Each kind of network once, as the results name it."""
+    named = [model.get("network") for model in results["models"]] if results else []
+    return sorted({name for name in named if isinstance(name, str)})
 
 
 def _caveats(results: dict[str, Any], baseline: Baseline) -> list[str]:
