@@ -13,6 +13,7 @@ FEWEST_PAIRS = 20
 LEAST_DISTANCE = 2.0  # between no change and the usual change, in standard deviations: below it nothing is usual
 SWAPPED_SCORE = -0.2  # 1: the usual change, 0: none, -1: its reverse
 LEAST_EVIDENCE = 4.0  # log likelihood ratio
+LEAST_AGREEING = 2 / 3  # of the pairs
 ROUNDS = 3
 RIDGE = 1e-4
 
@@ -31,7 +32,7 @@ class Direction:
 
 
 def find_direction(changes: np.ndarray) -> Direction:
-    """`changes`: (N, C) float, one row a pair. At most a third of the pairs may be swapped for this to work."""
+    """`changes`: (N, C) float, one row a pair. No verdict when more than a third go the other way."""
     count = len(changes)
     usual = np.median(changes, axis=0) if count else np.zeros(changes.shape[1])
     nothing = np.zeros(count)
@@ -44,11 +45,11 @@ def find_direction(changes: np.ndarray) -> Direction:
         spread = np.cov((changes[agreeing] - usual).T) + RIDGE * np.eye(len(usual))
         weights = np.linalg.solve(spread, usual)
         scores = changes @ weights / (usual @ weights)
-        if (scores > 0).sum() < FEWEST_PAIRS // 2:
-            break
         agreeing = scores > 0
+        if agreeing.mean() < LEAST_AGREEING:
+            break
     distance = float(usual @ weights)
-    if distance < LEAST_DISTANCE**2:
+    if distance < LEAST_DISTANCE**2 or agreeing.mean() < LEAST_AGREEING:
         note = "swapped pairs were not looked for: from source to target these photos change in no common direction"
         return Direction(usual, nothing, nothing > 1, note)
     swapped = (scores < SWAPPED_SCORE) & (-2 * distance * scores > LEAST_EVIDENCE)

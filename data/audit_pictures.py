@@ -17,7 +17,7 @@ from data.manifest import Pair
 
 SIDE = 360  # pixels of the long side
 QUALITY = 82
-CLOSE_UP = (160, 120)  # native pixels
+CLOSE_UP = (96, 72)  # native pixels
 GRID = 7
 CONTRAST = 45.0  # codes a local deviation
 
@@ -52,7 +52,7 @@ def _close_up(pair: Pair, alignment: Alignment) -> bytes:
                 best, shown = visible, parts
     red, cyan = ((128 + CONTRAST * local_structure(part)).clip(0, 255).astype(np.uint8) for part in shown)
     overlay = Image.fromarray(np.stack([red, cyan, cyan], axis=2))
-    factor = max(1, SIDE // columns)
+    factor = -(-SIDE // columns)
     return _jpeg(np.asarray(overlay.resize((columns * factor, rows * factor), Image.Resampling.BICUBIC)))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.audit_alignment import Alignment
 from data.audit_direction import find_direction
 from data.audit_measures import SAME_SCENE, Measures
 from data.audit_scores import OUTLIER, Score
@@ -31,6 +32,7 @@ KINDS = {
 }
 AGREEING, ENOUGH_BLOCKS = 0.25, 12
 OFF_NATIVE, OFF_MEASURED = 0.5, 0.35  # pixels, root mean square over the frame
+TOLD_SHIFT, TOLD_DEGREES, TOLD_SCALE = 0.1, 0.03, 0.0005
 IDENTICAL_DB = 40.0
 LOST, TIMES_USUAL, USUAL_PERCENTILE = 0.05, 3.0, 90
 LOST_IN_SRC = 0.25  # windows are white in many sources: that is what an HDR target mends
@@ -91,7 +93,8 @@ def _content(m: Measures) -> list[Reason]:
     reasons = []
     if not same_scene(m):
         if m.turned:
-            tags = f" (EXIF orientation: src {m.src.orientation}, tar {m.tar.orientation})"
+            differ = m.src.orientation != m.tar.orientation
+            tags = f"; EXIF orientation: src {m.src.orientation}, tar {m.tar.orientation}" if differ else ""
             reasons.append(Reason("turned", f"tar is {m.turned}{tags}", 1.0))
         else:
             text = f"what src and tar show correlates by {m.structure:.2f}; the same scene has at least {SAME_SCENE}"
@@ -110,14 +113,23 @@ def _registration(m: Measures) -> list[Reason]:
         return []
     if a.rms < OFF_NATIVE or a.rms < OFF_MEASURED * m.pixel:
         return []
-    right, down = a.shift
-    parts = [
-        f"{abs(right):.1f} to the {'right' if right > 0 else 'left'}",
-        f"{abs(down):.1f} {'down' if down > 0 else 'up'}",
-    ]
-    turn = f"turned by {abs(a.rotation):.2f} degrees {'clockwise' if a.rotation > 0 else 'counter-clockwise'}"
-    text = f"tar is off by {a.rms:.1f} pixels: {', '.join(parts)}, {turn}, size {100 * (a.scale - 1):+.2f} %"
+    text = f"tar is off by about {a.rms:.1f} pixels: {', '.join(_motion(a))}"
     return [Reason("misregistered", text, a.rms / m.pixel)]
+
+
+def _motion(a: Alignment) -> list[str]:
+    """The parts of a motion that are worth a word."""
+    right, down = a.shift
+    parts = []
+    if abs(right) >= TOLD_SHIFT:
+        parts.append(f"{abs(right):.1f} to the {'right' if right > 0 else 'left'}")
+    if abs(down) >= TOLD_SHIFT:
+        parts.append(f"{abs(down):.1f} {'down' if down > 0 else 'up'}")
+    if abs(a.rotation) >= TOLD_DEGREES:
+        parts.append(f"turned by {abs(a.rotation):.2f} degrees {'' if a.rotation > 0 else 'counter-'}clockwise")
+    if abs(a.scale - 1) >= TOLD_SCALE:
+        parts.append(f"{100 * abs(a.scale - 1):.2f} % {'larger' if a.scale > 1 else 'smaller'}")
+    return parts
 
 
 def _lost(m: Measures, usual: dict[str, float]) -> list[Reason]:
