@@ -13,6 +13,7 @@ from darkir.network import DarkIR, NetworkConfig
 from data.files import write_csv, write_json, write_jsonl
 from data.fingerprint import fingerprint_pairs, set_digest
 from data.manifest import read_pairs
+from tests.exits import refusal
 
 CONFIG = NetworkConfig(width=8)
 COLUMNS = ["src", "model", "psnr", "ssim", "l1"]
@@ -81,7 +82,17 @@ def write_baseline(folder, world, values=THEIRS, settings=None):
     return folder
 
 
-def run(world, output, *flags):
-    """Evaluate best.pt on the photos of `world`; the exit code."""
+def argv(world, output, *flags):
+    """Evaluate best.pt on the photos of `world`."""
     arguments = ["--checkpoint", world / "best.pt", "--test_jsonl", world / "test.jsonl", "--num_workers", 0]
-    return evaluate_darkir_test.main([str(each) for each in [*arguments, "--output_dir", output, *flags]])
+    return [*arguments, "--output_dir", output, *flags]
+
+
+def run(world, output, *flags):
+    """The script's exit code."""
+    return evaluate_darkir_test.main([str(argument) for argument in argv(world, output, *flags)])
+
+
+def refused(capsys, world, output, *flags):
+    """The message of a run that must end with exit code 2."""
+    return refusal(capsys, evaluate_darkir_test.main, *argv(world, output, *flags))

@@ -103,7 +103,7 @@ def run(world, output, *more, models=None):
 
 
 def refused(capsys, world, output, *more, models=None):
-    """stderr of a run that must end with exit code 2, in a message without traceback, with nothing written."""
+    """The message of a run that must end with exit code 2, with nothing written."""
     message = refusal(capsys, evaluate_darkir_test.main, *argv(world, output, *more, models=models))
     assert not output.exists()
     return message

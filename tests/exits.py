@@ -14,9 +14,9 @@ def exit_code(main: Callable[[list[str]], int], *argv: object) -> int:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], int], *argv: object) -> str:
-    """stderr of a run that must end with exit code 2, in a message without traceback."""
+    """The message of a run that must end with exit code 2, without traceback, and without argparse's list of all flags."""
     capsys.readouterr()
     code = exit_code(main, *argv)
     message = capsys.readouterr().err
     assert code == 2 and "error: " in message and "Traceback" not in message
-    return message
+    return message[message.index("error: ") :]

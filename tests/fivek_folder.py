@@ -55,7 +55,7 @@ def run(fivek: Path, output: Path, *more) -> int:
 
 
 def refused(capsys, *argv) -> str:
-    """stderr of a run that must end with exit code 2, in a message without traceback."""
+    """The message of a run that must end with exit code 2."""
     return refusal(capsys, prepare_fivek_robust.main, *argv)
 
 

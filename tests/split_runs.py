@@ -23,7 +23,7 @@ def rows(path: Path) -> list[dict]:
 
 
 def refused(capsys, *argv) -> str:
-    """stderr of a run that must end with exit code 2, in a message without traceback."""
+    """The message of a run that must end with exit code 2."""
     return refusal(capsys, create_data_splits.main, *argv)
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from data.files import write_json, write_jsonl
-from tests.comparison_runs import OURS, run
+from tests.comparison_runs import OURS, refused
 
 
 def edit(folder, **changes):
@@ -69,21 +69,20 @@ MISTAKES = {
 def test_a_baseline_that_cannot_be_used_ends_with_exit_2(gray_pairs, other_results, tmp_path, capsys, mistake):
     damage, words = MISTAKES[mistake]
     damage(other_results)
-    assert run(gray_pairs, tmp_path / "out", "--baseline", other_results / "test_results.json") == 2
-    message = capsys.readouterr().err
+    message = refused(capsys, gray_pairs, tmp_path / "out", "--baseline", other_results / "test_results.json")
     assert [word for word in ["--baseline", str(other_results), *words] if word not in message] == []
-    assert "Traceback" not in message and not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_folder_instead_of_the_file_is_refused(gray_pairs, other_results, tmp_path, capsys):
-    assert run(gray_pairs, tmp_path / "out", "--baseline", other_results) == 2
-    assert "is a folder; name the test_results.json" in capsys.readouterr().err
+    assert "is a folder; name the test_results.json" in refused(
+        capsys, gray_pairs, tmp_path / "out", "--baseline", other_results
+    )
 
 
 def test_a_baseline_that_the_run_would_overwrite_is_refused(gray_pairs, other_results, capsys):
     before = (other_results / "test_results.json").read_bytes()
-    assert run(gray_pairs, other_results, "--baseline", other_results / "test_results.json") == 2
-    message = capsys.readouterr().err
+    message = refused(capsys, gray_pairs, other_results, "--baseline", other_results / "test_results.json")
     assert "--output_dir" in message and "overwrite" in message
     assert (other_results / "test_results.json").read_bytes() == before
 
@@ -92,8 +91,7 @@ def test_a_test_set_with_other_content_is_refused(gray_pairs, other_results, tmp
     rows = [{"src": src, "tar": src.replace("src", "tar")} for src in list(OURS)[:2]]
     write_jsonl(tmp_path / "fewer.jsonl", rows)
     flags = ["--test_jsonl", tmp_path / "fewer.jsonl", "--base_dir", gray_pairs]
-    assert run(gray_pairs, tmp_path / "out", "--baseline", other_results / "test_results.json", *flags) == 2
-    message = capsys.readouterr().err
+    message = refused(capsys, gray_pairs, tmp_path / "out", "--baseline", other_results / "test_results.json", *flags)
     assert "other test photos" in message and "fewer.jsonl" in message
 
 
@@ -109,8 +107,5 @@ def test_a_test_set_with_other_content_is_refused(gray_pairs, other_results, tmp
     ],
 )
 def test_wrong_flags_end_with_exit_2(gray_pairs, tmp_path, capsys, flags, words):
-    with pytest.raises(SystemExit) as stopped:
-        run(gray_pairs, tmp_path / "out", *flags)
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
+    message = refused(capsys, gray_pairs, tmp_path / "out", *flags)
     assert [word for word in words if word not in message] == [] and not (tmp_path / "out").exists()

@@ -79,7 +79,7 @@ MISTAKES = {
     "test set missing": (lambda w: (w / "test.jsonl").unlink(), [], ["test.jsonl"]),
     "rows broken": (break_manifest, [], ["test.jsonl:6", "test.jsonl:7"]),
     "image unreadable": (break_image, [], ["test.jsonl:4", "dark_src.png"]),
-    "photo too small": (tiny_photo, [], ["test.jsonl:4", "11"]),
+    "photo too small": (tiny_photo, [], ["test.jsonl:4", "a side needs 11 pixels"]),
     "base_dir wrong": (lambda w: None, ["--base_dir", "nowhere"], ["--base_dir", "nowhere"]),
     "no folds": (lambda w: shutil.rmtree(w / "cv"), [], ["--cv_dir", "missing"]),
     "fold missing": (lambda w: shutil.rmtree(w / "cv" / "fold_2"), [], ["fold_2", "missing"]),

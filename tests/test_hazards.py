@@ -164,21 +164,22 @@ def test_a_line_of_megabytes_gives_a_short_message(tmp_path, capsys, row):
 
 
 @pytest.mark.parametrize(
-    "flags",
+    ("flag", "value", "named"),
     [
-        ["--seed", "9" * 30],
-        ["--batch_size", "1000000000"],
-        ["--accumulate_steps", "9" * 30],
-        ["--resolution", "1000000000"],
-        ["--val_ratio", "1.5"],
-        ["--pretrained_path", "x" * 300],
-        ["--output_dir", "y/" * 3000],
-        ["--output_dir", "/dev/null/run"],
+        ("--seed", "9" * 30, "--seed"),
+        ("--batch_size", "1000000000", "--batch_size 1000000000"),
+        ("--accumulate_steps", "9" * 30, "--accumulate_steps"),
+        ("--resolution", "1000000000", "--resolution"),
+        ("--val_ratio", "1.5", "--val_ratio"),
+        ("--pretrained_path", "x" * 300, "File name too long (xxx"),
+        ("--output_dir", "y/" * 3000, "File name too long (y/y"),
+        ("--output_dir", "/dev/null/run", "/dev/null/run"),
     ],
+    ids=[f"flags{number}" for number in range(8)],
 )
-def test_absurd_values_end_with_exit_2(own_photos, tmp_path, capsys, flags):
-    argv = ["--train_jsonl", own_photos / "train.jsonl", "--output_dir", tmp_path / "run", *SMALLEST, *flags]
-    refusal(capsys, train_darkir_cv.main, *argv)
+def test_absurd_values_end_with_exit_2(own_photos, tmp_path, capsys, flag, value, named):
+    argv = ["--train_jsonl", own_photos / "train.jsonl", "--output_dir", tmp_path / "run", *SMALLEST, flag, value]
+    assert named in refusal(capsys, train_darkir_cv.main, *argv)
     assert not list((tmp_path / "run").glob("*.pt"))
 
 

@@ -89,7 +89,7 @@ BAD_LINES = {
     b'{"src": ".", "tar": "a_tar.jpg"}': "is a folder, not an image",
     b'{"src": "~/a.jpg", "tar": "a_tar.jpg"}': "'~' is not expanded",
     b'{"src": "C:\\\\a.jpg", "tar": "a_tar.jpg"}': "Windows path",
-    json.dumps({"src": "x" * 300, "tar": "a_tar.jpg"}).encode(): "x",
+    json.dumps({"src": "x" * 300, "tar": "a_tar.jpg"}).encode(): f"src '{'x' * 100}",
 }
 
 
@@ -196,7 +196,7 @@ def test_unpaired_images_of_a_folder_are_all_listed(folder):
         pairs_from_folder(folder)
     message = str(caught.value)
     assert "d_src.jpg: no _tar image" in message and "e_tar.jpg: no _src image" in message
-    assert "a_src.jpg, a_src.png, a_tar.jpg: which two are a pair?" in message or "a_src.png" in message
+    assert "a_src.jpg, a_src.png, a_tar.jpg: which two are a pair?" in message
     with pytest.raises(DataError, match="missing"):
         pairs_from_folder(folder / "none")
     (folder / "empty").mkdir()

@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from data.errors import DataError
@@ -216,10 +216,15 @@ def test_wrong_options_name_their_flag(options, flag):
 @given(st.lists(st.integers(1, 9), min_size=5, max_size=25), st.integers(1, 30), st.integers(2, 4), st.integers(0, 9))
 def test_any_groups_give_sound_splits_with_a_test_set_of_the_nearest_size(group_sizes, test_size, n_folds, seed):
     pairs = fake_pairs(group_sizes)
-    if test_size >= len(pairs):
-        return
+    assume(test_size < len(pairs))
     split = make_split(pairs, [], config(test_size=test_size, n_folds=n_folds, seed=seed))
     assert_sound(split, pairs)
+    fewest = {0: 0}  # total -> the fewest groups that make it
+    for size in group_sizes:
+        for total, count in list(fewest.items()):
+            fewest[total + size] = min(count + 1, fewest.get(total + size, len(group_sizes)))
+    possible = [total for total, count in fewest.items() if total and count <= len(group_sizes) - n_folds]
+    assert len(split.test) == min(possible, key=lambda total: (abs(total - test_size), -total))
 
 
 @settings(max_examples=100, deadline=None)

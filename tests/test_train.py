@@ -92,29 +92,31 @@ def test_one_fold_alone_names_the_missing_one(finished_records, two_folds, tmp_p
     assert_same_results(finished_records, tmp_path)
 
 
+# The flags, and what the message names.
 USER_MISTAKES = {
-    "no rows": [],
-    "both kinds of rows": ["--data_splits_dir", "x", "--train_jsonl", "y"],
-    "missing split": ["--data_splits_dir", "no_such_folder"],
-    "missing jsonl": ["--train_jsonl", "no_such.jsonl"],
-    "fold out of range": ["--data_splits_dir", "x", "--fold", "4"],
-    "abbreviated flag": ["--data_splits", "x"],
-    "unknown device": ["--data_splits_dir", "x", "--device", "quantum"],
-    "negative rate": ["--data_splits_dir", "x", "--lr", "-1"],
-    "not a number": ["--data_splits_dir", "x", "--lr", "nan"],
-    "no loss": ["--data_splits_dir", "x", "--lambda_l1", "0", "--lambda_vgg", "0", "--lambda_ssim", "0"],
-    "missing weights": ["--pretrained_path", "no_such.pt"],
-    "wrong number of folds": ["--n_folds", "5"],
+    "no rows": ([], ["--data_splits_dir", "--train_jsonl"]),
+    "both kinds of rows": (["--data_splits_dir", "x", "--train_jsonl", "y"], ["--data_splits_dir", "--train_jsonl"]),
+    "missing split": (["--data_splits_dir", "no_such_folder"], ["no_such_folder", "create_data_splits.py"]),
+    "missing jsonl": (["--train_jsonl", "no_such.jsonl"], ["no_such.jsonl does not exist"]),
+    "fold out of range": (["--data_splits_dir", "x", "--fold", "4"], ["--fold 4"]),
+    "abbreviated flag": (["--data_splits", "x"], ["--data_splits"]),
+    "unknown device": (["--data_splits_dir", "x", "--device", "quantum"], ["--device quantum"]),
+    "negative rate": (["--data_splits_dir", "x", "--lr", "-1"], ["--lr"]),
+    "not a number": (["--data_splits_dir", "x", "--lr", "nan"], ["--lr"]),
+    "no loss": (["--data_splits_dir", "x", "--lambda_l1=0", "--lambda_vgg=0", "--lambda_ssim=0"], ["--lambda_"]),
+    "missing weights": (["--pretrained_path", "no_such.pt"], ["no_such.pt: no such file"]),
+    "wrong number of folds": (["--n_folds", "5"], ["--n_folds 5", "2 folds"]),
 }
 
 
 @pytest.mark.parametrize("mistake", USER_MISTAKES)
 def test_user_mistakes_end_with_exit_2_and_leave_nothing(two_folds, tmp_path, monkeypatch, capsys, mistake):
     monkeypatch.chdir(tmp_path)
-    argv = USER_MISTAKES[mistake]
+    argv, words = USER_MISTAKES[mistake]
     if mistake in ("missing weights", "wrong number of folds"):
         argv = ["--data_splits_dir", str(two_folds), *SMALL, "--n_folds", "2", *argv]
-    refusal(capsys, train_darkir_cv.main, *argv)
+    message = refusal(capsys, train_darkir_cv.main, *argv)
+    assert [word for word in words if word not in message] == []
     assert not list(tmp_path.rglob("*.pt"))
 
 

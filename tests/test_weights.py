@@ -1,10 +1,9 @@
 """Checkpoint files -> networks: every known wrapper loads, all else is refused with the file's name and what to do."""
 
 import io
-import pickle
+import random
 import zipfile
 from collections import OrderedDict
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -13,6 +12,7 @@ import torch
 from darkir import DarkIR, NetworkConfig, load_network
 from darkir.errors import ModelError
 from darkir.weights import load_into, read_checkpoint, read_weights
+from tests.malicious import Malicious, saved
 
 CONFIG = NetworkConfig(width=4, enc_blocks=(1, 2), middle_enc_blocks=2, middle_dec_blocks=1, dec_blocks=(2, 1))
 
@@ -145,18 +145,12 @@ def test_another_size_is_always_an_error_that_names_both(allow_partial):
     assert "width 32 (--model_size m)" in str(refusal.value)
 
 
-class Malicious:
-    def __init__(self, target: Path):
-        self.target = target
-
-    def __reduce__(self):
-        return Path.touch, (self.target,)
-
-
 @pytest.mark.parametrize("zip_format", [True, False])
 def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path, zip_format):
     proof = tmp_path / "ran"
-    torch.save({"params": Malicious(proof)}, tmp_path / "evil.pt", _use_new_zipfile_serialization=zip_format)
+    (tmp_path / "evil.pt").write_bytes(
+        saved({"params": Malicious(proof, random.Random(1))}, "zip" if zip_format else "legacy")
+    )
     with pytest.raises(ModelError, match=r"evil.pt: refused.*run code"):
         read_weights(tmp_path / "evil.pt")
     assert not proof.exists()
@@ -164,7 +158,7 @@ def test_a_pickle_that_would_run_code_is_refused_unrun(tmp_path, zip_format):
 
 def test_a_plain_pickle_that_would_run_code_is_refused_unrun(tmp_path):
     proof = tmp_path / "ran"
-    (tmp_path / "evil.pth").write_bytes(pickle.dumps({"params": Malicious(proof)}))
+    (tmp_path / "evil.pth").write_bytes(saved({"params": Malicious(proof, random.Random(1))}, "raw"))
     with pytest.raises(ModelError, match="evil.pth"):
         read_weights(tmp_path / "evil.pth")
     assert not proof.exists()
