@@ -1,0 +1,105 @@
+"""What a network trained at one size does at others: PSNR against size for three ways of running it on a whole photo.
+
+  python -m bench.resolution --checkpoint outputs/fold_1/checkpoint_best.pt --pairs pairs.jsonl --sizes 128 256 512 896
+
+whole: the frame in one pass. local pooling: the channel attention's mean taken over windows of the training size (TLC: Chu et
+al., "Improving Image Restoration by Revisiting Global Information Aggregation", ECCV 2022); the spectrum stays that of the frame.
+carried over: one pass at the training size, its change of colours carried over to the frame (darkir/local_colour.py). Prints
+a Markdown table of means, and the difference to whole with its 95 % bootstrap interval over the photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from darkir import load_network
+from darkir.engine.evaluation import restorer, to_float
+from darkir.engine.metrics import image_metrics
+from darkir.engine.runtime import Precision
+from darkir.engine.statistics import paired_difference
+from darkir.local_colour import carry_over
+from darkir.network import DarkIR
+from darkir.operations import Operations
+from darkir.plain import PLAIN
+from data.dataset import EvaluationPairs
+from data.fingerprint import fingerprint_pairs
+from data.manifest import read_pairs
+
+CPU = torch.device("cpu")
+WAYS = ("untouched", "whole", "local pooling", "carried over")
+
+
+def local_pooling(height: int, window: int) -> Operations:
+    """Operations whose pooled mean is that of a window of `window` pixels of a frame of `height` pixels, at every level."""
+
+    def gated_branches(x, weights, biases, dilations):
+        gated, _ = PLAIN.gated_branches(x, weights, biases, dilations)
+        side = max(1, round(window * x.shape[-2] / height))
+        size = [min(side, length) for length in gated.shape[-2:]]
+        means = F.avg_pool2d(gated, size, stride=1)
+        down, across = (whole - part for whole, part in zip(gated.shape[-2:], means.shape[-2:], strict=True))
+        margins = (across // 2, across - across // 2, down // 2, down - down // 2)
+        return gated, F.pad(means, margins, mode="replicate")
+
+    return PLAIN._replace(name="local pooling", gated_branches=gated_branches)
+
+
+def restored_by_each_way(network: DarkIR, src: torch.Tensor, small: torch.Tensor, side: int) -> dict[str, torch.Tensor]:
+    """The frame, and its copy at the training size -> the frame restored, by the name of the way."""
+    whole = restorer(network, Precision("cpu", None))
+    network.use(local_pooling(src.shape[-2] + -src.shape[-2] % network.multiple, side))
+    with torch.inference_mode():
+        local = network(src).clamp(0, 1)
+    network.use(PLAIN)
+    carried = carry_over(src, small, whole(small)).clamp(0, 1)
+    return dict(zip(WAYS, (src, whole(src), local, carried), strict=True))
+
+
+def scores(network: DarkIR, pairs: list, sizes: list[int], side: int) -> dict[tuple[int, str], list[float]]:
+    """PSNR of every photo by (size, way)."""
+    at = {size: EvaluationPairs(pairs, size, "crop") for size in {*sizes, side}}
+    psnr: dict[tuple[int, str], list[float]] = {(size, way): [] for size in sizes for way in WAYS}
+    for index in range(len(pairs)):
+        small = to_float(at[side][index]["src"][None], CPU)
+        for size in sizes:
+            src, tar = (to_float(at[size][index][name][None], CPU) for name in ("src", "tar"))
+            for way, restored in restored_by_each_way(network, src, small, side).items():
+                psnr[size, way].append(image_metrics(restored, tar)[0]["psnr"])
+    return psnr
+
+
+def table(psnr: dict[tuple[int, str], list[float]], sizes: list[int]) -> list[str]:
+    """Lines of Markdown: a row a way, a column a size."""
+    lines = ["| | " + " | ".join(f"{size} px" for size in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
+    for way in WAYS:
+        cells = []
+        for size in sizes:
+            cells.append(f"{np.mean(psnr[size, way]):.2f} dB")
+            if way in WAYS[2:]:
+                interval = paired_difference(psnr[size, "whole"], psnr[size, way])
+                cells[-1] += f" ({interval['mean']:+.2f} [{interval['ci95'][0]:+.2f}, {interval['ci95'][1]:+.2f}])"
+        lines.append(f"| {way} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a DarkIR trained with --fit crop")
+    parser.add_argument("--pairs", type=Path, required=True, help="pairs that the model never saw")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 896], help="short sides in pixels")
+    parser.add_argument("--training_resolution", type=int, default=128, help="the --resolution that it was trained at")
+    parser.add_argument("--every", type=int, default=1, help="take every n-th pair only")
+    args = parser.parse_args()
+    pairs = fingerprint_pairs(read_pairs(args.pairs)[:: args.every])
+    psnr = scores(load_network(args.checkpoint), pairs, args.sizes, args.training_resolution)
+    print(f"{len(pairs)} photos, trained at {args.training_resolution} px\n")
+    print("\n".join(table(psnr, args.sizes)))
+
+
+if __name__ == "__main__":
+    main()
