@@ -79,6 +79,7 @@ def test_every_parameter_belongs_to_a_stage_in_the_order_of_the_network(arch):
     assert encoder_stages(network.config) == 3
     if arch == "restormer":  # its parameters are registered in the order of the forward pass
         assert [*stages.values()] == sorted(stages.values())
+        assert [stages[f"{down}.body.0.weight"] for down in ("down1_2", "down2_3", "down3_4")] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("recompute", [False, True])

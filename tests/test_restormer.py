@@ -118,6 +118,11 @@ def test_float64_stays_float64(layer_norm):
     expected = make(layer_norm)(x.float())
     assert network(x).dtype == torch.float64
     torch.testing.assert_close(network(x).float(), expected, atol=1e-5, rtol=0)
+    norm, features = network.latent[0].norm1, torch.randn(1, 64, 3, 5, dtype=torch.float64)
+    centred = features - features.mean(dim=1, keepdim=True)
+    deviation = (centred.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
+    by_hand = (centred if layer_norm == "WithBias" else features) / deviation
+    torch.testing.assert_close(norm(features), by_hand, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize(
