@@ -19,18 +19,38 @@ def layer_norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: f
 def gated_branches(
     x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], dilations: tuple[int, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    mixed = sum(map(_depthwise, [x] * len(dilations), weights, biases, dilations))
+    mixed = _depthwise(x, weights[0], torch.stack(list(biases)).sum(0), dilations[0])
+    for weight, dilation in zip(weights[1:], dilations[1:], strict=True):
+        mixed = mixed + _depthwise(x, weight, None, dilation)
     gated = gate(mixed)
     return gated, F.adaptive_avg_pool2d(gated, 1)
 
 
-def _depthwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dilation: int) -> torch.Tensor:
+def _depthwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dilation: int) -> torch.Tensor:
     if dilation > 1 and x.device.type == "cpu":
-        # torch's CPU library (oneDNN) returns garbage as the bfloat16 weight gradient of a dilated depthwise
-        # convolution on channels_last features: seen with torch 2.15 on AVX-512 without AMX, errors up to NaN.
+        # torch's CPU library (oneDNN) returned garbage as the bfloat16 weight gradient of a dilated depthwise convolution
+        # on channels_last features: seen with torch 2.15 on AVX-512 without AMX, errors up to NaN.
         with torch.autocast("cpu", enabled=False):
-            return F.conv2d(x.to(weight.dtype), weight, bias, padding=dilation, dilation=dilation, groups=len(weight))
+            mixed = _dilated_as_dense(x.to(weight.dtype), weight, dilation)
+            return mixed if bias is None else mixed + bias.view(-1, 1, 1)
     return F.conv2d(x, weight, bias, padding=dilation, dilation=dilation, groups=len(weight))
+
+
+def _dilated_as_dense(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> torch.Tensor:
+    """The dilated depthwise 3x3 convolution of x, as one without dilation of a view: oneDNN is several times as fast there.
+
+    In (B, H, W, C) memory, `dilation` pixels of a row are seen as the channels of one, and `dilation` rows as a single long
+    one: neighbours in that view are `dilation` pixels apart in x. Zeros at the end of every row part it from the next.
+    """
+    batch, channels, height, width = x.shape
+    columns = -(-width // dilation) + 1
+    rows = max(3, -(-height // dilation))  # with fewer, oneDNN's weight gradient takes ten times as long
+    padding = (0, 0, 0, columns * dilation - width, 0, rows * dilation - height)
+    folded = F.pad(x.permute(0, 2, 3, 1), padding).reshape(batch, rows, dilation * columns, dilation * channels)
+    kernels = weight.repeat(dilation, 1, 1, 1)
+    mixed = F.conv2d(folded.permute(0, 3, 1, 2), kernels, padding=1, groups=len(kernels)).permute(0, 2, 3, 1)
+    unfolded = mixed.reshape(batch, rows * dilation, columns * dilation, channels)
+    return unfolded[:, :height, :width].permute(0, 3, 1, 2)
 
 
 def gate(x: torch.Tensor) -> torch.Tensor:
@@ -43,11 +63,14 @@ def scale_channels(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 
 
 def add_scaled(x: torch.Tensor, scale: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    return x + scale * change
+    return torch.addcmul(x, scale, change)
 
 
 def add_modulated(x: torch.Tensor, scale: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    return x + scale * (x * factor)
+    if x.is_contiguous(memory_format=torch.channels_last):
+        # The spectrum's result is not: converted once, or every step of the gradient would stride through memory.
+        factor = factor.contiguous(memory_format=torch.channels_last)
+    return torch.addcmul(x, x, scale * factor)
 
 
 PLAIN = Operations(

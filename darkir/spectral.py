@@ -6,6 +6,7 @@ gradients NaN when a channel nearly vanishes.
 
 Each transform and each gradient is a torch custom operator on real tensors: torch.compile keeps them whole, and no
 generated code has to handle complex numbers. A complex tensor is passed as its real view, with a last dimension of 2.
+Conjugates are made with conj_physical: inside a compiled graph torch overlooks the mark that conj() only sets.
 """
 
 import torch
@@ -19,11 +20,8 @@ def spectrum(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Real (..., H, W) -> magnitude (..., H, W // 2 + 1) and phasor (..., H, W // 2 + 1, 2) of its rfft2."""
     z = torch.fft.rfft2(x.contiguous()).contiguous()
     magnitude = z.abs()
-    phasor = torch.view_as_real(z) / magnitude.unsqueeze(-1)
-    vanished = magnitude == 0
-    phasor[..., 0].masked_fill_(vanished, 1)
-    phasor[..., 1].masked_fill_(vanished, 0)
-    return magnitude, phasor
+    phasor = z.sgn_().masked_fill_(magnitude == 0, 1)
+    return magnitude, torch.view_as_real(phasor)
 
 
 @torch.library.custom_op("darkir::spectrum_backward", mutates_args=())
@@ -37,7 +35,7 @@ def spectrum_backward(
     """Gradient of `spectrum`: g_z = u * (g_magnitude + i * Im(conj(u) * g_u) / |z|), then the adjoint of rfft2."""
     u = torch.view_as_complex(phasor.contiguous())
     grad_u = torch.view_as_complex(grad_phasor.contiguous())
-    turning = (u.real * grad_u.imag - u.imag * grad_u.real) / magnitude
+    turning = (u.conj_physical() * grad_u).imag / magnitude
     turning.masked_fill_(magnitude <= PHASE_EPS, 0)
     # |z| has a kink at 0: the gradient there is 0, as torch.abs has it.
     grad_z = torch.complex(grad_magnitude.masked_fill(magnitude == 0, 0), turning).mul_(u)
@@ -49,7 +47,7 @@ def spectrum_backward(
 @torch.library.custom_op("darkir::synthesis", mutates_args=())
 def synthesis(magnitude: torch.Tensor, phasor: torch.Tensor, width: int) -> torch.Tensor:
     """Magnitude (..., H, W // 2 + 1) and phasor (the same, 2) -> real (..., H, width), the irfft2 of their product."""
-    z = torch.view_as_complex((phasor * magnitude.unsqueeze(-1)).contiguous())
+    z = torch.view_as_complex(phasor.contiguous()) * magnitude
     return torch.fft.irfft2(z, s=(magnitude.shape[-2], width)).contiguous()
 
 
@@ -60,9 +58,8 @@ def synthesis_backward(
     """Gradients of `synthesis` for magnitude and phasor: the adjoint of irfft2, then the product rule."""
     grad_z = torch.fft.rfft2(grad.contiguous(), norm="forward").contiguous()
     _inner_columns(grad_z, grad.shape[-1]).mul_(2)
-    pairs = torch.view_as_real(grad_z)
-    grad_magnitude = (pairs * phasor).sum(-1)
-    return grad_magnitude.contiguous(), (pairs * magnitude.unsqueeze(-1)).contiguous()
+    u = torch.view_as_complex(phasor.contiguous())
+    return (grad_z * u.conj_physical()).real.contiguous(), torch.view_as_real(grad_z * magnitude)
 
 
 def _inner_columns(half_spectrum: torch.Tensor, width: int) -> torch.Tensor:
