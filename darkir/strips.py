@@ -17,8 +17,8 @@ from torch import nn
 from darkir.network import DarkIR, Stage
 from darkir.strip_blocks import apply_in_strips, convolve_rows, rows_of, scratch_numbers, spans
 
-# Bytes of a strip's widest features (2C channels), of which some eight are alive at once. On the CPU strips that stay near
-# its caches are fastest (bench/bench_whole_photo.py); on CUDA each strip should be worth its kernel launches.
+# Bytes of a strip's widest features (2C channels), of which some eight are alive at once. On the CPU, where it is for each
+# thread, strips that stay near the caches are fastest; on CUDA a strip should be worth its kernel launches.
 STRIP_BYTES = {"cpu": 4 * 2**20, "cuda": 128 * 2**20}
 LEAST_ROWS = 8  # with fewer, what two strips share outweighs what is new
 
@@ -39,8 +39,9 @@ def restore_in_strips(network: DarkIR, x: torch.Tensor, rows: int | None = None)
 
 def strip_rows(network: DarkIR, x: torch.Tensor) -> int:
     """The strip height for which the widest features of one strip take STRIP_BYTES, the same at every level."""
+    shares = torch.get_num_threads() if x.device.type == "cpu" else 1
     bytes_a_row = 2 * network.config.width * x.shape[-1] * x.element_size()
-    return max(LEAST_ROWS, STRIP_BYTES[x.device.type] // bytes_a_row)
+    return max(LEAST_ROWS, shares * STRIP_BYTES[x.device.type] // bytes_a_row)
 
 
 def _restore_photo(network: DarkIR, x: torch.Tensor, restored: torch.Tensor, rows: int) -> None:

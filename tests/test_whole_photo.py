@@ -10,7 +10,7 @@ from darkir import DarkIR, NetworkConfig
 from darkir.engine.evaluation import restorer
 from darkir.engine.free_memory import free_bytes, host_free_bytes
 from darkir.engine.runtime import Precision
-from darkir.engine.whole_photo import FASTER_FROM, ONE_PASS_STREAMS, stream_bytes, strips_are_better
+from darkir.engine.whole_photo import FASTER_FROM, ONE_PASS_STREAMS, WORK_AREAS, stream_bytes, strips_are_better
 from tests.test_network import active
 
 FLOAT32 = Precision("cpu", None)
@@ -42,10 +42,10 @@ def expected(x: torch.Tensor) -> torch.Tensor:
         return make()(x).clamp(0, 1)
 
 
-@pytest.mark.parametrize(("share_of_need", "passes"), [(1.0, 1), (0.99, 0)])
-def test_strips_when_one_pass_would_not_fit(share_of_need, passes):
+@pytest.mark.parametrize(("missing", "passes"), [(0, 1), (1, 0)])
+def test_strips_when_one_pass_would_not_fit(missing, passes):
     network, x = make(), torch.rand(2, 3, 33, 42)
-    free = int(share_of_need * ONE_PASS_STREAMS * 4 * 4 * 2 * 40 * 48)
+    free = ONE_PASS_STREAMS * 4 * 4 * 2 * 40 * 48 + WORK_AREAS - missing  # 33 x 42 pixels are padded to 40 x 48
     restored = restorer(network, FLOAT32, free=lambda device: free)(x)
     assert network.passes == passes
     torch.testing.assert_close(restored, expected(x), atol=1e-6, rtol=0)
