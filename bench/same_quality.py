@@ -151,12 +151,28 @@ def run(script: Callable[[list[str]], int], flags: list[object]) -> None:
         raise SystemExit(code)
 
 
+class StandIn:
+    """What is called in place of something else, and whether it was."""
+
+    def __init__(self, replacement: Callable):
+        self.replacement, self.called = replacement, False
+
+    def __call__(self, *arguments: object) -> object:
+        self.called = True
+        return self.replacement(*arguments)
+
+
 @contextlib.contextmanager
 def replaced(variant: Variant) -> Iterator[None]:
+    """Raises RuntimeError in the end when something was not called: the variant would have been another one."""
+    stand_ins = {name: StandIn(replacement) for name, replacement in variant.replaced}
     with contextlib.ExitStack() as stack:
-        for name, replacement in variant.replaced:
-            stack.enter_context(mock.patch(name, replacement))
+        for name, stand_in in stand_ins.items():
+            stack.enter_context(mock.patch(name, stand_in))
         yield
+    unused = [name for name, stand_in in stand_ins.items() if not stand_in.called]
+    if unused:
+        raise RuntimeError(f"{variant.name}: training did not call {', '.join(unused)}")
 
 
 def rows(scores: dict[str, list[float]]) -> list[list[str]]:
@@ -164,9 +180,9 @@ def rows(scores: dict[str, list[float]]) -> list[list[str]]:
     first = next(iter(scores.values()))
     lines = []
     for name, values in scores.items():
-        spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else "one seed"
+        spread = f"{statistics.stdev(values):.3f}" if len(values) > 1 else "one seed"
         change = statistics.mean(ours - theirs for ours, theirs in zip(values, first, strict=True))
-        lines.append([name, f"{statistics.mean(values):.2f}", spread, "" if values is first else f"{change:+.2f}"])
+        lines.append([name, f"{statistics.mean(values):.3f}", spread, "" if values is first else f"{change:+.3f}"])
     return lines
 
 
