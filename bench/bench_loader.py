@@ -4,8 +4,7 @@
 
 Naive is what a plain Dataset does: Pillow opens and converts both JPEGs, then either the whole photo becomes float and is cropped,
 or it is resized and the crop becomes float; ratios are to the cheaper of the two. Times are medians, with the range; epochs from
-the cache are counted from the second one on. The last table needs a CUDA GPU: batches made on it, and what they add
-to a training step.
+the cache are counted from the second one on; worker processes have CPU time of their own. The table of steps needs a CUDA GPU.
 """
 
 import argparse
@@ -15,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +43,9 @@ WIDTH, HEIGHT = 4272, 2848
 BATCH, ROUNDS, BATCHES = 8, 5, 30
 SEED = 1
 GPU_STEPS = 50
+HEADER = "| what | time a pair | its CPU time in this process | CPU of naive |\n|:--|--:|--:|--:|"
+
+Cost = tuple[float, float]  # seconds that pass, CPU seconds of this process
 
 
 def main() -> None:
@@ -56,15 +58,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         large, mean_bytes = large_pairs(folder / "photos", args.pairs)
-        kinds = {
-            f"{len(large)} pairs of {WIDTH} x {HEIGHT} JPEG, {mean_bytes / 1e6:.1f} MB a file": (
-                large,
-                args.resolution,
-            ),
-            "data/sample, 320 x 240 JPEG": (fingerprint_pairs(read_pairs(SAMPLE)), 192),
-        }
+        title = f"{len(large)} pairs of {WIDTH} x {HEIGHT} JPEG, {mean_bytes / 1e6:.1f} MB a file"
+        sample = fingerprint_pairs(read_pairs(SAMPLE))
+        kinds = {title: (large, args.resolution), "data/sample, 320 x 240 JPEG": (sample, 192)}
         for number, (title, (pairs, side)) in enumerate(kinds.items()):
-            print(f"\n{title}, crops of {side}\n\n| what | a pair | of naive |\n|---|---|---|")
+            print(f"\n{title}, crops of {side}\n\n{HEADER}")
             cache = measure(pairs, side, folder / f"cache{number}")
             if number == 0:
                 print("\n" + gpu_table(pairs, side, cache))
@@ -81,25 +79,23 @@ def large_pairs(folder: Path, count: int) -> tuple[list[Pair], int]:
 def measure(pairs: list[Pair], side: int, folder: Path) -> PairCache:
     """Print the rows of one set; returns its cache."""
     naive = {
-        "naive, whole photo to float, crop": [seconds_of(whole_to_float, pair, side) for pair in pairs],
-        "naive, resize, crop to float": [seconds_of(resized, pair, side) for pair in pairs],
+        "naive, whole photo to float, crop": [cost_of(whole_to_float, pair, side) for pair in pairs],
+        "naive, resize, crop to float": [cost_of(resized, pair, side) for pair in pairs],
     }
-    basis = min(statistics.median(times) for times in naive.values())
-    for name, times in naive.items():
-        print(row(name, times, basis))
-    started = time.perf_counter()
-    cache = open_cache(pairs, side, "crop", "disk", folder, lambda line: print(line, file=sys.stderr))
-    seconds = (time.perf_counter() - started) / len(pairs)
-    print(row(f"building the cache, once ({1 / seconds:.1f} pairs/s)", [seconds], basis))
-    check = [
-        seconds_of(lambda: open_cache(pairs, side, "crop", "disk", folder, str)) / len(pairs) for _ in range(ROUNDS)
-    ]
-    print(row("checking it, once a start", check, basis))
+    basis = min(statistics.median(cpu for _, cpu in costs) for costs in naive.values())
+    for name, costs in naive.items():
+        print(row(name, costs, basis))
+    build = cost_of(open_cache, pairs, side, "crop", "disk", folder, lambda line: print(line, file=sys.stderr))
+    print(row(f"building the cache, once ({len(pairs) / build[0]:.1f} pairs/s)", [build], basis, len(pairs)))
+    check = [cost_of(open_cache, pairs, side, "crop", "disk", folder, str) for _ in range(ROUNDS)]
+    print(row("checking it, once a start", check, basis, len(pairs)))
+    cache = open_cache(pairs, side, "crop", "disk", folder, str)
     for preprocess in ("none", "light_aug", "strong_aug"):
         dataset = TrainingPairs(pairs, side, "crop", preprocess, SEED, cache)
         for workers in (0, 2):
-            print(row(f"epoch from the cache, {preprocess}, {workers} workers", epoch_seconds(dataset, workers), basis))
-    print(row("one crop of one image, into its batch", crop_seconds(pairs, side, cache), basis))
+            costs, each = epoch_costs(dataset, workers)
+            print(row(f"epoch from the cache, {preprocess}, {workers} workers", costs, basis, each))
+    print(row("one crop of one image, into its batch", crop_costs(pairs, side, cache), basis))
     return cache
 
 
@@ -124,24 +120,28 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
 
 
-def epoch_seconds(dataset: TrainingPairs, workers: int) -> list[float]:
-    """Seconds a pair of several epochs after the first, a batch taken as soon as it is there."""
+def epoch_costs(dataset: TrainingPairs, workers: int) -> tuple[list[Cost], int]:
+    """Some epochs after the first, in parts; and how many pairs a part has. A batch is taken as soon as it is there."""
     plan = EpochPlan(len(dataset), min(BATCH, len(dataset)), 1)
     epochs = 1 + -(-ROUNDS * BATCHES // plan.updates)
     batches = training_batches(dataset, BatchKeys(plan, SEED, epochs, 0, 0, 1), workers, pin=False)
-    for _ in range(plan.updates):
-        next(batches)
+    take(batches, plan.updates)
     each = (epochs - 1) * plan.updates // ROUNDS
-    times = [seconds_of(lambda: [next(batches) for _ in range(each)]) for _ in range(ROUNDS)]
-    return [seconds / (each * plan.batch_size) for seconds in times]
+    return [cost_of(take, batches, each) for _ in range(ROUNDS)], each * plan.batch_size
 
 
-def crop_seconds(pairs: list[Pair], side: int, cache: PairCache) -> list[float]:
+def take(batches: Iterator[dict], count: int) -> None:
+    for _ in range(count):
+        next(batches)
+
+
+def crop_costs(pairs: list[Pair], side: int, cache: PairCache) -> list[Cost]:
+    """The drawn window of each source, copied out of the pack."""
     dataset = TrainingPairs(pairs, side, "crop", "none", SEED, cache)
     out = torch.empty(3, side, side, dtype=torch.uint8)
     keys = EpochPlan(len(pairs), 1, 1).keys(SEED, 0) * ROUNDS
     cases = [(cache(pairs[key.index], dataset.size_of(key.index))[0], dataset.draw(key)) for key in keys]
-    return [seconds_of(lambda image, draw: out.copy_(cut(image, draw, side)), *case) for case in cases]
+    return [cost_of(lambda image, draw: out.copy_(cut(image, draw, side)), *case) for case in cases]
 
 
 def gpu_table(pairs: list[Pair], side: int, cache: PairCache) -> str:
@@ -184,17 +184,19 @@ def step_seconds(
     return {name: statistics.median(each[GPU_STEPS // 5 :]) for name, each in times.items()}
 
 
-def seconds_of(action: Callable[..., object], *arguments: object) -> float:
-    started = time.perf_counter()
+def cost_of(action: Callable[..., object], *arguments: object) -> Cost:
+    """What one call costs. On a machine that others use, the CPU time is the steadier of the two."""
+    started, cpu = time.perf_counter(), time.process_time()
     action(*arguments)
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - cpu
 
 
-def row(name: str, times: list[float], basis: float) -> str:
-    """One line of the table: the median, the range where there is one, and the median as a share of `basis`."""
-    middle = statistics.median(times)
+def row(name: str, costs: list[Cost], basis: float, pairs: int = 1) -> str:
+    """One line of the table, per pair: median and range of the time, median CPU time, and that as a share of `basis`."""
+    times, cpus = ([value / pairs for value in values] for values in zip(*costs, strict=True))
     spread = f" ({shown(min(times))} to {shown(max(times))})" if len(times) > 1 else ""
-    return f"| {name} | {shown(middle)}{spread} | {middle / basis:.3%} |"
+    cpu = statistics.median(cpus)
+    return f"| {name} | {shown(statistics.median(times))}{spread} | {shown(cpu)} | {cpu / basis:.3%} |"
 
 
 def shown(seconds: float) -> str:
