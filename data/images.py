@@ -68,21 +68,16 @@ def decode(path: str | Path) -> np.ndarray:
     return decode_bytes(read_file(path), path)
 
 
-def decode16(path: str | Path) -> np.ndarray:
-    """Read an image as (H, W, 3) uint16 sRGB at native size: colours are converted before any rounding to 8 bits.
-
-    An 8-bit source has its codes times 257, or finer ones where a profile was converted. Raises DataError as `decode`.
-    """
-    return _decode(read_file(path), path, np.uint16)
-
-
-def decode_bytes(content: bytes, name: str | Path, *, jpeg_scale: int = 1, untagged: bytes | None = None) -> np.ndarray:
+def decode_bytes(
+    content: bytes, name: str | Path, *, jpeg_scale: int = 1, untagged: bytes | None = None, dtype: type = np.uint8
+) -> np.ndarray:
     """`decode` for the content of a file that was read already; `name` is for messages.
 
+    dtype np.uint16: all bits of the file, an 8-bit source has its codes times 257, or finer ones where a profile was converted.
     jpeg_scale 2, 4 or 8: a JPEG is decoded at that fraction of its size (sides rounded up), other formats at full size.
     untagged: the ICC profile to assume for RGB and gray files without one (None: sRGB).
     """
-    return _decode(content, name, np.uint8, jpeg_scale, untagged)
+    return _decode(content, name, dtype, jpeg_scale, untagged)
 
 
 def read_file(path: str | Path) -> bytes:

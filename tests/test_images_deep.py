@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageCms
 
-from data.images import decode, decode16, decode_bytes
+from data.images import decode, decode_bytes
 from tests.image_files import ROMM, encoded, iccp_chunk, noise, png16, png_chunk, reference, rounded, save, tiff, turned
+
+
+def deep(path):
+    return decode_bytes(path.read_bytes(), path, dtype=np.uint16)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -47,7 +51,7 @@ def test_sixteen_bit_tiff_keeps_all_bits(tmp_path, channels, order, zipped):
     path = tmp_path / "deep.tif"
     path.write_bytes(tiff(samples, order, zipped))
     wanted = np.repeat(samples, 3, axis=2) if channels == 1 else samples[..., :3]
-    assert np.array_equal(decode16(path), wanted)
+    assert np.array_equal(deep(path), wanted)
     assert np.array_equal(decode(path), rounded(wanted))
 
 
@@ -59,7 +63,7 @@ def test_sixteen_bit_png_keeps_all_bits(tmp_path, channels):
     path = tmp_path / "deep.png"
     path.write_bytes(png16(samples))
     wanted = np.repeat(samples[..., :1], 3, axis=2) if channels < 3 else samples[..., :3]
-    assert np.array_equal(decode16(path), wanted)
+    assert np.array_equal(deep(path), wanted)
     assert np.array_equal(decode(path), rounded(wanted))
 
 
@@ -104,7 +108,7 @@ def test_the_profile_of_a_sixteen_bit_file_is_used_before_rounding(tmp_path):
     step = np.arange(20000, 20000 + 12 * 16, dtype=np.uint16).reshape(12, 16, 1).repeat(3, axis=2)
     path = tmp_path / "deep.png"
     path.write_bytes(png16(step, iccp_chunk(ROMM)))
-    assert len(np.unique(decode16(path)[..., 1])) > 150, "192 codes are less than one 8-bit code apart"
+    assert len(np.unique(deep(path)[..., 1])) > 150, "192 codes are less than one 8-bit code apart"
     as_tiff = tiff(step, tags={34675: (1, list(ROMM))})
     assert np.array_equal(decode_bytes(as_tiff, "x"), decode(path))
 
@@ -119,7 +123,7 @@ def test_an_srgb_profile_changes_nothing_and_a_gray_image_may_have_an_rgb_one():
 
 
 def test_an_eight_bit_file_is_scaled_up_for_sixteen_bits(tmp_path):
-    assert np.array_equal(decode16(save(noise(1), tmp_path / "a.png")), noise(1).astype(np.uint16) * 257)
+    assert np.array_equal(deep(save(noise(1), tmp_path / "a.png")), noise(1).astype(np.uint16) * 257)
 
 
 def test_an_assumed_profile_is_for_untagged_files_only():

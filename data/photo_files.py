@@ -1,0 +1,78 @@
+"""A photo file -> its upright sRGB pixels with all their bits, and what should stay of its EXIF. Needs no torch."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from data.deep_images import is_deep
+from data.errors import DataError
+from data.images import DECODE_ERRORS, FORMATS, decode_bytes, read_file
+from data.raw import INSTALL, develop, has_rawpy
+
+RAW_ENDINGS = (".dng",)
+ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", *RAW_ENDINGS)
+RAW = "DNG"
+# Of the first directory only what describes the photo; sizes, offsets and compression belong to the old file.
+DESCRIBING = (
+    270,
+    271,
+    272,
+    305,
+    306,
+    315,
+    316,
+    33432,
+)  # description, make, model, software, date, artist, host, copyright
+COLOR_SPACE, PIXEL_WIDTH, PIXEL_HEIGHT, SRGB = 40961, 40962, 40963, 1
+
+
+@dataclass(frozen=True)
+class Photo:
+    """pixels: (H, W, 3) uint8, or uint16 when the file has more than 8 bits, upright sRGB. kind: JPEG, PNG, TIFF, ..., DNG."""
+
+    pixels: np.ndarray
+    kind: str
+    exif: Image.Exif
+
+
+def read_photo(path: Path) -> Photo:
+    """Read a photo at native size. Raises DataError naming the file when it is no whole photo, or a DNG without rawpy."""
+    content = read_file(path)
+    if path.suffix.lower() in RAW_ENDINGS:
+        if not has_rawpy():
+            raise DataError(f"{path}: {INSTALL}")
+        pixels, _ = develop(content, path, long_side=max(Image.MAX_IMAGE_PIXELS, 1))
+        return Photo(pixels, RAW, Image.Exif())
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            kind, deep, exif = image.format, is_deep(image), _kept(image.getexif())
+    except DECODE_ERRORS:
+        kind, deep, exif = "", False, Image.Exif()  # decode_bytes has the better message
+    return Photo(decode_bytes(content, path, dtype=np.uint16 if deep else np.uint8), kind, exif)
+
+
+def _kept(exif: Image.Exif) -> Image.Exif:
+    """What stays true of the restored photo: not the orientation, which is applied, nor the thumbnail or the old file's layout."""
+    kept = Image.Exif()
+    for tag in DESCRIBING:
+        if tag in exif:
+            kept[tag] = exif[tag]
+    for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+        entries = dict(exif.get_ifd(directory))
+        if entries:
+            kept.get_ifd(directory).update(entries)
+            kept[directory] = kept.get_ifd(directory)
+    return kept
+
+
+def with_size(exif: Image.Exif, width: int, height: int) -> Image.Exif:
+    """EXIF that says sRGB and the size of the photo as it is written; an empty one stays empty."""
+    entries = exif.get_ifd(ExifTags.IFD.Exif)
+    if entries:
+        entries.update({COLOR_SPACE: SRGB, PIXEL_WIDTH: width, PIXEL_HEIGHT: height})
+    return exif
