@@ -112,6 +112,19 @@ def test_a_block_alone(block, rows):
     assert error(changed, expected) < 1e-6
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+def test_a_flat_image_keeps_the_published_spike(rows):
+    # Its bins are exactly 0 but for the first, and a bin of 0 has the phase 0: see tests/test_spectral.py.
+    torch.manual_seed(0)
+    block, x = EBlock(4), torch.arange(4.0).view(1, 4, 1, 1).expand(1, 4, 16, 12).clone()
+    with torch.inference_mode():
+        block.gamma.fill_(0.5)
+        expected = block(x)
+        apply_in_strips(block, x, torch.empty(scratch_numbers(4, 16, 12)), rows)
+    assert expected.std(dim=(2, 3)).max() > 0.01
+    assert error(x, expected) < 1e-6
+
+
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of all tensor memory that operations make while it is active; `peak` is the most at once."""
 
