@@ -32,7 +32,7 @@ from darkir.engine.members import fold_checkpoints, named_checkpoints, read_memb
 from darkir.engine.report import write_test_report
 from darkir.engine.results import build_results, describe_settings, per_image_rows, result_table, write_results
 from darkir.engine.runlog import RunLog
-from darkir.engine.runtime import choose_device, choose_precision, describe_device
+from darkir.engine.runtime import choose_device, choose_precision, describe_device, keep_freed_memory
 from darkir.engine.visuals import Pictures
 from darkir.options import add_options, from_args, make_parser
 from data.dataset import EvaluationPairs
@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     args, config, compared_with = parse_args(argv)
     log = RunLog()
     device = choose_device(args.device)
+    keep_freed_memory(device)
     precision = choose_precision(device, config.mixed_precision, "auto")
     paths = fold_checkpoints(args.cv_dir, args.n_folds) if args.cv_dir else named_checkpoints(args.checkpoint)
     members = read_members(paths, log)

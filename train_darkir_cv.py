@@ -29,6 +29,7 @@ from darkir.engine.fold import train_fold
 from darkir.engine.plans import cross_validation_plans, single_plan
 from darkir.engine.run_config import Options
 from darkir.engine.runlog import RunLog
+from darkir.engine.runtime import keep_freed_memory
 from darkir.engine.summary import update_summary
 from darkir.engine.train_options import parse_args
 
@@ -37,6 +38,7 @@ from darkir.engine.train_options import parse_args
 def main(argv: list[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     args, options = parse_args(argv, __doc__)
+    keep_freed_memory(options.device)
     world = read_world()
     options = dataclasses.replace(options, device=join(world, options.device, options.train.batch_size))
     try:

@@ -23,8 +23,7 @@ def make_optimizer(network: Network, lr: float, weight_decay: float, layer_decay
         scale, decay = rate_scale(name, network.config, layer_decay), 0.0 if plain else weight_decay
         group = groups.setdefault((scale, decay), {"params": [], "weight_decay": decay, "scale": scale})
         group["params"].append(parameter)
-    on_cuda = next(network.parameters()).is_cuda
-    return torch.optim.AdamW(list(groups.values()), lr=lr, fused=on_cuda)
+    return torch.optim.AdamW(list(groups.values()), lr=lr, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import platform
 import sys
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ import torch
 import torchvision
 
 from darkir.engine.errors import RunRefused
+
+# Of glibc's malloc.h, and mallopt(3): the largest block that is kept, and how much may lie free before it is given back.
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+KEPT_BLOCK, OLD_GLIBC_BLOCK = 2**30, 2**25  # the second is the most that older versions take
+NEVER = -1
 
 
 def choose_device(name: str) -> torch.device:
@@ -30,6 +36,20 @@ def choose_device(name: str) -> torch.device:
         if (device.index or 0) >= count:
             raise RunRefused(f"--device {name}: this machine has {count} CUDA devices; use --device auto or cpu")
     return device
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """On the CPU: what tensors free stays with this process, for the tensors to come. glibc only, nothing on CUDA.
+
+    By default glibc gives large blocks back at once, and the system clears every page of the next ones again: on photos of
+    512 x 512 more than a third of the time of an inference.
+    """
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    if not mallopt(M_MMAP_THRESHOLD, KEPT_BLOCK):
+        mallopt(M_MMAP_THRESHOLD, OLD_GLIBC_BLOCK)
+    mallopt(M_TRIM_THRESHOLD, NEVER)
 
 
 @dataclass(frozen=True)
