@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from darkir.errors import ModelError
 from darkir.network import DarkIR, Stage
 from darkir.strip_blocks import apply_in_strips, convolve_rows, rows_of, scratch_numbers, spans
 
 # Bytes of a strip's widest features (2C channels), of which some eight are alive at once. On the CPU, where it is for each
 # thread, strips that stay near the caches are fastest; on CUDA a strip should be worth its kernel launches.
-STRIP_BYTES = {"cpu": 4 * 2**20, "cuda": 128 * 2**20}
+CPU_STRIP_BYTES, GPU_STRIP_BYTES = 4 * 2**20, 128 * 2**20
 LEAST_ROWS = 8  # with fewer, what two strips share outweighs what is new
 
 
@@ -29,8 +30,12 @@ def restore_in_strips(network: DarkIR, x: torch.Tensor, rows: int | None = None)
 
     Equal to `network(x)` up to rounding. `rows` is the strip height at every level (1 or more), by default `strip_rows`.
     Features are kept in float32 (float64 for a float64 network); under autocast the convolutions run in its number format.
+    Raises ModelError for a strip height below 1.
     """
-    rows = rows or strip_rows(network, x)
+    if rows is None:
+        rows = strip_rows(network, x)
+    if rows < 1:
+        raise ModelError(f"a strip needs at least 1 row, not {rows}")
     restored = torch.empty_like(x)
     for photo, place in zip(x.split(1), restored.split(1), strict=True):
         _restore_photo(network, photo, place, rows)
@@ -38,10 +43,10 @@ def restore_in_strips(network: DarkIR, x: torch.Tensor, rows: int | None = None)
 
 
 def strip_rows(network: DarkIR, x: torch.Tensor) -> int:
-    """The strip height for which the widest features of one strip take STRIP_BYTES, the same at every level."""
-    shares = torch.get_num_threads() if x.device.type == "cpu" else 1
+    """The strip height for which the widest features of one strip take ..._STRIP_BYTES, the same at every level."""
+    share = torch.get_num_threads() * CPU_STRIP_BYTES if x.device.type == "cpu" else GPU_STRIP_BYTES
     bytes_a_row = 2 * network.config.width * x.shape[-1] * x.element_size()
-    return max(LEAST_ROWS, shares * STRIP_BYTES[x.device.type] // bytes_a_row)
+    return max(LEAST_ROWS, share // bytes_a_row)
 
 
 def _restore_photo(network: DarkIR, x: torch.Tensor, restored: torch.Tensor, rows: int) -> None:

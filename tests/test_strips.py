@@ -8,8 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from darkir import DarkIR, NetworkConfig
 from darkir.blocks import DBlock, EBlock
+from darkir.errors import ModelError
 from darkir.strip_blocks import apply_in_strips, scratch_numbers
-from darkir.strips import LEAST_ROWS, STRIP_BYTES, restore_in_strips, strip_rows
+from darkir.strips import CPU_STRIP_BYTES, LEAST_ROWS, restore_in_strips, strip_rows
 from tests.test_network import active
 
 CONFIGS = {
@@ -177,10 +178,16 @@ def test_memory_is_two_residual_streams_whatever_the_height(height):
     assert peak_bytes(lambda: one_pass(network, x)) > 10 * stream
 
 
+@pytest.mark.parametrize("rows", [0, -8])
+def test_impossible_strip_heights_are_refused(rows):
+    with pytest.raises(ModelError, match=str(rows)):
+        restore_in_strips(make(CONFIGS["default"]), torch.rand(1, 3, 8, 8), rows)
+
+
 def test_strip_height_follows_from_bytes():
     network = make(CONFIGS["default"])
     for width in (100, 400):
         rows = strip_rows(network, torch.empty(1, 3, 8, width))
-        share = STRIP_BYTES["cpu"] * torch.get_num_threads()
+        share = CPU_STRIP_BYTES * torch.get_num_threads()
         assert rows * 2 * 4 * width * 4 <= share < (rows + 1) * 2 * 4 * width * 4
     assert strip_rows(DarkIR(NetworkConfig()), torch.empty(1, 3, 8, 200_000)) == LEAST_ROWS
