@@ -4,8 +4,8 @@
     restored = restore_in_strips(load_network("checkpoint_best.pt"), photo)
 
 Nothing is approximated: neighbouring rows come from the strips beside, the channel attention's mean and the spectrum are
-those of the whole frame. (Independent tiles would change both.) At any moment two tensors of the size of the residual
-stream exist, besides the skips, and temporary features for one strip; the one-pass form holds about ten.
+those of the whole frame. (Independent tiles would change both.) What exists at once comes to two residual streams of full
+size (width x pixels), the skips included, and temporary features for one strip; one pass holds about twelve.
 """
 
 from __future__ import annotations
