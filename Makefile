@@ -6,7 +6,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO ?= demo
 
-.PHONY: demo test soak fuzz lint bench ablation test-slurm install-slurm clean
+.PHONY: demo test soak fuzz lint bench bench-gpu ablation test-slurm install-slurm clean
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed (PYTHON=...)")'
@@ -45,6 +45,10 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	$(PY) -m bench.bench_fivek
+
+# Times, memory and errors on a CUDA device, as Markdown for bench/RESULTS.md; exit 2 without one.
+bench-gpu: $(VENV)/.installed
+	$(PY) -m bench.bench_gpu
 
 # Freezing, layer decay, gradual unfreezing and mixing on pairs of your own: make ablation PAIRS=folder
 PAIRS ?= data/sample
