@@ -1,10 +1,10 @@
-"""What create_data_splits.py --audit finds: faults planted in real pairs, false alarms on the pairs as they are, and its speed.
+"""What create_data_splits.py --audit finds of faults planted in real pairs, its false alarms, and its speed.
 
   python -m bench.audit_detection --input_jsonl pairs.jsonl   # a `group` a scene gives other scenes and other views
   python -m bench.audit_detection --speed 8                   # 8 synthetic pairs of 12 megapixels
 
-Each fault is planted in 5 % of the pairs at a time, in files of their own; the others stay as they are. A fault counts as
-found when the pair is listed for the reason that fits. Everything lies in a temporary folder.
+Each fault is planted in 5 % of the pairs at a time, in files of their own; the others stay as they are. A fault
+counts as found when the pair is listed for the reason that fits. Everything lies in a temporary folder.
 """
 
 from __future__ import annotations
@@ -168,9 +168,8 @@ def speed(count: int) -> None:
         end = time.perf_counter()
     megabytes = (len(src.getvalue()) + len(tar.getvalue())) / 2e6
     print(f"{count} pairs of 12 megapixels, {megabytes:.1f} MB a file, one thread:")
-    print(
-        f"reading {1000 * (middle - start) / count:.0f} ms a pair, reading and measuring {1000 * (end - middle) / count:.0f}"
-    )
+    reading, both = (1000 * seconds / count for seconds in (middle - start, end - middle))
+    print(f"reading {reading:.0f} ms a pair, reading and measuring {both:.0f}")
     print(
         "displacement measured, in pixels, planted 0 and 3 in turn: "
         + ", ".join(f"{m.alignment.rms:.2f}" for m in measures)

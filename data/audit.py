@@ -1,4 +1,4 @@
-"""Pairs -> what looks wrong with them: every pair measured on small versions, in threads, then judged beside the others."""
+"""Pairs -> what looks wrong with them: each is measured on small versions, in threads, then judged beside the rest."""
 
 from __future__ import annotations
 

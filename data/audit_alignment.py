@@ -1,4 +1,4 @@
-"""Two luma images of one size -> how the content of the second lies away from that of the first: shift, rotation, scale.
+"""Two luma images of one size -> shift, rotation and scale from the content of the first to that of the second.
 
 Blocks are matched by phase correlation, which a change of exposure or colour leaves alone (Kuglin and Hines, "The phase
 correlation image alignment method", 1975), with a Gaussian weight on low frequencies, so that the peak is a Gaussian

@@ -36,8 +36,9 @@ class Side:
 
 @dataclass(frozen=True)
 class Measures:
-    """alignment: of tar on src, in native pixels of src; None when they cannot be aligned. pixel: native pixels that one
-    measured pixel stands for.
+    """alignment: of tar on src, in native pixels of src; None when they cannot be aligned.
+
+    pixel: native pixels that one measured pixel stands for.
 
     structure: similarity of the local structure, -1 to 1, after alignment; None when one image is flat.
     turned: what was done to tar, when undoing it makes it fit src; else None.

@@ -1,4 +1,4 @@
-"""Measures of all pairs -> which pairs look wrong, why in words, and in which order: most harmful kind first, then worst.
+"""Measures of all pairs -> which pairs look wrong and why, in words; the most harmful kind first, the worst of it first.
 
 Thresholds were set on 240 pairs of 12 scenes and 5 of real estate, with faults planted: bench/audit_detection.py.
 """
@@ -80,7 +80,7 @@ def rank(
 
 
 def same_scene(m: Measures) -> bool:
-    """Whether both photos show the same: enough blocks move together, or the structure fits; also when none can tell."""
+    """Whether enough blocks move together or the structure fits; also when neither can tell."""
     together = m.alignment is not None and m.alignment.agreeing >= AGREEING and m.alignment.blocks >= ENOUGH_BLOCKS
     return together or m.structure is None or m.structure >= SAME_SCENE
 

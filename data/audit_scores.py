@@ -1,7 +1,8 @@
 """oof_predictions.csv of a cross-validation -> the photos on which the model gained far less than on their like.
 
 A photo that starts near its target can gain less than one that starts far away: gains are compared with a robust line
-over the untouched photo's PSNR (Theil 1950, Sen 1968). Outlier: modified z-score below -3.5 (Iglewicz and Hoaglin 1993).
+over the untouched photo's PSNR (Theil 1950, Sen 1968). An outlier has a modified z-score below -3.5 (Iglewicz and
+Hoaglin, "How to detect and handle outliers", 1993).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LEAST_DEVIATION_DB = 0.1
 
 @dataclass(frozen=True)
 class Score:
-    """gain: PSNR over the untouched photo, dB. expected: what its like gain, dB. z: robust standard deviations apart."""
+    """gain: PSNR over the untouched photo, dB. expected: what its like gain, dB. z: robust deviations between."""
 
     gain: float
     expected: float

@@ -1,4 +1,4 @@
-"""Image file -> the small version and the header facts that the audit measures. A JPEG is decoded at a fraction of its size."""
+"""Image file -> the small version and the facts of its header that the audit measures. JPEGs are decoded small."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ TURNS = {
 
 
 def local_structure(luma: np.ndarray) -> np.ndarray:
-    """(H, W) float32 luma in [0, 1] less its local mean, over its local deviation: the same under another tone curve."""
+    """(H, W) float32 luma in [0, 1] less its local mean, over its local deviation: alike under any tone curve."""
     fine = luma - _blurred(luma)
     return fine / (np.sqrt(np.maximum(_blurred(fine * fine), 0)) + NOISE)
 
