@@ -41,7 +41,7 @@ def local_pooling(height: int, window: int) -> Operations:
         gated, _ = PLAIN.gated_branches(x, weights, biases, dilations)
         side = max(1, round(window * x.shape[-2] / height))
         size = [min(side, length) for length in gated.shape[-2:]]
-        means = F.avg_pool2d(gated, size, stride=1)
+        means = F.avg_pool2d(F.avg_pool2d(gated, (size[0], 1), stride=1), (1, size[1]), stride=1)
         down, across = (whole - part for whole, part in zip(gated.shape[-2:], means.shape[-2:], strict=True))
         margins = (across // 2, across - across // 2, down // 2, down - down // 2)
         return gated, F.pad(means, margins, mode="replicate")
