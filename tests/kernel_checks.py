@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from bench import reference_darkir
 from darkir import DarkIR, NetworkConfig
-from darkir.kernels import TRITON, gate, gated_branches, layer_norm, polar, residual, scaling, tiles
+from darkir.kernels import TRITON, gate, gated_branches, layer_norm, residual, scaling, tiles, transforms
 from darkir.operations import Operations
 from tests.test_network import active, dead_channel
 
@@ -190,7 +190,7 @@ def test_operators_are_sound_under_torch_compile():
     x = torch.rand(1, 4, 3, 5, device=DEVICE).contiguous(memory_format=torch.channels_last).requires_grad_()
     weight, bias = torch.rand(4, 1, 3, 3, device=DEVICE), torch.rand(4, device=DEVICE)
     scale = torch.rand(1, 4, 1, 1, device=DEVICE, requires_grad=True)
-    magnitude, phasor = (tensor.detach().requires_grad_() for tensor in polar.spectrum(x))
+    magnitude, phasor = (tensor.detach().requires_grad_() for tensor in transforms.spectrum(x))
     for operator, arguments in [
         (layer_norm.layer_norm, (x, bias, scale.detach().flatten(), 1e-6, torch.float32)),
         (gated_branches.gated_branches, (x, weight.requires_grad_(), bias.requires_grad_(), [2])),
@@ -198,8 +198,8 @@ def test_operators_are_sound_under_torch_compile():
         (scaling.scale_channels, (x, scale)),
         (residual.add, (x, scale, x.detach().contiguous().requires_grad_(), False)),
         (residual.add, (x, scale, x.detach().contiguous().requires_grad_(), True)),
-        (polar.spectrum, (x,)),
-        (polar.synthesis, (magnitude, phasor, 5)),
+        (transforms.spectrum, (x,)),
+        (transforms.synthesis, (magnitude, phasor, 5)),
     ]:
         torch.library.opcheck(operator, arguments)
 

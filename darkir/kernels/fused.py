@@ -17,9 +17,9 @@ import torch
 from darkir.kernels import gated_branches as branches
 from darkir.kernels import layer_norm as norm
 from darkir.kernels.gate import gate
-from darkir.kernels.polar import spectrum, synthesis
 from darkir.kernels.residual import add_modulated, add_scaled
 from darkir.kernels.scaling import scale_channels
+from darkir.kernels.transforms import spectrum, synthesis
 from darkir.operations import Operations
 
 
