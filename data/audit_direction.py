@@ -16,6 +16,7 @@ LEAST_EVIDENCE = 4.0  # log likelihood ratio
 LEAST_AGREEING = 2 / 3  # of the pairs
 ROUNDS = 3
 RIDGE = 1e-4
+UNLIKE = "from source to target these photos change in no common direction"
 
 
 @dataclass(frozen=True)
@@ -33,24 +34,24 @@ class Direction:
 
 def find_direction(changes: np.ndarray) -> Direction:
     """`changes`: (N, C) float, one row a pair. No verdict when more than a third go the other way."""
-    count = len(changes)
-    usual = np.median(changes, axis=0) if count else np.zeros(changes.shape[1])
-    nothing = np.zeros(count)
-    if count < FEWEST_PAIRS:
-        note = f"swapped pairs were not looked for: that needs {FEWEST_PAIRS} pairs, to know what is usual"
-        return Direction(usual, nothing, nothing > 1, note)
-    agreeing = np.ones(count, bool)
+    if len(changes) < FEWEST_PAIRS:
+        return _no_verdict(changes, f"that needs {FEWEST_PAIRS} pairs, to know what is usual")
+    agreeing = np.ones(len(changes), bool)
     for _ in range(ROUNDS):
         usual = np.median(changes[agreeing], axis=0)
         spread = np.cov((changes[agreeing] - usual).T) + RIDGE * np.eye(len(usual))
         weights = np.linalg.solve(spread, usual)
-        scores = changes @ weights / (usual @ weights)
+        distance = max(float(usual @ weights), 1e-12)  # 0 where sources equal targets
+        scores = changes @ weights / distance
         agreeing = scores > 0
         if agreeing.mean() < LEAST_AGREEING:
-            break
-    distance = float(usual @ weights)
-    if distance < LEAST_DISTANCE**2 or agreeing.mean() < LEAST_AGREEING:
-        note = "swapped pairs were not looked for: from source to target these photos change in no common direction"
-        return Direction(usual, nothing, nothing > 1, note)
+            return _no_verdict(changes, UNLIKE)
+    if distance < LEAST_DISTANCE**2:
+        return _no_verdict(changes, UNLIKE)
     swapped = (scores < SWAPPED_SCORE) & (-2 * distance * scores > LEAST_EVIDENCE)
     return Direction(usual, scores, swapped, None)
+
+
+def _no_verdict(changes: np.ndarray, why: str) -> Direction:
+    nothing = np.zeros(len(changes))
+    return Direction(np.zeros(changes.shape[1]), nothing, nothing > 0, f"swapped pairs were not looked for: {why}")

@@ -1,4 +1,4 @@
-"""Measures of all pairs -> which pairs look wrong and why, in words; the most harmful kind first, the worst of it first.
+"""Measures of all pairs -> which pairs look wrong and why, in words; the most harmful kind first, then the worst.
 
 Thresholds were set on 240 pairs of 12 scenes and 5 of real estate, with faults planted: bench/audit_detection.py.
 """

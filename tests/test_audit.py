@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from data.audit_alignment import align
+from data.audit_direction import find_direction
 from data.audit_measures import LUMA, Measures, compare
 from data.audit_rank import KINDS, rank
 from data.audit_scores import judge
@@ -163,6 +164,14 @@ def test_no_verdict_on_sides_without_a_usual_direction(ordinary):
     ]
     findings, notes = rank(rows(), mixed)
     assert findings == [] and "no common direction" in notes[0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_weak_direction_is_none():
+    weak = np.random.default_rng(0).normal(0.8, 1, (40, 1)) * np.ones(3)
+    for changes in (weak, np.zeros((40, 3))):
+        direction = find_direction(changes)
+        assert "no common direction" in direction.note and not direction.swapped.any()
 
 
 def test_white_that_hides_what_the_other_side_shows_is_found(ordinary):
