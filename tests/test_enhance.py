@@ -68,8 +68,9 @@ def run(checkpoint, photos, output, *flags):
     return enhance_photos.main(argv_of(checkpoint, photos, output, *flags))
 
 
-def test_photos_of_a_tree_are_brightened_under_their_own_names_and_kinds(checkpoint, photos, tmp_path, capsys):
-    assert run(checkpoint, photos, tmp_path / "out") == 0
+@pytest.mark.parametrize("scale", ["native", "training"])
+def test_photos_of_a_tree_are_brightened_under_their_own_names_and_kinds(checkpoint, photos, tmp_path, capsys, scale):
+    assert run(checkpoint, photos, tmp_path / "out", "--scale", scale) == 0
     out = tmp_path / "out"
     results = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert results == {
@@ -80,7 +81,7 @@ def test_photos_of_a_tree_are_brightened_under_their_own_names_and_kinds(checkpo
         old, new = decode(photos / before).astype(float), decode(out / after).astype(float)
         assert np.abs(np.clip(old + 255 * ADDED, 0, 255) - new).mean() < 2, before
     log = capsys.readouterr().out
-    assert "3 photos (1 other files left alone), 1 models" in log and "--scale training" in log
+    assert "3 photos (1 other files left alone), 1 models" in log and f"--scale {scale}" in log
     page = (out / "contact_sheet.html").read_text(encoding="utf-8")
     assert page.count("<img") == 3 and 'src="sheet/deep/b.jpg"' in page
 
@@ -108,13 +109,13 @@ def test_orientation_is_applied_once(checkpoint, tmp_path, orientation):
 
 
 def test_sixteen_bits_stay_sixteen_bits(checkpoint, photos, tmp_path):
-    assert run(checkpoint, photos, tmp_path / "out", "--scale", "native") == 0
+    assert run(checkpoint, photos, tmp_path / "out") == 0
     result = decode_bytes((tmp_path / "out/deep/er/c.tif").read_bytes(), "c", dtype=np.uint16)
     assert np.abs(result.astype(int) - (ramp() + round(ADDED * 65535))).max() <= 2
-    assert run(checkpoint, photos / "deep/er", tmp_path / "eight", "--scale", "native", "--format", "jpeg") == 0
+    assert run(checkpoint, photos / "deep/er", tmp_path / "eight", "--format", "jpeg") == 0
     with Image.open(tmp_path / "eight/c.jpg") as small:
         assert small.mode == "RGB" and small.size == (44, 30)
-    assert run(checkpoint, photos / "deep/er", tmp_path / "png", "--scale", "native", "--format", "png") == 0
+    assert run(checkpoint, photos / "deep/er", tmp_path / "png", "--format", "png") == 0
     again = decode_bytes((tmp_path / "png/c.png").read_bytes(), "c", dtype=np.uint16)
     assert np.array_equal(again, result)
 
@@ -123,7 +124,7 @@ def test_colours_of_another_profile_are_converted(checkpoint, tmp_path):
     (tmp_path / "in").mkdir()
     Image.fromarray(noise(5, 40, 30)).save(tmp_path / "in/wide.png", icc_profile=prophoto())
     Image.fromarray(noise(6, 40, 30)[..., 0]).save(tmp_path / "in/gray.png")
-    assert run(checkpoint, tmp_path / "in", tmp_path / "out", "--scale", "native") == 0
+    assert run(checkpoint, tmp_path / "in", tmp_path / "out") == 0
     assert np.abs(decode(tmp_path / "in/wide.png").astype(int) - noise(5, 40, 30)).max() > 20, "the profile matters"
     for name in ("wide.png", "gray.png"):
         wanted = np.clip(decode(tmp_path / "in" / name) + 255 * ADDED, 0, 255)
@@ -208,9 +209,9 @@ def test_models_of_different_training_sizes_are_refused(checkpoint, photos, tmp_
     content["config"]["data"]["resolution"] = 48
     save(tmp_path / "other.pt", content)
     flags = ["--checkpoint", checkpoint, tmp_path / "other.pt"]
-    assert run(checkpoint, photos, tmp_path / "out", *flags) == 2
+    assert run(checkpoint, photos, tmp_path / "out", *flags, "--scale", "training") == 2
     assert "different resolutions" in capsys.readouterr().err
-    assert run(checkpoint, photos, tmp_path / "out", *flags, "--scale", "native") == 0
+    assert run(checkpoint, photos, tmp_path / "out", *flags) == 0
     record = json.loads((tmp_path / "out/enhanced.json").read_text(encoding="utf-8"))
     assert len(record["models"]) == 2
     shutil.rmtree(tmp_path / "out")
