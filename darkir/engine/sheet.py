@@ -59,12 +59,14 @@ def _montage(paths: list[Path], names: list[str]) -> bytes:
     for path in paths:
         with Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG",)) as picture:
             cells.append(picture.convert("RGB").resize((CELL, max(1, round(CELL * picture.height / picture.width)))))
-    row_height = max(cell.height for cell in cells) + LABEL + GAP
-    rows = -(-len(cells) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * (CELL + GAP) + GAP, rows * row_height + GAP), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, (cell, name) in enumerate(zip(cells, names, strict=True)):
-        left, top = GAP + index % COLUMNS * (CELL + GAP), GAP + index // COLUMNS * row_height
-        sheet.paste(cell, (left, top))
-        draw.text((left, top + cell.height + 2), name.encode("ascii", "replace").decode(), fill="black")
+    rows = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
+    heights = [max(cell.height for cell in row) + LABEL + GAP for row in rows]
+    sheet = Image.new("RGB", (COLUMNS * (CELL + GAP) + GAP, sum(heights) + GAP), "white")
+    draw, labels, top = ImageDraw.Draw(sheet), iter(names), GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(row):
+            left = GAP + column * (CELL + GAP)
+            sheet.paste(cell, (left, top))
+            draw.text((left, top + cell.height + 2), next(labels).encode("ascii", "replace").decode(), fill="black")
+        top += height
     return jpeg(sheet, QUALITY)
