@@ -1,0 +1,187 @@
+"""DarkIR-m against the literal form of the published network, on the CPU: time, memory and error of each variant.
+
+  python -m bench.bench_network [--compile] [--rounds 9]
+
+Two workloads: inference of one 256 x 256 photo, and a full training step (forward, L1, backward, AdamW) on two 128 x 128
+crops. All variants have the same weights and see the same photos of data/sample, four sets in rotation; they are called in
+turn in one process. The reference is timed twice: by how much its two rows differ says how exact the table is. Errors are
+distances to the reference in float64, for the output and for the worst parameter's gradient. The last tables repeat the
+others with memory kept, as the scripts have it: `times the reference` is still against the reference without that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+
+from bench.measure import Cost, machine, peak_memory, relative_error, table, time_in_turn
+from bench.reference_darkir import ReferenceDarkIR
+from darkir import DarkIR, NetworkConfig
+from darkir.engine.runtime import keep_freed_memory
+from data.images import decode
+from data.manifest import read_pairs
+
+SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
+SETS = 4
+HEADER = ("variant", "wall ms", "IQR", "CPU ms", "times the reference", "peak MB", "error")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network and the memory format that it and its inputs have."""
+
+    name: str
+    network: nn.Module
+    memory_format: torch.memory_format = torch.contiguous_format
+
+    def restore(self, x: torch.Tensor) -> torch.Tensor:
+        output = self.network(x.contiguous(memory_format=self.memory_format))
+        return output[0] if isinstance(output, tuple) else output
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is timed: `side` x `side` photos, `batch` at a time, restored or learned from."""
+
+    name: str
+    side: int
+    batch: int
+    training: bool
+
+
+def photo_sets(side: int, batch: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """SETS pairs of source and target, (batch, 3, side, side) float32 in [0, 1], each of other photos of the sample."""
+    pairs, total = read_pairs(SAMPLE / "pairs.jsonl"), SETS * batch
+    chosen = [pairs[number * len(pairs) // total] for number in range(total)]
+    parts = [chosen[start : start + batch] for start in range(0, total, batch)]
+    return [
+        (_photos([pair.src_path for pair in part], side), _photos([pair.tar_path for pair in part], side))
+        for part in parts
+    ]
+
+
+def _photos(paths: list[Path], side: int) -> torch.Tensor:
+    images = [Image.fromarray(decode(path)).resize((side, side), Image.Resampling.BICUBIC) for path in paths]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def make_variants(width: int, compiled: bool) -> list[Variant]:
+    """The reference, ours in both memory formats and, if asked for, compiled; then the reference again."""
+    torch.manual_seed(0)
+    reference = ReferenceDarkIR(width)
+    for name, parameter in reference.named_parameters():
+        if name.endswith(("beta", "gamma")):  # at their initial 0 every block is the identity
+            nn.init.normal_(parameter, std=0.1)
+    ours = DarkIR(NetworkConfig(width=width))
+    ours.load_state_dict(reference.state_dict())
+    last = copy.deepcopy(ours).to(memory_format=torch.channels_last)
+    variants = [
+        Variant("reference", reference),
+        Variant("ours", ours),
+        Variant("ours, channels_last", last, torch.channels_last),
+    ]
+    if compiled:
+        network = torch.compile(copy.deepcopy(last), fullgraph=True)
+        variants.append(Variant("ours, channels_last, --compile", network, torch.channels_last))
+    return [*variants, Variant("reference, again", copy.deepcopy(reference))]
+
+
+def make_call(variant: Variant, workload: Workload) -> Callable[[int], None]:
+    """One inference or one training step on a set of photos, given by number."""
+    sets = photo_sets(workload.side, workload.batch)
+    # Ours as darkir/engine/optimizer.py has it, the reference with torch's defaults.
+    fused = not isinstance(variant.network, ReferenceDarkIR)
+    optimizer = torch.optim.AdamW(variant.network.parameters(), lr=1e-6, fused=fused)
+
+    def infer(number: int) -> None:
+        with torch.inference_mode():
+            variant.restore(sets[number % SETS][0])
+
+    def learn(number: int) -> None:
+        src, tar = sets[number % SETS]
+        optimizer.zero_grad(set_to_none=True)
+        F.l1_loss(variant.restore(src), tar).backward()
+        optimizer.step()
+
+    return learn if workload.training else infer
+
+
+def error_of(variant: Variant, exact: Variant, workload: Workload) -> str:
+    """Relative error of the output on the first set and, in training, of the parameter gradient that is furthest off."""
+    src, tar = photo_sets(workload.side, workload.batch)[0]
+    output, gradients = _values(variant, src, tar, workload.training)
+    exact_output, exact_gradients = _values(exact, src.double(), tar.double(), workload.training)
+    error = f"output {relative_error(output, exact_output):.1e}"
+    if workload.training:
+        worst = max(relative_error(gradients[name], gradient) for name, gradient in exact_gradients.items())
+        error += f", gradient {worst:.1e}"
+    return error
+
+
+def _values(
+    variant: Variant, src: torch.Tensor, tar: torch.Tensor, training: bool
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    variant.network.zero_grad(set_to_none=True)
+    with torch.set_grad_enabled(training):
+        output = variant.restore(src)
+    if training:
+        F.l1_loss(output, tar).backward()
+    parameters = variant.network.named_parameters()
+    gradients = {name.removeprefix("_orig_mod."): p.grad.clone() for name, p in parameters if p.grad is not None}
+    return output.detach(), gradients
+
+
+def compare(workload: Workload, variants: list[Variant], rounds: int, base: float | None = None) -> tuple[str, float]:
+    """The table of one workload at the present number of threads, and the reference's median seconds.
+
+    base: seconds that `times the reference` refers to, when not those of the table's own reference.
+    """
+    exact = Variant("float64", copy.deepcopy(variants[0].network).double())
+    errors = {variant.name: error_of(variant, exact, workload) for variant in variants}  # before the weights change
+    calls = {variant.name: make_call(variant, workload) for variant in variants}
+    costs = time_in_turn(calls, rounds)
+    memory = {name: peak_memory(lambda call=call: call(0)) for name, call in calls.items()}
+    base = base or costs["reference"].median
+    rows = [_row(name, costs[name], base, memory[name], errors[name]) for name in calls]
+    return table(HEADER, rows), costs["reference"].median
+
+
+def _row(name: str, cost: Cost, base: float, memory: int, error: str) -> list[str]:
+    times = [f"{1000 * seconds:.0f}" for seconds in (cost.median, cost.spread, cost.median_cpu)]
+    return [name, *times, f"{base / cost.median:.2f}", f"{memory / 1e6:.0f}", error]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compile", action="store_true", help="also measure the compiled network; takes minutes more")
+    parser.add_argument("--rounds", type=int, default=9, help="timed calls a variant")
+    parser.add_argument("--width", type=int, default=32, help="32: DarkIR-m, 64: DarkIR-l")
+    parser.add_argument("--side", type=int, default=256, help="side of the photo to restore; training crops have half")
+    args = parser.parse_args(argv)
+    print(machine())
+    workloads = (Workload("Inference", args.side, 1, False), Workload("Training step", args.side // 2, 2, True))
+    cpus, base = len(os.sched_getaffinity(0)), {}
+    for threads, kept in [(threads, False) for threads in sorted({1, cpus})] + [(cpus, True)]:
+        torch.set_num_threads(threads)
+        if kept:
+            keep_freed_memory(torch.device("cpu"))
+        for workload in workloads:
+            variants = make_variants(args.width, args.compile and not kept)
+            text, seconds = compare(workload, variants, args.rounds, base.get((workload, threads)))
+            base[workload, threads] = seconds
+            title = f"{workload.name}, {workload.side} x {workload.side}, batch {workload.batch}, threads: {threads}"
+            print(f"\n{title}{', memory kept' if kept else ''}\n\n{text}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
