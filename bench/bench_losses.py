@@ -4,8 +4,9 @@
 
 All lines are called in turn in one process, on the same photos of data/sample. A term's line is its value and its gradient with
 respect to the restored image; the network's is its output and the gradients of its weights. VGG19 has its real shape and random
-weights: time and rounding do not depend on what they are. A term computed in every k-th update costs 1/k of its line.
-Errors are distances to the same term in float64: of the value, and of the gradient (2-norm over 2-norm).
+weights: the time does not depend on what they are, the error of the gradient does. A term computed in every k-th update costs 1/k
+of its line. Shares are of CPU time, which other programs disturb less. Errors are distances to the same term in float64: of the
+value, and of the gradient (2-norm over 2-norm).
 """
 
 from __future__ import annotations
@@ -31,7 +32,16 @@ from losses.ssim import ssim_loss
 from losses.vgg_weights import CONVOLUTIONS, VGGWeights
 
 CHANNEL_FACTORS = (1, 1, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8, 8)  # of conv1_1 ... conv5_1; times 64 in VGG19
-HEADER = ("forward and backward of", "wall ms", "IQR", "of the network", "peak MB", "error of value", "of gradient")
+HEADER = (
+    "forward and backward of",
+    "wall ms",
+    "IQR",
+    "CPU ms",
+    "of the network's",
+    "peak MB",
+    "error of value",
+    "of gradient",
+)
 
 Term = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -170,8 +180,9 @@ def errors_of(variant: Variant, src: torch.Tensor, target: torch.Tensor) -> list
 
 def row(name: str, cost: Cost, network: Cost, memory: int, errors: list[float] | None) -> list[str]:
     """A line of the table; the network's own errors stand in bench_network's table."""
-    times = [f"{1000 * cost.median:.1f}", f"{1000 * cost.spread:.1f}", f"{cost.median / network.median:.1%}"]
-    return [name, *times, f"{memory / 1e6:.0f}", *([f"{error:.0e}" for error in errors] if errors else ["", ""])]
+    times = [f"{1000 * seconds:.1f}" for seconds in (cost.median, cost.spread, cost.median_cpu)]
+    share = f"{cost.median_cpu / network.median_cpu:.1%}"
+    return [name, *times, share, f"{memory / 1e6:.0f}", *([f"{error:.0e}" for error in errors] if errors else ["", ""])]
 
 
 if __name__ == "__main__":
