@@ -1,6 +1,6 @@
 """DarkIR-m against the literal form of the published network, on the CPU: time, memory and error of each variant.
 
-  python -m bench.bench_network [--compile] [--rounds 9]
+  python -m bench.bench_network [--compile] [--rounds 7]
 
 Two workloads: inference of one 256 x 256 photo, and a full training step (forward, L1, backward, AdamW) on two 128 x 128
 crops. All variants have the same weights and see the same photos of data/sample, four sets in rotation; they are called in
@@ -116,29 +116,29 @@ def make_call(variant: Variant, workload: Workload) -> Callable[[int], None]:
     return learn if workload.training else infer
 
 
-def error_of(variant: Variant, exact: Variant, workload: Workload) -> str:
-    """Relative error of the output on the first set and, in training, of the parameter gradient that is furthest off."""
-    src, tar = photo_sets(workload.side, workload.batch)[0]
-    output, gradients = _values(variant, src, tar, workload.training)
-    exact_output, exact_gradients = _values(exact, src.double(), tar.double(), workload.training)
-    error = f"output {relative_error(output, exact_output):.1e}"
-    if workload.training:
-        worst = max(relative_error(gradients[name], gradient) for name, gradient in exact_gradients.items())
-        error += f", gradient {worst:.1e}"
-    return error
+Values = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
-def _values(
-    variant: Variant, src: torch.Tensor, tar: torch.Tensor, training: bool
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def values(variant: Variant, workload: Workload, dtype: torch.dtype = torch.float32) -> Values:
+    """Output for the first set of photos and, in training, the gradient of each parameter by name."""
+    src, tar = (photos.to(dtype) for photos in photo_sets(workload.side, workload.batch)[0])
     variant.network.zero_grad(set_to_none=True)
-    with torch.set_grad_enabled(training):
+    with torch.set_grad_enabled(workload.training):
         output = variant.restore(src)
-    if training:
+    if workload.training:
         F.l1_loss(output, tar).backward()
     parameters = variant.network.named_parameters()
     gradients = {name.removeprefix("_orig_mod."): p.grad.clone() for name, p in parameters if p.grad is not None}
     return output.detach(), gradients
+
+
+def error_text(found: Values, exact: Values) -> str:
+    """Relative error of the output and, where there are gradients, of the one that is furthest off."""
+    error = f"output {relative_error(found[0], exact[0]):.1e}"
+    if exact[1]:
+        worst = max(relative_error(found[1][name], gradient) for name, gradient in exact[1].items())
+        error += f", gradient {worst:.1e}"
+    return error
 
 
 def compare(workload: Workload, variants: list[Variant], rounds: int, base: float | None = None) -> tuple[str, float]:
@@ -146,8 +146,10 @@ def compare(workload: Workload, variants: list[Variant], rounds: int, base: floa
 
     base: seconds that `times the reference` refers to, when not those of the table's own reference.
     """
-    exact = Variant("float64", copy.deepcopy(variants[0].network).double())
-    errors = {variant.name: error_of(variant, exact, workload) for variant in variants}  # before the weights change
+    exact = values(Variant("float64", copy.deepcopy(variants[0].network).double()), workload, torch.float64)
+    errors = {
+        variant.name: error_text(values(variant, workload), exact) for variant in variants
+    }  # at the first weights
     calls = {variant.name: make_call(variant, workload) for variant in variants}
     costs = time_in_turn(calls, rounds)
     memory = {name: peak_memory(lambda call=call: call(0)) for name, call in calls.items()}
@@ -164,7 +166,7 @@ def _row(name: str, cost: Cost, base: float, memory: int, error: str) -> list[st
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", action="store_true", help="also measure the compiled network; takes minutes more")
-    parser.add_argument("--rounds", type=int, default=9, help="timed calls a variant")
+    parser.add_argument("--rounds", type=int, default=7, help="timed calls a variant")
     parser.add_argument("--width", type=int, default=32, help="32: DarkIR-m, 64: DarkIR-l")
     parser.add_argument("--side", type=int, default=256, help="side of the photo to restore; training crops have half")
     args = parser.parse_args(argv)

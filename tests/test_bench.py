@@ -69,8 +69,8 @@ def test_a_wrong_network_shows_as_an_error():
     reference, ours, *_ = bench_network.make_variants(4, compiled=False)
     with torch.no_grad():
         ours.network.decoders[0].modules_list[0].beta.mul_(1.01)
-    exact = bench_network.Variant("float64", reference.network.double())
-    errors = bench_network.error_of(ours, exact, bench_network.Workload("", 32, 1, training=True))
+    workload = bench_network.Workload("", 32, 1, training=True)
+    errors = bench_network.error_text(*(bench_network.values(variant, workload) for variant in (ours, reference)))
     assert float(errors.split()[1].rstrip(",")) > 1e-5
     assert relative_error(torch.ones(3), torch.full((3,), 2.0, dtype=torch.float64)) == 0.5
 
