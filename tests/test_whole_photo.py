@@ -1,4 +1,4 @@
-"""When a photo is restored in strips: memory is short, one pass ran out of it, or the CPU is faster that way."""
+"""When a photo is restored in strips: memory is short, one pass ran out of it, or a batch on the CPU is large."""
 
 import warnings
 from pathlib import Path
@@ -10,7 +10,7 @@ from darkir import DarkIR, NetworkConfig
 from darkir.engine.evaluation import restorer
 from darkir.engine.free_memory import free_bytes, host_free_bytes
 from darkir.engine.runtime import Precision
-from darkir.engine.whole_photo import FASTER_FROM, ONE_PASS_STREAMS, WORK_AREAS, stream_bytes, strips_are_better
+from darkir.engine.whole_photo import CPU_STREAMS, CPU_STRIPS_FROM, WORK_AREAS, stream_bytes, strips_are_better
 from tests.test_network import active
 
 FLOAT32 = Precision("cpu", None)
@@ -45,17 +45,17 @@ def expected(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(("missing", "passes"), [(0, 1), (1, 0)])
 def test_strips_when_one_pass_would_not_fit(missing, passes):
     network, x = make(), torch.rand(2, 3, 33, 42)
-    free = ONE_PASS_STREAMS * 4 * 4 * 2 * 40 * 48 + WORK_AREAS - missing  # 33 x 42 pixels are padded to 40 x 48
+    free = CPU_STREAMS * 4 * 4 * 2 * 40 * 48 + WORK_AREAS - missing  # 33 x 42 pixels are padded to 40 x 48
     restored = restorer(network, FLOAT32, free=lambda device: free)(x)
     assert network.passes == passes
     torch.testing.assert_close(restored, expected(x), atol=1e-6, rtol=0)
 
 
-def test_on_the_cpu_strips_are_used_where_they_are_faster():
+def test_on_the_cpu_large_batches_go_in_strips():
     network = DarkIR(NetworkConfig(width=32))
-    small, large = torch.empty(1, 3, 256, 256, device="meta"), torch.empty(4, 3, 256, 256, device="meta")
-    assert stream_bytes(network, small) < FASTER_FROM < stream_bytes(network, large)
-    on_cpu = torch.empty(4, 3, 256, 256)
+    small, large = torch.empty(1, 3, 256, 256, device="meta"), torch.empty(9, 3, 256, 256, device="meta")
+    assert stream_bytes(network, small) < CPU_STRIPS_FROM < stream_bytes(network, large)
+    on_cpu = torch.empty(9, 3, 256, 256)
     assert strips_are_better(network, on_cpu, free=1000 * GIB)
     assert not strips_are_better(network, on_cpu[:1], free=1000 * GIB)
     assert not strips_are_better(network, large, free=1000 * GIB), "another device"

@@ -38,7 +38,7 @@ def restorer(
     """A function from source (B, 3, H, W) in [0, 1] to the restored image, float32, clamped to [0, 1].
 
     A DarkIR takes a batch in strips, with equal results but for rounding, when one pass would not fit into the `free` bytes
-    of the device, and on the CPU when that is faster. When one pass runs out of CUDA memory all the same, `warn` is told, and
+    of the device, and on the CPU from half a megapixel on. When one pass runs out of CUDA memory all the same, `warn` is told, and
     that batch and all as large or larger go in strips. Raises torch.OutOfMemoryError when strips do not fit either.
     """
     too_large = math.inf  # pixels
