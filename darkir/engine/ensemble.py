@@ -52,10 +52,10 @@ def restored_by_each(restorers: dict[str, Restore], src: torch.Tensor) -> Iterat
         except torch.OutOfMemoryError as error:
             size = f"{len(src)} x {src.shape[3]} x {src.shape[2]} pixels"
             raise RunFailed(f"{name}: no memory for a batch of {size}; lower --batch_size or --resolution") from error
-        total = total + restored
+        total += restored
         yield name, restored
     if len(restorers) > 1:
-        yield ENSEMBLE, total / len(restorers)
+        yield ENSEMBLE, total.div_(len(restorers))
 
 
 def score_all(
