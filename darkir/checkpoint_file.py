@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from darkir.errors import ModelError
+from darkir.safetensors_file import read_safetensors
 
 MSDOS_FOLDER = 0x10
 
@@ -31,7 +32,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     with path.open("rb") as handle:
         head = handle.read(64)
     if head[8:9] == b"{":
-        return _read_safetensors(path)
+        return read_safetensors(path)
     if head.startswith(b"PK"):
         _verify_checksums(path)
     elif not head.startswith(b"\x80"):
@@ -61,21 +62,6 @@ def _read_torch(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors; save a state_dict")
     return content
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise ModelError(
-            f"{path}: reading safetensors needs the package safetensors; install it, or use a .pt file"
-        ) from error
-    try:
-        return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ModelError(
-            f"{path}: damaged safetensors file ({_first_line(error)}); copy or download it again"
-        ) from error
 
 
 def _verify_checksums(path: Path) -> None:
