@@ -1,4 +1,4 @@
-"""Values -> one HTML page by a template of this package. Needs no torch."""
+"""Values -> one page (HTML, Markdown) by a template of this package. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import jinja2
 
 
 def fill(template: str, filters: dict[str, Callable] | None = None, **values: Any) -> str:
-    """Fill a template; every value is escaped, and an unknown name is an error."""
+    """Fill a template; in HTML every value is escaped, and an unknown name is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

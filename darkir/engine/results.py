@@ -40,9 +40,9 @@ def build_results(
         "n": len(pairs),
         "photos": [{"src": pair.src, "digest": row_digest(pair.row)} for pair in pairs],
         "models": [member.describe() for member in members],
-        "ensemble": _summary(final),
-        "folds": [{"model": member.name, **_summary(records[member.name])} for member in members],
-        "identity": _summary(records[IDENTITY]),
+        "ensemble": summary_of(final),
+        "folds": [{"model": member.name, **summary_of(records[member.name])} for member in members],
+        "identity": summary_of(records[IDENTITY]),
         "gain": {name: paired_difference(_column(records[IDENTITY], name), _column(final, name)) for name in METRICS},
         "settings": settings,
         "created_with": created_with(),
@@ -90,18 +90,23 @@ def result_table(results: dict[str, Any]) -> list[str]:
     if "comparison" in results:
         named.append(("baseline", results["comparison"]["baseline"], ""))
         named.append(("difference", results["comparison"]["difference"], "+"))
+    return metric_table(named)
+
+
+def metric_table(named: list[tuple[str, dict[str, Any], str]]) -> list[str]:
+    """Lines for the log from (name, summary of each metric, "+" for signed numbers or ""): a title, then one row each."""
     width = max(len(name) for name, _, _ in named) + 2
     header = "".join(f"{title:<{columns}}" for title, columns, _ in TABLE.values())
     lines = [f"{'':<{width}}{header}".rstrip()]
     for name, summary, sign in named:
         cells = [
-            f"{_cell(summary.get(metric), digits, sign):<{columns}}" for metric, (_, columns, digits) in TABLE.items()
+            f"{cell(summary.get(metric), digits, sign):<{columns}}" for metric, (_, columns, digits) in TABLE.items()
         ]
         lines.append(f"{name:<{width}}{''.join(cells)}".rstrip())
     return lines
 
 
-def _cell(summary: dict[str, Any] | None, digits: int, sign: str) -> str:
+def cell(summary: dict[str, Any] | None, digits: int, sign: str) -> str:
     """`mean [low, high]`; a bare number has no interval, and a metric that a baseline lacks no cell."""
     if summary is None:
         return ""
@@ -109,7 +114,8 @@ def _cell(summary: dict[str, Any] | None, digits: int, sign: str) -> str:
     return numbers[0] if summary["ci95"] is None else f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
 
 
-def _summary(records: list[dict]) -> dict[str, Any]:
+def summary_of(records: list[dict]) -> dict[str, Any]:
+    """Mean, spread and interval of each metric over the photos of `records`."""
     return {name: summarise(_column(records, name)) for name in METRICS}
 
 
