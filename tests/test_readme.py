@@ -22,6 +22,8 @@ SMALLER = {
     "create_data_splits.py": [],
     "train_darkir_cv.py": "--model_size tiny --epochs 1 --resolution 32 --num_workers 0 --lambda_vgg 0".split(),
     "evaluate_darkir_test.py": ["--num_workers", "0"],
+    "export_model.py": ["--num_workers", "0"],
+    "enhance_photos.py": ["--max_side", "24"],
     "prepare_fivek_robust.py": ["--min_resolution", "64", "--val_ratio", "0.3", "--workers", "1"],
 }
 
