@@ -21,6 +21,7 @@ from darkir.strip_blocks import apply_in_strips, convolve_rows, rows_of, scratch
 # Bytes of a strip's widest features (2C channels), of which some eight are alive at once. On the CPU, where it is for each
 # thread, strips that stay near the caches are fastest; on CUDA a strip should be worth its kernel launches.
 CPU_STRIP_BYTES, GPU_STRIP_BYTES = 4 * 2**20, 128 * 2**20
+ALIGNMENT = 64  # numbers; features start where vector instructions like it
 LEAST_ROWS = 8  # with fewer, what two strips share outweighs what is new
 
 
@@ -51,54 +52,77 @@ def strip_rows(network: DarkIR, x: torch.Tensor) -> int:
 
 def _restore_photo(network: DarkIR, x: torch.Tensor, restored: torch.Tensor, rows: int) -> None:
     features = _enter(network, x, rows)
+    room = features.new_empty(_room_numbers(network, *features.shape[1:]))
     skips = []
     for encoder, down in zip(network.encoders, network.downs, strict=True):
-        _apply_stage(encoder, features, rows)
-        skips.append(features)
-        features = _go_down(down, features, rows)
-    _apply_stage(network.middle_blks_enc, features, rows)
-    encoded = features.clone()
-    _apply_stage(network.middle_blks_dec, features, rows)
+        _apply_stage(encoder, features, room, rows)
+        skips.append((features, room))
+        features, room = _go_down(down, features, room, rows)
+    _apply_stage(network.middle_blks_enc, features, room, rows)
+    encoded, room = _place(room, *features.shape[1:])
+    encoded.copy_(features)
+    _apply_stage(network.middle_blks_dec, features, room, rows)
     features += encoded
-    del encoded
     for decoder, up in zip(network.decoders, network.ups, strict=True):
-        features = _go_up(up, features, skips.pop(), rows)
-        _apply_stage(decoder, features, rows)
+        skip, room = skips.pop()
+        features = _go_up(up, features, skip, rows)
+        _apply_stage(decoder, features, room, rows)
     _leave(network, features, x, restored, rows)
 
 
-def _apply_stage(stage: Stage, features: torch.Tensor, rows: int) -> None:
-    """A stage's blocks, in place; their scratch memory is taken once and given back at the end."""
-    if len(stage.modules_list) == 0:
-        return
-    scratch = features.new_empty(scratch_numbers(*features.shape[1:]))
+def _room_numbers(network: DarkIR, channels: int, height: int, width: int) -> int:
+    """How many numbers all but the first level's features take at most: those of the levels below, and a block's scratch.
+
+    One piece of memory for all, because freed pieces of different sizes would not be used again by every allocator.
+    """
+    taken, most = 0, scratch_numbers(channels, height, width)
+    for _ in network.downs:
+        channels, height, width = 2 * channels, height // 2, width // 2
+        taken += _aligned(channels * height * width)
+        most = max(most, taken + scratch_numbers(channels, height, width))
+    encoded = _aligned(channels * height * width)
+    return max(most, taken + encoded + scratch_numbers(channels, height, width))
+
+
+def _aligned(numbers: int) -> int:
+    return numbers + -numbers % ALIGNMENT
+
+
+def _place(room: torch.Tensor, channels: int, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features (1, C, H, W) at the start of `room`, channels last, and the room behind them."""
+    numbers = channels * height * width
+    features = room[:numbers].view(1, height, width, channels).permute(0, 3, 1, 2)
+    return features, room[_aligned(numbers) :]
+
+
+def _apply_stage(stage: Stage, features: torch.Tensor, scratch: torch.Tensor, rows: int) -> None:
     for block in stage.modules_list:
         apply_in_strips(block, features, scratch, rows)
-
-
-def _new_features(like: torch.Tensor, channels: int, height: int, width: int) -> torch.Tensor:
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    # Channels last: a row strip is then one contiguous piece of memory.
-    return torch.empty((1, channels, height, width), dtype=dtype, device=like.device, memory_format=torch.channels_last)
 
 
 def _enter(network: DarkIR, x: torch.Tensor, rows: int) -> torch.Tensor:
     """The photo, with zeros below and at the right up to a multiple of `network.multiple`, through the first convolution."""
     height, width = (length + -length % network.multiple for length in x.shape[-2:])
-    features = _new_features(x, network.config.width, height, width)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    # Channels last: a row strip is then one contiguous piece of memory.
+    features, _ = _place(
+        x.new_empty(network.config.width * height * width, dtype=dtype), network.config.width, height, width
+    )
     for first, last in spans(height, rows):
         seen = F.pad(rows_of(x, first - 1, last + 1), (0, width - x.shape[-1]))
         features[:, :, first:last] = convolve_rows(network.intro, seen, 1)
     return features
 
 
-def _go_down(down: nn.Conv2d, features: torch.Tensor, rows: int) -> torch.Tensor:
-    """(1, C, H, W) -> (1, 2C, H / 2, W / 2)."""
+def _go_down(
+    down: nn.Conv2d, features: torch.Tensor, room: torch.Tensor, rows: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(1, C, H, W) -> (1, 2C, H / 2, W / 2) at the start of `room`, and the room behind it."""
     _, channels, height, width = features.shape
-    lower = _new_features(features, 2 * channels, height // 2, width // 2)
+    lower, room = _place(room, 2 * channels, height // 2, width // 2)
     for first, last in spans(height // 2, rows):
         lower[:, :, first:last] = down(features[:, :, 2 * first : 2 * last])
-    return lower
+    return lower, room
 
 
 def _go_up(up: nn.Module, features: torch.Tensor, skip: torch.Tensor, rows: int) -> torch.Tensor:
