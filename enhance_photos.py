@@ -34,7 +34,7 @@ from darkir.engine.ensemble import make_restorers
 from darkir.engine.exits import DONE, REJECTS, guarded
 from darkir.engine.members import fold_checkpoints, named_checkpoints, read_members
 from darkir.engine.runlog import RunLog
-from darkir.engine.runtime import choose_device, choose_precision, describe_device, keep_freed_memory
+from darkir.engine.runtime import choose_device, choose_precision, describe_device
 from darkir.engine.sheet import write_sheet
 from darkir.options import add_options, from_args, make_parser
 from data.photo_list import list_photos, shard_of
@@ -74,7 +74,6 @@ def main(argv: list[str] | None = None) -> int:
     args, config, tasks, others = parse_args(argv)
     log = RunLog()
     device = choose_device(args.device)
-    keep_freed_memory(device)
     precision = choose_precision(device, config.mixed_precision, "auto")
     members = read_members(
         fold_checkpoints(args.cv_dir, None) if args.cv_dir else named_checkpoints(args.checkpoint), log

@@ -45,16 +45,17 @@ def with_flips(restore: Restore) -> Restore:
 
 def restored_by_each(restorers: dict[str, Restore], src: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield (name, restored (B, 3, H, W) in [0, 1]) for every network, then the ensemble when there are several."""
-    total = torch.zeros_like(src)
+    total = torch.zeros_like(src) if len(restorers) > 1 else None
     for name, restore in restorers.items():
         try:
             restored = restore(src)
         except torch.OutOfMemoryError as error:
             size = f"{len(src)} x {src.shape[3]} x {src.shape[2]} pixels"
             raise RunFailed(f"{name}: no memory for a batch of {size}; lower --batch_size or --resolution") from error
-        total += restored
+        if total is not None:
+            total += restored
         yield name, restored
-    if len(restorers) > 1:
+    if total is not None:
         yield ENSEMBLE, total.div_(len(restorers))
 
 
