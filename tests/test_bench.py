@@ -96,8 +96,8 @@ def test_scaling_has_a_row_a_size_and_a_plot(tmp_path, capsys):
     assert plot.stat().st_size < 60_000
 
 
-def test_the_exponent_is_the_slope_of_the_logarithms():
-    series = bench_scaling.Series("x", "pixels", [1.0, 2.0, 4.0], [0.5, 1.0, 2.0], [1, 4, 16])
+def test_the_exponent_is_the_slope_over_the_larger_sizes():
+    series = bench_scaling.Series("x", "pixels", [1.0, 2.0, 4.0, 8.0], [9.0, 9.0, 2.0, 4.0], [9, 9, 16, 64])
     assert series.exponents() == "x: time grows as pixels^1.00, memory as pixels^2.00"
 
 
