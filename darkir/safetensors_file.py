@@ -27,9 +27,8 @@ def to_bytes(params: dict[str, torch.Tensor], meta: dict[str, Any], notes: dict[
 
     The same arguments give the same bytes. Raises ModelError when safetensors is not installed.
     """
-    table, content = _split(
-        _package("writing").torch.save({name: tensor.contiguous() for name, tensor in params.items()})
-    )
+    safetensors = _package("writing")
+    table, content = _split(safetensors.torch.save({name: tensor.contiguous() for name, tensor in params.items()}))
     texts = {name: json.dumps(meta[name], separators=(",", ":"), allow_nan=False) for name in JSON_ENTRIES}
     digests = {PARAMS_DIGEST: _params_digest(table, content), SEEN_DIGEST: seen_digest(meta["data"])}
     # safetensors itself writes metadata in an order of chance.

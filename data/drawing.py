@@ -35,10 +35,11 @@ class Bag:
             by_size.setdefault(len(self.components[number]), []).append(number)
         sums = self._sums(numbers)
         for total in sums.nearest(wanted):
-            for fewest in (False, True):
-                counts = sums.pick(total, fewest, lambda size: self._order(purpose, str(size)))
-                if 0 < sum(counts.values()) <= len(numbers) - leave:
-                    return [number for size, count in counts.items() for number in by_size[size][:count]]
+            counts = sums.pick(total, lambda size: self._order(purpose, str(size)))
+            if sum(counts.values()) > len(numbers) - leave:
+                counts = sums.pick_fewest(total)
+            if sum(counts.values()) <= len(numbers) - leave:
+                return [number for size, count in counts.items() for number in by_size[size][:count]]
         raise DataError(f"groups are too few or too large to draw about {wanted} pairs for {purpose}")
 
     def draw_test(self, wanted: int, leave: int, purpose: str) -> tuple[list[int], list[int]]:

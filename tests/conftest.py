@@ -4,8 +4,12 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import hypothesis
 import torch
 
+# A change is judged by the same examples everywhere; tests/fuzz.py is what looks for new ones.
+hypothesis.settings.register_profile("same_examples", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same_examples")
 torch.set_num_threads(1)
 
 # Modules with fixtures that several test files share.

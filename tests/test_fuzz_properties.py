@@ -25,7 +25,7 @@ from data.splits import SplitConfig
 from tests.fuzz_images import ACCEPTED, EITHER, REFUSED, plain_pixels
 
 few, many = (
-    settings(max_examples=examples, derandomize=True, deadline=None, database=None,
+    settings(max_examples=examples, derandomize=True, database=None,
              suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
     for examples in (60, 200)
 )  # fmt: skip

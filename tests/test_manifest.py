@@ -204,7 +204,7 @@ def test_unpaired_images_of_a_folder_are_all_listed(folder):
         pairs_from_folder(folder / "empty")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=60))
 def test_any_bytes_give_an_object_or_a_value_error(raw):
     try:
