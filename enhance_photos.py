@@ -26,10 +26,10 @@ from pathlib import Path
 from darkir.engine.enhance import (
     EnhanceConfig,
     enhance_all,
-    refuse_other_settings,
     settings_of,
     training_resolution,
 )
+from darkir.engine.enhanced_files import refuse_clashes
 from darkir.engine.ensemble import make_restorers
 from darkir.engine.exits import DONE, REJECTS, guarded
 from darkir.engine.members import fold_checkpoints, named_checkpoints, read_members
@@ -61,6 +61,7 @@ def parse_args(argv: list[str] | None):
     if args.output.exists() and not args.output.is_dir():
         parser.error(f"--output {args.output} is a file, not a folder")
     tasks, others = list_photos(args.input, args.output)
+    refuse_clashes(tasks, args.output)
     try:
         tasks = shard_of(tasks, args.shard)
     except ValueError as error:
@@ -79,11 +80,11 @@ def main(argv: list[str] | None = None) -> int:
         fold_checkpoints(args.cv_dir, None) if args.cv_dir else named_checkpoints(args.checkpoint), log
     )
     side = training_resolution(members, config.scale, log)
-    refuse_other_settings(args.output, settings_of(config, members), args.overwrite)
     left_out = f" ({others} other files left alone)" if others else ""
     log(f"{len(tasks)} photos{left_out}, {len(members)} models, {precision.describe()}, {describe_device(device)}")
     restorers = make_restorers(members, config.tta, precision, device)
-    faults = enhance_all(tasks, args.output, config, restorers, side, device, args.overwrite, log)
+    settings = settings_of(config, members)
+    faults = enhance_all(tasks, args.output, config, settings, restorers, side, device, args.overwrite, log)
     sheet = write_sheet(args.output, f"Models: {', '.join(map(str, (member.path for member in members)))}.")
     log(f"{len(tasks) - len(faults)} of {len(tasks)} photos are in {args.output}; before and after: {sheet[0]}")
     for fault in faults:

@@ -61,13 +61,18 @@ def _kept(exif: Image.Exif) -> Image.Exif:
     kept = Image.Exif()
     for tag in DESCRIBING:
         if tag in exif:
-            kept[tag] = exif[tag]
+            kept[tag] = _exact(exif[tag])
     for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-        entries = dict(exif.get_ifd(directory))
+        entries = {tag: _exact(value) for tag, value in exif.get_ifd(directory).items()}
         if entries:
             kept.get_ifd(directory).update(entries)
             kept[directory] = kept.get_ifd(directory)
     return kept
+
+
+def _exact(value: object) -> object:
+    """Text with more than ASCII as its bytes: Pillow reads it as Latin-1, and would write question marks."""
+    return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
 
 
 def with_size(exif: Image.Exif, width: int, height: int) -> Image.Exif:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.errors import DataError
 from data.faults import Faults
 from data.photo_files import ENDINGS
 from data.walk import visible_folders
@@ -20,14 +22,17 @@ class PhotoTask:
     name: Path
 
 
-def list_photos(inputs: Iterable[Path], output_dir: Path) -> tuple[list[PhotoTask], int]:
+def list_photos(inputs: Sequence[Path], output_dir: Path) -> tuple[list[PhotoTask], int]:
     """Photos in the order of `inputs`, folders searched to the bottom, without `output_dir`; and how many other files lay there.
 
-    Raises DataError naming every input that does not exist, and every two photos whose results would have one name.
+    Raises DataError naming every input that does not exist or is `output_dir`, and every two photos whose results would have
+    one name; and when there is no photo.
     """
     tasks, others, faults = [], 0, Faults()
     for given in inputs:
-        if given.is_dir():
+        if os.path.realpath(given) == os.path.realpath(output_dir):
+            faults.add(f"--input {given}", "is the --output folder too; name another --output")
+        elif given.is_dir():
             found = [folder / name for folder, names in visible_folders(given, output_dir) for name in names]
             photos = [path for path in found if path.suffix.lower() in ENDINGS and not path.name.startswith(".")]
             others += len(found) - len(photos)
@@ -36,13 +41,19 @@ def list_photos(inputs: Iterable[Path], output_dir: Path) -> tuple[list[PhotoTas
             tasks.append(PhotoTask(given, Path(given.stem)))
         else:
             faults.add(f"--input {given}", "does not exist")
-    tasks = _told_apart(tasks)
+    once: dict[tuple[str, Path], PhotoTask] = {}  # a photo may lie in a folder of the inputs and be named besides
+    for task in tasks:
+        once.setdefault((os.path.realpath(task.path), task.name), task)
+    tasks = _told_apart(list(once.values()))
     taken: dict[str, Path] = {}
     for task in tasks:
         other = taken.setdefault(_same(task), task.path)
         if other != task.path:
             faults.add(str(task.path), f"its result would have the name of that of {other}; enhance them apart")
-    faults.raise_if_any("photos that cannot be enhanced together")
+    faults.raise_if_any("photos and folders of --input that cannot be used")
+    if not tasks:
+        told = f"--input {' '.join(map(str, inputs))} holds no photo ({', '.join(ENDINGS)})"
+        raise DataError(f"{told}, but {others} other files" if others else told)
     return tasks, others
 
 

@@ -14,6 +14,8 @@ import zlib
 import numpy as np
 from PIL import Image, ImageCms, TiffImagePlugin
 
+from data.errors import DataError
+
 KINDS = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif"}
 PNG_OPENING = b"\x89PNG\r\n\x1a\n"
 SIXTEEN_BITS, TRUECOLOUR, FILTER_UP = 16, 2, 2
@@ -21,11 +23,15 @@ DEFLATE, DIFFERENCES = 8, 2
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, OFFSETS = 256, 257, 258, 259, 262, 273
 SAMPLES, ROWS, COUNTS, PREDICTOR, PROFILE = 277, 278, 279, 317, 34675
 RGB = 2
+JPEG_SEGMENT = 65533  # bytes
 DATE = slice(24, 36)  # of an ICC profile's header
 
 
 def photo_bytes(pixels: np.ndarray, kind: str, exif: Image.Exif, quality: int = 95) -> bytes:
-    """Pixels (H, W, 3) uint8, or uint16 for PNG and TIFF -> the content of a file of `kind`; JPEG without chroma subsampling."""
+    """Pixels (H, W, 3) uint8, or uint16 for PNG and TIFF -> the content of a file of `kind`; JPEG without chroma subsampling.
+
+    Raises DataError for EXIF that no JPEG can hold.
+    """
     if kind == "TIFF":
         return _tiff(pixels, exif)
     if pixels.dtype == np.uint16:
@@ -33,6 +39,8 @@ def photo_bytes(pixels: np.ndarray, kind: str, exif: Image.Exif, quality: int = 
     buffer, image = io.BytesIO(), Image.fromarray(pixels)
     options = {"icc_profile": srgb_profile()} | ({"exif": exif} if len(exif) else {})
     if kind == "JPEG":
+        if len(exif.tobytes()) > JPEG_SEGMENT:
+            raise DataError("its EXIF (a maker note, most often) is too long for JPEG; use --format png or tiff")
         options |= {"quality": quality, "subsampling": 0}
     image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -9,31 +9,21 @@ import torch
 from PIL import ExifTags, Image
 
 import enhance_photos
-from darkir import DarkIR, NetworkConfig
-from darkir.engine.checkpoint import save, weights_content
+from darkir.engine.checkpoint import save
 from data.files import write_bytes
 from data.images import decode, decode_bytes
 from data.photo_writers import photo_bytes, srgb_profile
 from data.profiles import prophoto
+from tests.enhance_runs import ADDED, argv_of, run, save_brighter
 from tests.exits import refusal
 from tests.image_files import noise, turned
 from tests.photos import scene
 
-RESOLUTION = 24
-ADDED = 0.06  # what the network adds to every pixel
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A tiny network that brightens: its last bias is raised, so that a result can be told from its photo."""
-    torch.manual_seed(0)
-    config = NetworkConfig(width=4, enc_blocks=(1,), middle_enc_blocks=1, middle_dec_blocks=1, dec_blocks=(1,))
-    network = DarkIR(config)
-    with torch.no_grad():
-        network.ending.weight.zero_()
-        network.ending.bias.fill_(ADDED)
     path = tmp_path_factory.mktemp("model") / "brighter.pt"
-    save(path, weights_content(network, config, config={"data": {"resolution": RESOLUTION, "fit": "crop"}}))
+    save_brighter(path)
     return path
 
 
@@ -57,15 +47,6 @@ def photos(tmp_path):
 
 def ramp() -> np.ndarray:
     return np.linspace(0, 40000, 30 * 44 * 3).reshape(30, 44, 3).astype(np.uint16)
-
-
-def argv_of(checkpoint, photos, output, *flags):
-    words = ["--checkpoint", checkpoint, "--input", photos, "--output", output, "--device", "cpu", *flags]
-    return [str(word) for word in words]
-
-
-def run(checkpoint, photos, output, *flags):
-    return enhance_photos.main(argv_of(checkpoint, photos, output, *flags))
 
 
 @pytest.mark.parametrize("scale", ["native", "training"])

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from darkir.engine.enhanced_files import is_done, remove_former, result_path
 from darkir.engine.ensemble import restored_by_each
 from darkir.engine.errors import RunRefused, Stopped
 from darkir.engine.evaluation import Restore
 from darkir.engine.members import Member
 from darkir.engine.runlog import RunLog
-from darkir.engine.sheet import SHEET, save_before_after
+from darkir.engine.sheet import before_and_after, picture_path
 from darkir.local_colour import carry_over
 from darkir.options import require
 from data import stop
@@ -95,7 +96,10 @@ def training_resolution(members: list[Member], scale: str, log: RunLog) -> int |
 def restore_photo(
     pixels: np.ndarray, restorers: dict[str, Restore], side: int | None, max_side: int | None, device: torch.device
 ) -> np.ndarray:
-    """(H, W, 3) uint8 or uint16 sRGB -> the ensemble's restored photo, the same dtype, H and W at most `max_side`."""
+    """(H, W, 3) uint8 or uint16 sRGB -> the ensemble's restored photo, the same dtype, H and W at most `max_side`.
+
+    Raises DataError when the output is not finite.
+    """
     top = np.iinfo(pixels.dtype).max
     src = torch.from_numpy(pixels.astype(np.float32)).to(device).permute(2, 0, 1)[None].div_(top)
     height, width = src.shape[-2:]
@@ -106,6 +110,8 @@ def restore_photo(
     else:
         small = _resized(src, *fit_crop_size(src.shape[-1], src.shape[-2], side, enlarge=False))
         restored = carry_over(src, small, _ensemble(restorers, small))
+    if not restored.sum().isfinite():
+        raise DataError("the networks' output is not finite; leave out --mixed_precision, or take other weights")
     restored = restored.clamp_(0.0, 1.0).mul_(top).round_()[0].permute(1, 2, 0).cpu().numpy()
     return restored.astype(pixels.dtype)
 
@@ -119,31 +125,9 @@ def _ensemble(restorers: dict[str, Restore], src: torch.Tensor) -> torch.Tensor:
     return restored
 
 
-def result_path(task: PhotoTask, kind: str, output_dir: Path) -> Path:
-    """Where a photo's result goes when it is written as `kind`."""
-    return output_dir / task.name.with_name(task.name.name + KINDS[kind])
-
-
 def kind_of(photo: Photo, asked: str) -> str:
     """JPEG, PNG or TIFF for --format."""
     return FORMATS[asked] if asked != "same" else photo.kind if photo.kind in KINDS else "JPEG"
-
-
-def refuse_other_settings(output_dir: Path, settings: dict, overwrite: bool) -> None:
-    """Record what the photos in `output_dir` are made with; RunRefused when those there were made with something else."""
-    path = output_dir / RECORD
-    if path.exists() and (output_dir / SHEET).exists() and not overwrite:
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            before = {}
-        changed = [name for name, value in settings.items() if before.get(name) != value]
-        if changed:
-            raise RunRefused(
-                f"{output_dir} holds photos made with other settings ({', '.join(changed)}): choose another --output, or "
-                "make them again with --overwrite"
-            )
-    write_json(path, settings)
 
 
 def settings_of(config: EnhanceConfig, members: list[Member]) -> dict:
@@ -155,28 +139,36 @@ def enhance_all(
     tasks: list[PhotoTask],
     output_dir: Path,
     config: EnhanceConfig,
+    settings: dict,
     restorers: dict[str, Restore],
     side: int | None,
     device: torch.device,
     overwrite: bool,
     log: RunLog,
 ) -> list[str]:
-    """Write the result of every task; returns what is wrong with each photo that could not be read, in order.
+    """Write the result of every task; returns what is wrong with each photo that could not be enhanced, in order.
 
-    A result that is there already is left as it is, unless `overwrite`. Raises Stopped between photos.
+    A result that is there already is left as it is, unless `overwrite`. settings: of `settings_of`. Raises Stopped between
+    photos, and RunRefused for a result that was made with other settings, by an earlier run or by one beside this.
     """
     faults, spent, made = [], 0.0, 0
     bar = tqdm(total=len(tasks), unit="photo", disable=not sys.stderr.isatty())
-    todo = [task for task in tasks if overwrite or _finished(task, output_dir) is None]
+    todo = [task for task in tasks if overwrite or not is_done(task, output_dir, settings)]
+    write_json(output_dir / RECORD, settings)
     if len(todo) < len(tasks):
         log(f"{len(tasks) - len(todo)} of {len(tasks)} photos are done already and stay as they are")
         bar.update(len(tasks) - len(todo))
     for number, task in enumerate(todo, start=1):
         if stop.requested():
-            raise Stopped(f"{stop.requested()} received after {made} photos; run the same command again for the rest")
+            again = (
+                "the same command begins anew, as it has --overwrite"
+                if overwrite
+                else "run the same command again for the rest"
+            )
+            raise Stopped(f"{stop.requested()} received after {made} photos; {again}")
         started = time.monotonic()
         try:
-            size = _enhance(task, output_dir, config, restorers, side, device)
+            size = _enhance(task, output_dir, config, settings, restorers, side, device, overwrite)
         except DataError as fault:
             faults.append(str(fault))
             log(f"⚠️  {fault}")
@@ -192,26 +184,31 @@ def enhance_all(
     return faults
 
 
-def _finished(task: PhotoTask, output_dir: Path) -> Path | None:
-    """The result of an earlier run; the before-and-after picture is written before it, so that both are there."""
-    return next((path for kind in KINDS if (path := result_path(task, kind, output_dir)).exists()), None)
-
-
 def _enhance(
     task: PhotoTask,
     output_dir: Path,
     config: EnhanceConfig,
+    settings: dict,
     restorers: dict[str, Restore],
     side: int | None,
     device: torch.device,
+    overwrite: bool,
 ) -> str:
     photo = read_photo(task.path)
     kind = kind_of(photo, config.format)
-    restored = restore_photo(photo.pixels, restorers, side, config.max_side, device)
-    save_before_after(output_dir, task.name, photo.pixels, restored)
-    if kind == "JPEG" and restored.dtype == np.uint16:
-        restored = np.rint(restored / 257.0).astype(np.uint8)
-    height, width = restored.shape[:2]
-    content = photo_bytes(restored, kind, with_size(photo.exif, width, height), config.jpeg_quality)
+    try:
+        restored = restore_photo(photo.pixels, restorers, side, config.max_side, device)
+        picture = before_and_after(photo.pixels, restored, json.dumps(settings))
+        if kind == "JPEG" and restored.dtype == np.uint16:
+            restored = np.rint(restored / 257.0).astype(np.uint8)
+        height, width = restored.shape[:2]
+        content = photo_bytes(restored, kind, with_size(photo.exif, width, height), config.jpeg_quality)
+    except DataError as fault:
+        raise DataError(f"{task.path}: {fault}") from None
+    if overwrite:
+        remove_former(task, output_dir)  # first: a result of other settings must never stand beside the new picture
+    elif is_done(task, output_dir, settings):
+        return "made by another process"
+    write_bytes(picture_path(output_dir, task.name), picture)
     write_bytes(result_path(task, kind, output_dir), content)
     return f"{width} x {height}"
