@@ -20,6 +20,7 @@ from data import stop
 if __name__ == "__main__":
     stop.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
 
+import os
 from pathlib import Path
 
 from darkir.engine.artefact import Chosen, write_artefact
@@ -67,14 +68,28 @@ def parse_args(argv: list[str] | None):
     args = parser.parse_args(argv)
     args.card = args.output.with_suffix(".md")
     for flag, path, suffix in (("--output", args.output, ".safetensors"), ("--onnx", args.onnx, ".onnx")):
-        if path is not None and path.suffix != suffix:
-            parser.error(f"{flag} {path}: the name must end in {suffix}")
+        if path is not None and (reason := _no_place(path, suffix)):
+            parser.error(f"{flag} {path}: {reason}")
     there = [path for path in (args.output, args.card, args.onnx) if path is not None and path.exists()]
     if there and not args.overwrite:
         parser.error(f"{', '.join(map(str, there))} exists; choose another --output, or replace it with --overwrite")
     if args.num_workers < 0:
         parser.error(f"--num_workers {args.num_workers}: must be 0 or more")
     return args
+
+
+def _no_place(path: Path, suffix: str) -> str | None:
+    """Why no file can be written as `path`: told before hours of scoring, not after."""
+    if path.suffix != suffix:
+        return f"the name must end in {suffix}"
+    if str(path).encode("utf-8", "ignore").decode("utf-8") != str(path):
+        return "the name is not UTF-8, which the model card is"
+    if path.is_dir() or path.with_suffix(".md").is_dir():
+        return "there is a folder of that name, or of the model card's"
+    nearest = next(folder for folder in path.absolute().parents if folder.exists())
+    if not nearest.is_dir():
+        return f"{nearest} is a file, not a folder"
+    return None if os.access(nearest, os.W_OK) else f"{nearest} cannot be written to"
 
 
 @guarded

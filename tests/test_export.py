@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -323,6 +324,27 @@ def test_nothing_is_overwritten_unless_asked(finished_run, two_folds, tmp_path, 
     assert (tmp_path / "m.md").read_text(encoding="utf-8") != "mine"
 
 
+@pytest.mark.parametrize("folder", ["m.safetensors", "m.md"])
+def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_written(
+    finished_run, two_folds, tmp_path, capsys, folder
+):
+    (tmp_path / folder).mkdir()
+    argv = argv_of(finished_run, two_folds, tmp_path / "m.safetensors", "--overwrite")
+    assert "there is a folder" in refusal(capsys, export_model.main, *argv)
+    assert [path.name for path in tmp_path.iterdir()] == [folder]
+
+
+def test_a_wrong_base_dir_is_refused_without_test_jsonl_too(finished_run, tmp_path, capsys):
+    argv = argv_of(finished_run, None, tmp_path / "out/m.safetensors", "--base_dir", tmp_path / "gone")
+    assert "--base_dir" in refusal(capsys, export_model.main, *argv) and not (tmp_path / "out").exists()
+
+
+def test_the_folder_of_a_single_run_is_told_from_a_cross_validation(finished_run, tmp_path, capsys):
+    """The advice names no flag that this script lacks."""
+    message = refusal(capsys, export_model.main, *argv_of(finished_run / "fold_1", None, tmp_path / "m.safetensors"))
+    assert "checkpoint_best.pt" in message and "enhance_photos.py" in message
+
+
 def leak(run, splits):
     for fold, content in contents_of(run).items():
         rows = (splits / "test.jsonl").read_text(encoding="utf-8").splitlines()
@@ -354,6 +376,13 @@ MISTAKES = {
         [],
         ["training resolution", "fold_1: None"],
     ),
+    "a file for a folder": (lambda *_: None, ["--output", f"{__file__}/m.safetensors"], [f"{__file__} is a file"]),
+    "a name that is no UTF-8": (
+        lambda *_: None,
+        ["--output", os.fsdecode(b"m\xff.safetensors")],
+        ["--output", "UTF-8"],
+    ),
+    "no such base": (lambda *_: None, ["--base_dir", "gone"], ["--base_dir gone is missing"]),
     "no such device": (lambda *_: None, ["--device", "cuda:99"], ["--device cuda:99"]),
 }
 

@@ -96,7 +96,8 @@ def fold_checkpoints(cv_dir: Path, n_folds: int | None) -> dict[str, Path]:
     found = sorted(int(match[1]) for match in matches if match)
     if not found:
         single = cv_dir / BEST
-        advice = f"for a single run use --checkpoint {single}" if single.exists() else "train_darkir_cv.py writes them"
+        alone = f"of a single run, evaluate_darkir_test.py and enhance_photos.py take --checkpoint {single}"
+        advice = alone if single.exists() else "train_darkir_cv.py writes them"
         raise RunRefused(f"--cv_dir {cv_dir} holds no fold_K folders; {advice}")
     count, source = _number_of_folds(cv_dir, found, n_folds)
     if n_folds is not None and n_folds != count:

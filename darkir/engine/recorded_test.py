@@ -16,8 +16,10 @@ from data.split_files import TEST, verify_splits
 def find_test_pairs(test_jsonl: Path | None, base_dir: Path | None, members: list[Member], log: RunLog) -> list[Pair]:
     """The test photos with their digests; none, with the reason in the log, when nobody named them and the split is gone.
 
-    Raises DataError for rows of `test_jsonl` that cannot be used.
+    Raises DataError for rows of `test_jsonl` that cannot be used, and for a `base_dir` that is no folder.
     """
+    if base_dir is not None and not base_dir.is_dir():
+        raise DataError(f"--base_dir {base_dir} is {'not a folder' if base_dir.exists() else 'missing'}")
     if test_jsonl is not None:
         return fingerprint_pairs(read_pairs(test_jsonl, base_dir, warn=log))
     try:
