@@ -95,8 +95,8 @@ def compare(workload: Workload, variants: Sequence[Variant], device: torch.devic
     weights, runners, exact = random_weights(workload.width), [], None
     for variant in variants:
         runner = make_runner(variant, workload, weights, device)
-        exact = exact or exact_values(runner)
         try:
+            exact = exact or exact_values(runner)
             prepare(runner, exact, warm_up)
         except (torch.OutOfMemoryError, torch._dynamo.exc.TorchDynamoException) as error:
             runner.failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}"
@@ -105,18 +105,22 @@ def compare(workload: Workload, variants: Sequence[Variant], device: torch.devic
     for number in range(steps):
         for runner in working:
             runner.seconds.append(timed(functools.partial(runner.step, number), device))
-    reference = statistics.median(runners[0].seconds)
+    reference = statistics.median(runners[0].seconds) if runners[0].seconds else None
     return table(HEADER, [row(runner, reference) for runner in runners])
 
 
-def row(runner: Runner, reference: float) -> list[str]:
-    """A line of the table."""
+def row(runner: Runner, reference: float | None) -> list[str]:
+    """A line of the table; reference: its seconds, None when it failed."""
     if runner.failure:
         return [runner.variant.name, f"failed: {runner.failure}", *[""] * (len(HEADER) - 2)]
     low, median, high = statistics.quantiles(runner.seconds, n=4, method="inclusive")
     memory = ["not measured"] * 2 if runner.memory is None else [f"{size / 1e9:.2f}" for size in runner.memory]
     errors = ["" if error is None else f"{error:.1e}" for error in runner.errors]
-    times = [f"{1000 * median:.2f}", f"{1000 * (high - low):.2f}", f"{reference / median:.2f}"]
+    times = [
+        f"{1000 * median:.2f}",
+        f"{1000 * (high - low):.2f}",
+        "" if reference is None else f"{reference / median:.2f}",
+    ]
     return [runner.variant.name, *times, *memory, *errors]
 
 

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from darkir import load_network
 from darkir.engine.evaluation import restorer, to_float
+from darkir.engine.members import named_checkpoints, read_members
 from darkir.engine.metrics import image_metrics
+from darkir.engine.runlog import RunLog
 from darkir.engine.runtime import Precision
 from darkir.engine.statistics import paired_difference
 from darkir.local_colour import carry_over
@@ -92,12 +93,15 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True, help="a DarkIR trained with --fit crop")
     parser.add_argument("--pairs", type=Path, required=True, help="pairs that the model never saw")
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 896], help="short sides in pixels")
-    parser.add_argument("--training_resolution", type=int, default=128, help="the --resolution that it was trained at")
     parser.add_argument("--every", type=int, default=1, help="take every n-th pair only")
     args = parser.parse_args()
+    (member,) = read_members(named_checkpoints([args.checkpoint]), RunLog())
+    side = member.recorded("resolution")
+    if side is None or member.recorded("fit") != "crop":
+        parser.error(f"--checkpoint {args.checkpoint}: it must record the --resolution of a training with --fit crop")
     pairs = fingerprint_pairs(read_pairs(args.pairs)[:: args.every])
-    psnr = scores(load_network(args.checkpoint), pairs, args.sizes, args.training_resolution)
-    print(f"{len(pairs)} photos, trained at {args.training_resolution} px\n")
+    psnr = scores(member.network, pairs, args.sizes, side)
+    print(f"{len(pairs)} photos, trained at {side} px\n")
     print("\n".join(table(psnr, args.sizes)))
 
 

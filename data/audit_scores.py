@@ -39,7 +39,13 @@ class Score:
 
 def read_scores(path: str | Path) -> dict[str, tuple[float, float]]:
     """src as written -> (psnr, identity_psnr) in dB. DataError naming the file, and all bad lines."""
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+    try:
+        return _scores(csv.DictReader(io.StringIO(_text(path), newline="")), path)
+    except csv.Error as error:
+        raise DataError(f"--oof {path} is not CSV ({error}); {WANTED}") from error
+
+
+def _scores(reader: csv.DictReader, path: str | Path) -> dict[str, tuple[float, float]]:
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise DataError(f"--oof {path} has no column {', '.join(missing)}; {WANTED}")

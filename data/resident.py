@@ -88,11 +88,10 @@ class ResidentFrames:
         return self.resident.pixels[start : start + 6 * width * height].view(2, 3, height, width)
 
 
-def open_resident(cache: PairCache, device: torch.device, log: Callable[[str], None]) -> ResidentPairs | None:
-    """The pack on a GPU where SHARE of its free memory holds it, else None; a log line says which, and the sizes."""
-    free = free_memory(device)
-    if free is None:
-        return None
+def open_resident(
+    cache: PairCache, device: torch.device, free: int, log: Callable[[str], None]
+) -> ResidentPairs | None:
+    """The pack on a GPU where SHARE of its `free` bytes holds it, else None; a log line says which, and the sizes."""
     needed = cache.pixels.numel()
     sizes = f"{needed / GIB:.2f} GiB of pixels, {free / GIB:.2f} GiB free on the GPU"
     if needed > SHARE * free:
@@ -100,8 +99,3 @@ def open_resident(cache: PairCache, device: torch.device, log: Callable[[str], N
         return None
     log(f"Cache: {sizes}: copied there, where batches are made without loader processes (--cache disk: not copied)")
     return ResidentPairs(cache, device)
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes free on a GPU; None for the CPU, whose memory the pack is mapped into anyway."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

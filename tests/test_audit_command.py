@@ -110,6 +110,7 @@ def test_out_of_fold_scores_add_photos_that_the_model_could_not_learn(album, tmp
         ),
         ("src,psnr,identity_psnr\nother.png,2,1\n", "none of its 1 photos is in the input"),
         (b"\xff\xfe\x00", "is not UTF-8"),
+        ('{"src": "' + 200_000 * "x" + '"}', "is not CSV"),
     ],
 )
 def test_wrong_scores_end_with_2_and_write_nothing(album, tmp_path, capsys, content, reason):

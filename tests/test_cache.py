@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import train_darkir_cv
+from darkir.engine import feed
 from darkir.weights import read_checkpoint
-from data import cache, images, resident
+from data import cache, images
 from data.cache import open_cache
 from data.dataset import decoded_pair, frame_size
 from data.errors import DataError
@@ -130,9 +131,7 @@ def test_a_damaged_pack_makes_room_for_its_successor(pairs, tmp_path, monkeypatc
 def test_training_ends_the_same_without_it_with_it_and_on_the_device(tmp_path, monkeypatch):
     rows = write_pairs(tmp_path, 6, first_seed=810)
     small = ["--model_size", "tiny", "--resolution", "16", "--batch_size", "2", "--lambda_vgg", "0", "--epochs", "2"]
-    monkeypatch.setattr(
-        resident, "free_memory", lambda device: 2**30
-    )  # the CPU stands in for a GPU with room for the pack
+    monkeypatch.setattr(feed, "free_on_gpu", lambda device: 2**30)  # the CPU stands in for a GPU with room for the pack
     node = ["--cache_dir", str(tmp_path / "node"), "--cache"]
     runs = {"off": ["--cache", "off"], "on": [*node, "disk"], "resident": [*node, "auto"]}
     for name, flags in runs.items():

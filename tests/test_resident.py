@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from darkir.engine.feed import free_on_gpu
 from data import resident, stop
 from data.cache import open_cache
 from data.dataset import EvaluationPairs, SampleKey, TrainingPairs
@@ -117,12 +118,11 @@ def test_an_exposure_changes_the_source_alone(tmp_path):
     assert not torch.equal(batch["src"], batch["tar"])
 
 
-def test_it_moves_in_where_a_quarter_of_the_free_memory_holds_it(packs, monkeypatch):
+def test_it_moves_in_where_a_quarter_of_the_free_memory_holds_it(packs):
+    assert free_on_gpu(CPU) is None
     lines, needed = [], packs["crop"].pixels.numel()
-    assert open_resident(packs["crop"], CPU, lines.append) is None and not lines
     for free, fits in ((4 * needed, True), (4 * needed - 1, False)):
-        monkeypatch.setattr(resident, "free_memory", lambda device, free=free: free)
-        opened = open_resident(packs["crop"], CPU, lines.append)
+        opened = open_resident(packs["crop"], CPU, free, lines.append)
         assert (opened is not None) == fits
     assert "copied there" in lines[0] and "more than 25% of it, so loader processes make the batches" in lines[1]
 

@@ -70,7 +70,11 @@ def test_best_is_the_epoch_with_the_highest_psnr_and_deploys_as_published(finish
     history = json.loads((finished_run / "fold_1" / "history.json").read_text())
     content = read_checkpoint(finished_run / "fold_1" / "checkpoint_best.pt")
     best = max(history, key=lambda record: record["val_psnr"])
-    assert content["epoch"] == best["epoch"] and content["metrics"]["psnr"] == best["val_psnr"]
+    assert content["epoch"] == best["epoch"]
+    assert content["metrics"] == {"psnr": best["val_psnr"], "ssim": best["val_ssim"], "l1": best["val_loss"]}
+    final = read_checkpoint(finished_run / "fold_1" / "checkpoint_final.pt")
+    last = history[-1]
+    assert final["metrics"] == {"psnr": last["val_psnr"], "ssim": last["val_ssim"], "l1": last["val_loss"]}
     network = load_network(finished_run / "fold_1" / "checkpoint_best.pt")
     assert network.config.width == 8 and not network.training
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch.utils.data import default_collate
 
 from darkir.engine.distributed import World
+from darkir.engine.free_memory import free_bytes
 from darkir.engine.run_config import FoldPlan, Options
 from darkir.engine.runlog import RunLog
 from data.cache import open_cache
@@ -65,6 +67,12 @@ def open_feed(plan: FoldPlan, options: Options, epoch_plan: EpochPlan, world: Wo
         folder = Path(data.cache_dir) if data.cache_dir else output_dir / "cache"
         pairs = [*plan.train, *plan.val, *plan.mix]
         cache = open_cache(pairs, data.resolution, data.fit, data.cache, folder, log)
-    if cache is not None and data.cache == "auto":
-        resident = open_resident(cache, options.device, log)
+    free = free_on_gpu(options.device)
+    if cache is not None and data.cache == "auto" and free is not None:
+        resident = open_resident(cache, options.device, free, log)
     return Feed(plan, options, epoch_plan, world, cache or decoded_pair, resident)
+
+
+def free_on_gpu(device: torch.device) -> int | None:
+    """Bytes that a GPU can still give; None for the CPU, whose memory the pack is mapped into anyway."""
+    return free_bytes(device) if device.type == "cuda" else None

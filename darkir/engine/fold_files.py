@@ -49,7 +49,8 @@ class FoldFiles:
             "epochs_run": len(history),
             "stopped_early": progress.stopped_early,
         }
-        metrics = {name: history[-1][f"val_{name}"] for name in ("psnr", "ssim", "loss")}
+        last = history[-1]
+        metrics = {"psnr": last["val_psnr"], "ssim": last["val_ssim"], "l1": last["val_loss"]}
         content = self._average(metrics=metrics, epoch=len(history), finished=outcome, scores=scores, history=history)
         checkpoint.save(self.plan.folder / checkpoint.FINAL, content)
 
