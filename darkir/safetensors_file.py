@@ -16,7 +16,7 @@ import torch
 from darkir.errors import ModelError
 
 SCHEMA, SCHEMA_VERSION = "darkir_schema", "1"
-PARAMS_DIGEST, SEEN_DIGEST = "params_sha256", "seen_sha256"
+PARAMS_DIGEST, SEEN_DIGEST, META_DIGEST = "params_sha256", "seen_sha256", "meta_sha256"
 # Entries that a reader gives back as Weights.meta, as JSON; the others are for people and other programs.
 JSON_ENTRIES = ("network", "data", "config", "metrics", "epoch", "created_with")
 METADATA, LENGTH, LENGTH_BYTES, ALIGNMENT = "__metadata__", "<Q", 8, 8  # of the format
@@ -30,7 +30,11 @@ def to_bytes(params: dict[str, torch.Tensor], meta: dict[str, Any], notes: dict[
     safetensors = _package("writing")
     table, content = _split(safetensors.torch.save({name: tensor.contiguous() for name, tensor in params.items()}))
     texts = {name: json.dumps(meta[name], separators=(",", ":"), allow_nan=False) for name in JSON_ENTRIES}
-    digests = {PARAMS_DIGEST: _params_digest(table, content), SEEN_DIGEST: seen_digest(meta["data"])}
+    digests = {
+        PARAMS_DIGEST: _params_digest(table, content),
+        SEEN_DIGEST: seen_digest(meta["data"]),
+        META_DIGEST: _meta_digest(texts),
+    }
     # safetensors itself writes metadata in an order of chance.
     whole = {METADATA: {SCHEMA: SCHEMA_VERSION, **notes, **digests, **texts}, **table}
     header = json.dumps(whole, separators=(",", ":")).encode("utf-8")
@@ -67,15 +71,18 @@ def _checked_meta(metadata: dict[str, str], path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: {SCHEMA} {metadata[SCHEMA]:.20}; this toolkit reads {SCHEMA_VERSION}")
     try:
         meta = {name: json.loads(metadata[name], parse_constant=_no_constant) for name in JSON_ENTRIES}
-        same_photos = metadata[SEEN_DIGEST] == seen_digest(meta["data"])
-        same_params = metadata[PARAMS_DIGEST] == _params_digest(*_split(path.read_bytes()))
+        same = {
+            "the list of photos seen": metadata[SEEN_DIGEST] == seen_digest(meta["data"]),
+            f"an entry of {', '.join(JSON_ENTRIES)}": metadata[META_DIGEST] == _meta_digest(metadata),
+            "the tensors": metadata[PARAMS_DIGEST] == _params_digest(*_split(path.read_bytes())),
+        }
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
             f"{path}: broken metadata ({type(error).__name__}: {error!s:.200}); export it again"
         ) from error
-    if not (same_photos and same_params):
-        what = "the tensors" if same_photos else "the list of photos seen"
-        raise ModelError(f"{path}: {what} changed since the export; copy or export it again")
+    changed = next((what for what, is_same in same.items() if not is_same), None)
+    if changed is not None:
+        raise ModelError(f"{path}: {changed} changed since the export; copy or export it again")
     return meta
 
 
@@ -92,6 +99,11 @@ def _params_digest(table: dict[str, Any], content: bytes) -> str:
     whole = hashlib.sha256(json.dumps(table, sort_keys=True).encode("utf-8"))
     whole.update(content)
     return whole.hexdigest()
+
+
+def _meta_digest(texts: dict[str, str]) -> str:
+    """sha256 over the JSON_ENTRIES as they are written: the network's dilations, for one, leave no trace in the tensors."""
+    return hashlib.sha256("\n".join(texts[name] for name in JSON_ENTRIES).encode("utf-8")).hexdigest()
 
 
 def _no_constant(text: str) -> None:

@@ -86,7 +86,10 @@ def test_metadata_of_others_are_no_facts(network, tmp_path):
         ({"metrics": '{"psnr": NaN}'}, "broken metadata.*NaN"),
         ({"epoch": None}, "broken metadata.*epoch"),
         ({"params_sha256": None}, "broken metadata.*params_sha256"),
-        ({"network": '{"dilations": "x"}'}, "dilations"),
+        ({"meta_sha256": None}, "broken metadata.*meta_sha256"),
+        ({"network": '{"width":4,"dilations":[1,5]}'}, "an entry of network, .* changed since the export"),
+        ({"network": "[]"}, "an entry of network, .* changed since the export"),
+        ({"config": '{"data":{"resolution":896,"fit":"crop"}}'}, "an entry of network, .* changed since the export"),
     ],
 )
 def test_changed_metadata_are_refused(written, entries, reason):
