@@ -43,7 +43,7 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format .
 
-# Times, memory and errors on the CPU, as Markdown for bench/RESULTS.md; a quarter of an hour on an idle machine.
+# Times, memory, errors and quality on the CPU, as Markdown for bench/RESULTS.md; half an hour on an idle machine.
 bench: $(VENV)/.installed
 	$(PY) -m bench.bench_fivek
 	$(PY) -m bench.bench_network
@@ -51,6 +51,8 @@ bench: $(VENV)/.installed
 	$(PY) -m bench.bench_loader
 	$(PY) -m bench.bench_losses
 	$(PY) -m bench.bench_whole_photo --kept
+	$(PY) -m bench.bench_architectures
+	$(PY) -m bench.same_quality
 
 # Times, memory and errors on a CUDA device, as Markdown for bench/RESULTS.md; exit 2 without one.
 bench-gpu: $(VENV)/.installed

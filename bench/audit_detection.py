@@ -181,6 +181,8 @@ def main() -> None:
     parser.add_argument("--input_jsonl", type=Path, help="real pairs in which faults are planted")
     parser.add_argument("--speed", type=int, metavar="N", help="time N synthetic pairs of 12 megapixels")
     args = parser.parse_args()
+    if not (args.input_jsonl or args.speed):
+        parser.error("give --input_jsonl, --speed or both")
     if args.input_jsonl:
         detection_table(args.input_jsonl)
     if args.speed:

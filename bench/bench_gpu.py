@@ -28,8 +28,9 @@ import torch.nn.functional as F
 
 from bench.gpu_operators import HEADER as OPERATOR_HEADER
 from bench.gpu_operators import operator_rows
-from bench.gpu_variants import VARIANTS, Runner, Variant, Workload, make_runner, random_weights
+from bench.gpu_variants import VARIANTS, Runner, Variant, Workload, make_runner
 from bench.measure import relative_error, table
+from bench.reference_darkir import make_reference
 from darkir.architectures import MODEL_SIZES
 
 HEADER = (
@@ -92,7 +93,7 @@ def timed(call: Callable[[], None], device: torch.device) -> float:
 
 def compare(workload: Workload, variants: Sequence[Variant], device: torch.device, warm_up: int, steps: int) -> str:
     """The table of one workload; the first variant must be the reference. What fails gets a row that says so."""
-    weights, runners, exact = random_weights(workload.width), [], None
+    weights, runners, exact = make_reference(workload.width).state_dict(), [], None
     for variant in variants:
         runner = make_runner(variant, workload, weights, device)
         try:

@@ -9,7 +9,6 @@ the cache are counted from the second one on; worker processes have CPU time of 
 
 import argparse
 import itertools
-import os
 import statistics
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import torch
 from PIL import Image
 
 from bench.bench_fivek import make_pairs
+from bench.measure import machine
 from darkir.engine.distributed import World
 from darkir.engine.learner import make_learner
 from darkir.engine.runtime import choose_precision
@@ -31,7 +31,7 @@ from darkir.network import DarkIR, NetworkConfig
 from data.cache import PairCache, open_cache
 from data.dataset import TrainingPairs
 from data.files import write_jsonl
-from data.fingerprint import fingerprint_pairs, usable_cpus
+from data.fingerprint import fingerprint_pairs
 from data.loader import BatchKeys, EpochPlan, training_batches
 from data.manifest import Pair, read_pairs
 from data.resident import ResidentPairs
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=384, help="side of the training crop")
     args = parser.parse_args()
     torch.set_num_threads(1)  # what a loader process has
-    print(f"torch {torch.__version__}, {usable_cpus()} CPUs, load {os.getloadavg()[0]:.1f}")
+    print(machine())
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         large, mean_bytes = large_pairs(folder / "photos", args.pairs)

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import nn
 
 from bench.measure import Cost, machine, peak_memory, relative_error, table, time_in_turn
-from bench.reference_darkir import ReferenceDarkIR
+from bench.reference_darkir import ReferenceDarkIR, make_reference
 from darkir import DarkIR, NetworkConfig
 from darkir.engine.runtime import keep_freed_memory
 from data.images import decode
@@ -77,11 +77,7 @@ def _photos(paths: list[Path], side: int) -> torch.Tensor:
 
 def make_variants(width: int, compiled: bool) -> list[Variant]:
     """The reference, ours in both memory formats and, if asked for, compiled; then the reference again."""
-    torch.manual_seed(0)
-    reference = ReferenceDarkIR(width)
-    for name, parameter in reference.named_parameters():
-        if name.endswith(("beta", "gamma")):  # at their initial 0 every block is the identity
-            nn.init.normal_(parameter, std=0.1)
+    reference = make_reference(width)
     ours = DarkIR(NetworkConfig(width=width))
     ours.load_state_dict(reference.state_dict())
     last = copy.deepcopy(ours).to(memory_format=torch.channels_last)

@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 
 from bench.measure import machine, peak_memory, table
-from bench.reference_darkir import ReferenceDarkIR
+from bench.reference_darkir import make_reference
 from darkir import DarkIR, NetworkConfig
 from darkir.engine.runtime import keep_freed_memory
 from darkir.engine.whole_photo import stream_bytes
@@ -53,11 +53,7 @@ def photo(height: int, width: int) -> torch.Tensor:
 
 def make_network(variant: str) -> torch.nn.Module:
     """DarkIR-m or the reference, with the same random weights in every process."""
-    torch.manual_seed(0)
-    reference = ReferenceDarkIR(32)
-    for name, parameter in reference.named_parameters():
-        if name.endswith(("beta", "gamma")):  # at their initial 0 every block is the identity
-            torch.nn.init.normal_(parameter, std=0.1)
+    reference = make_reference(32)
     if variant == REFERENCE:
         return reference
     network = DarkIR(NetworkConfig())

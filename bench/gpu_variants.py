@@ -89,16 +89,6 @@ class Runner:
         self.optimizer.step()
 
 
-def random_weights(width: int) -> dict[str, torch.Tensor]:
-    """The same for every variant; beta and gamma are not at their initial 0, where every block is the identity."""
-    torch.manual_seed(0)
-    reference = ReferenceDarkIR(width)
-    for name, parameter in reference.named_parameters():
-        if name.endswith(("beta", "gamma")):
-            nn.init.normal_(parameter, std=0.1)
-    return reference.state_dict()
-
-
 def image_sets(workload: Workload, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Smooth images with noise, darker and not, (batch, 3, side, side) float32 in [0, 1]."""
     torch.manual_seed(1)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from bench.measure import table
 from darkir.engine.evaluation import restorer, to_float
 from darkir.engine.members import named_checkpoints, read_members
 from darkir.engine.metrics import image_metrics
@@ -74,9 +75,9 @@ def scores(network: DarkIR, pairs: list, sizes: list[int], side: int) -> dict[tu
     return psnr
 
 
-def table(psnr: dict[tuple[int, str], list[float]], sizes: list[int]) -> list[str]:
-    """Lines of Markdown: a row a way, a column a size."""
-    lines = ["| | " + " | ".join(f"{size} px" for size in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
+def psnr_table(psnr: dict[tuple[int, str], list[float]], sizes: list[int]) -> str:
+    """Markdown: a row a way, a column a size."""
+    rows = []
     for way in WAYS:
         cells = []
         for size in sizes:
@@ -84,8 +85,8 @@ def table(psnr: dict[tuple[int, str], list[float]], sizes: list[int]) -> list[st
             if way in WAYS[2:]:
                 interval = paired_difference(psnr[size, "whole"], psnr[size, way])
                 cells[-1] += f" ({interval['mean']:+.2f} [{interval['ci95'][0]:+.2f}, {interval['ci95'][1]:+.2f}])"
-        lines.append(f"| {way} | " + " | ".join(cells) + " |")
-    return lines
+        rows.append([way, *cells])
+    return table(["", *(f"{size} px" for size in sizes)], rows)
 
 
 def main() -> None:
@@ -102,7 +103,7 @@ def main() -> None:
     pairs = fingerprint_pairs(read_pairs(args.pairs)[:: args.every])
     psnr = scores(member.network, pairs, args.sizes, side)
     print(f"{len(pairs)} photos, trained at {side} px\n")
-    print("\n".join(table(psnr, args.sizes)))
+    print(psnr_table(psnr, args.sizes))
 
 
 if __name__ == "__main__":

@@ -105,9 +105,9 @@ PERCEPTUAL = (
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--resolution", type=int, default=96)
+    parser.add_argument("--epochs", type=int, default=10, help="of each training")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each variant")
+    parser.add_argument("--resolution", type=int, default=96, help="side of the training crop")
     parser.add_argument("--compile", action="store_true", help="also train the compiled network; takes minutes more")
     parser.add_argument("--vgg", action="store_true", help="compare perceptual terms instead")
     args = parser.parse_args(argv)
