@@ -79,7 +79,8 @@ def align(first: np.ndarray, second: np.ndarray) -> Alignment | None:
         raise ValueError(f"images of {first.shape} and {second.shape} cannot be aligned")
     if min(first.shape) < BLOCK // 2:
         return None
-    reduction = max(1.0, max(first.shape) / COARSE_SIDE)
+    # A panorama's short side must still hold a block.
+    reduction = max(1.0, min(max(first.shape) / COARSE_SIDE, min(first.shape) / (BLOCK // 2)))
     coarse = [_shrunk(image, reduction) for image in (first, second)]
     motion = _match(*coarse, _Motion(_global_shift(*coarse), 0j, 1.0, 0))
     if motion is None:

@@ -136,7 +136,8 @@ def _psnr(src: np.ndarray, tar: np.ndarray) -> float:
 
 def _thumb_size(width: int, height: int) -> tuple[int, int]:
     reduction = max(1.0, max(width, height) / THUMB_SIDE)
-    return max(1, round(width / reduction)), max(1, round(height / reduction))
+    # Detail is a difference of neighbours: it takes two.
+    return max(2, round(width / reduction)), max(2, round(height / reduction))
 
 
 def _sized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

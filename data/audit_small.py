@@ -20,7 +20,7 @@ SRGB = "sRGB"
 class Small:
     """pixels: (h, w, 3) uint8 sRGB, upright, long side at most 1000. width, height: native, upright.
 
-    orientation: the EXIF tag, 1 without one. profile: name of the embedded ICC profile; "sRGB" also without one.
+    orientation: the EXIF tag, 1 without a sound one. profile: name of the embedded ICC profile; "sRGB" also without one.
     """
 
     pixels: np.ndarray
@@ -38,7 +38,9 @@ def read_small(path: str | Path) -> Small:
     # Only now: what cannot be decoded has been refused with a reason.
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         size, icc = image.size, image.info.get("icc_profile")
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        tag = image.getexif().get(ExifTags.Base.Orientation)
+    # A broken tag may hold anything that EXIF can: text, fractions, NaN.
+    orientation = int(tag) if tag in range(1, 9) else 1
     width, height = size[::-1] if orientation in (5, 6, 7, 8) else size
     reduction = max(1.0, max(width, height) / WORK_SIDE)
     target = (max(1, round(width / reduction)), max(1, round(height / reduction)))
@@ -66,5 +68,8 @@ def _covered(pixels: np.ndarray, width: float, height: float, orientation: int) 
 def _profile_name(icc: bytes | None) -> str:
     if not icc or parse_profile(icc) is None:
         return SRGB
-    name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(icc))).strip()
+    try:
+        name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(icc))).strip()
+    except (ImageCms.PyCMSError, OSError):
+        name = ""  # littlecms is stricter than what converts the colours
     return name or "a profile without a name"

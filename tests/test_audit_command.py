@@ -3,13 +3,15 @@
 import csv
 import json
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from data import audit, stop
+from data.profiles import prophoto
 from data.split_files import verify_splits
 from tests.audit_photos import as_shot, picture, write_photos
 from tests.image_files import write_rows
@@ -164,3 +166,43 @@ def test_rows_carry_strict_json(audited):
 
     for line in (audited / "audit.jsonl").read_text(encoding="utf-8").splitlines():
         json.loads(line, parse_constant=refuse)
+
+
+@pytest.mark.parametrize("size", [(40, 1200), (1200, 40), (1600, 12)])
+def test_panoramas_and_strips_are_measured(tmp_path, size):
+    sides = [(as_shot(picture(seed), seed), picture(seed)) for seed in range(20)]
+    sides[3] = (as_shot(picture(50, size), 3), picture(50, size))
+    jsonl = write_photos(tmp_path, [*sides, (np.roll(as_shot(picture(60)), 3, axis=1), picture(60))])
+    assert run("--input_jsonl", jsonl, "--audit", "--output_dir", tmp_path / "out") == 0
+    found = [(row["src"][7:9], row["audit"]["reasons"][0]["kind"]) for row in rows(tmp_path / "out/audit.jsonl")]
+    assert found == [("20", "misregistered")], "and they leave the judgement of others alone"
+
+
+def raw_orientation(kind: int, value: bytes) -> bytes:
+    """EXIF with an orientation of a type that the standard does not have there."""
+    entry = struct.pack("<HHI", ExifTags.Base.Orientation, kind, 1) + value
+    return b"Exif\0\0II*\0\x08\0\0\0\x01\0" + entry + bytes(4) + struct.pack("<II", 6, 1)
+
+
+@pytest.mark.parametrize(
+    ("exif", "orientation"),
+    [
+        (raw_orientation(5, struct.pack("<I", 26)), 6),
+        (raw_orientation(7, b"\x06\0\0\0"), 1),
+        (raw_orientation(11, struct.pack("<f", float("nan"))), 1),
+    ],
+)
+def test_an_orientation_of_an_odd_type_is_read_or_counts_as_none(tmp_path, exif, orientation):
+    jsonl = write_photos(tmp_path, [(picture(1), picture(2))])
+    Image.fromarray(picture(1)).save(tmp_path / "images/00_src.png", exif=exif)
+    assert run("--input_jsonl", jsonl, "--audit", "--output_dir", tmp_path / "out") == 0
+    assert rows(tmp_path / "out/audit.jsonl")[0]["audit"]["src"]["orientation"] == orientation
+
+
+def test_a_profile_that_littlecms_cannot_open_has_no_name(tmp_path):
+    jsonl = write_photos(tmp_path, [(as_shot(picture(seed), seed), picture(seed)) for seed in range(3)])
+    profile = bytearray(prophoto())
+    profile[8:10] = b"\x99\x99"  # its version
+    Image.fromarray(as_shot(picture(0))).save(tmp_path / "images/00_src.png", icc_profile=bytes(profile))
+    assert run("--input_jsonl", jsonl, "--audit", "--output_dir", tmp_path / "out") == 0
+    assert rows(tmp_path / "out/audit.jsonl")[0]["audit"]["src"]["profile"] == "a profile without a name"
