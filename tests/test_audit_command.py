@@ -171,11 +171,11 @@ def test_rows_carry_strict_json(audited):
 @pytest.mark.parametrize("size", [(40, 1200), (1200, 40), (1600, 12)])
 def test_panoramas_and_strips_are_measured(tmp_path, size):
     sides = [(as_shot(picture(seed), seed), picture(seed)) for seed in range(20)]
-    sides[3] = (as_shot(picture(50, size), 3), picture(50, size))
+    sides[3], sides[13] = (as_shot(picture(50, size), 3), picture(50, size)), sides[13][::-1]
     jsonl = write_photos(tmp_path, [*sides, (np.roll(as_shot(picture(60)), 3, axis=1), picture(60))])
     assert run("--input_jsonl", jsonl, "--audit", "--output_dir", tmp_path / "out") == 0
     found = [(row["src"][7:9], row["audit"]["reasons"][0]["kind"]) for row in rows(tmp_path / "out/audit.jsonl")]
-    assert found == [("20", "misregistered")], "and they leave the judgement of others alone"
+    assert found == [("13", "swapped"), ("20", "misregistered")], "and they leave the judgement of others alone"
 
 
 def raw_orientation(kind: int, value: bytes) -> bytes:
