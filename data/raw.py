@@ -43,7 +43,7 @@ def develop(content: bytes, name: str | Path, long_side: int, auto_wb: bool = Fa
             raw.open_buffer(io.BytesIO(content))
             if list(raw.camera_whitebalance) == NO_WHITE_BALANCE and not auto_wb:
                 raise DataError(
-                    f"{name}: no white balance in the DNG; develop it elsewhere, or allow an automatic one with --auto_wb"
+                    f"{name}: no white balance in the DNG; develop it elsewhere (prepare_fivek_robust.py has --auto_wb)"
                 )
             sizes = raw.sizes
             if sizes.raw_width * sizes.raw_height > MAX_PIXELS:

@@ -7,7 +7,8 @@ import torch
 from PIL import ExifTags, Image
 
 import enhance_photos
-from darkir.engine import enhance
+from darkir import DarkIR
+from darkir.engine import enhance, evaluation
 from darkir.engine.checkpoint import save
 from data.images import decode
 from tests.enhance_runs import ADDED, argv_of, run, save_brighter
@@ -163,6 +164,27 @@ def test_output_that_is_not_finite_is_told_and_not_written(models, photos, tmp_p
     assert run(tmp_path / "wild.pt", photos, tmp_path / "out") == 3
     assert f"not enhanced: {photos / 'x.png'}: the networks' output is not finite" in capsys.readouterr().out
     assert not (tmp_path / "out/x.png").exists()
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_a_photo_that_is_too_large_for_the_memory_is_told(models, photos, tmp_path, capsys, monkeypatch, error):
+    Image.fromarray(scene(1, 60, 50)).save(photos / "large.png")
+    inner = DarkIR.forward
+
+    def with_little_memory(network, x):
+        if x.shape[-1] >= 60:
+            raise error("no memory")
+        return inner(network, x)
+
+    def none_for_strips(*_):
+        raise error("no memory")
+
+    monkeypatch.setattr(DarkIR, "forward", with_little_memory)
+    monkeypatch.setattr(evaluation, "restore_in_strips", none_for_strips)
+    assert run(models[0], photos, tmp_path / "out") == 3
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"not enhanced: {photos / 'large.png'}: not enough memory for its 60 x 50 pixels; --scale")
+    assert (tmp_path / "out/y.png").exists()
 
 
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
