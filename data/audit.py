@@ -106,6 +106,8 @@ def _scores_of(pairs: list[Pair], oof: str) -> tuple[dict[str, Score], list[str]
         raise DataError(f"--oof {oof}: none of its {len(scores)} photos is in the input; src must be written alike")
     judged = judge(scores)
     notes = [f"--oof: {len(known & scores.keys())} of {len(pairs)} pairs have an out-of-fold score"]
+    if others := len(scores.keys() - known):
+        notes.append(f"--oof: {others} of its {len(scores)} photos are not in the input: dropped, or of another run")
     if not judged:
         notes.append(f"out-of-fold scores were not judged: that needs {FEWEST_SCORES} photos, to know what is usual")
     return judged, notes

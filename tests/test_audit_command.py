@@ -97,7 +97,15 @@ def test_out_of_fold_scores_add_photos_that_the_model_could_not_learn(album, tmp
     assert run("--input_jsonl", album, "--audit", "--oof", scores, "--output_dir", tmp_path / "out") == 0
     found = {row["src"]: row["audit"]["reasons"][-1]["kind"] for row in rows(tmp_path / "out" / "audit.jsonl")}
     assert found["images/02_src.png"] == "scores" and len(found) == 5
-    assert "21 of 22 pairs have an out-of-fold score" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "21 of 22 pairs have an out-of-fold score" in out and "are not in the input" not in out
+
+
+def test_scores_of_photos_that_are_not_in_the_input_are_told(album, tmp_path, capsys):
+    gains = {"images/02_src.png": 8.0, "other/1.jpg": 8.0, "other/2.jpg": 8.0}
+    scores = write_scores(tmp_path / "oof.csv", gains)
+    assert run("--input_jsonl", album, "--audit", "--oof", scores, "--output_dir", tmp_path / "out") == 0
+    assert "2 of its 3 photos are not in the input: dropped, or of another run" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
