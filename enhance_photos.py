@@ -23,12 +23,8 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
-from darkir.engine.enhance import (
-    EnhanceConfig,
-    enhance_all,
-    settings_of,
-    training_resolution,
-)
+from darkir.engine.enhance import Enhancement, enhance_all
+from darkir.engine.enhance_options import EnhanceConfig, settings_of, side_seen
 from darkir.engine.enhanced_files import refuse_clashes
 from darkir.engine.ensemble import make_restorers
 from darkir.engine.exits import DONE, REJECTS, guarded
@@ -75,16 +71,19 @@ def main(argv: list[str] | None = None) -> int:
     args, config, tasks, others = parse_args(argv)
     log = RunLog()
     device = choose_device(args.device)
+    # Without keep_freed_memory: strips gain little by it, and a large photo's peak would stay for all that follow.
     precision = choose_precision(device, config.mixed_precision, "auto")
     members = read_members(
         fold_checkpoints(args.cv_dir, None) if args.cv_dir else named_checkpoints(args.checkpoint), log
     )
-    side = training_resolution(members, config.scale, log)
+    side = side_seen(config, members, log)
     left_out = f" ({others} other files left alone)" if others else ""
     log(f"{len(tasks)} photos{left_out}, {len(members)} models, {precision.describe()}, {describe_device(device)}")
     restorers = make_restorers(members, config.tta, precision, device)
     settings = settings_of(config, members)
-    faults = enhance_all(tasks, args.output, config, settings, restorers, side, device, args.overwrite, log)
+    faults = enhance_all(
+        tasks, Enhancement(config, settings, restorers, side, device, args.output, args.overwrite), log
+    )
     sheet = write_sheet(args.output, f"Models: {', '.join(map(str, (member.path for member in members)))}.")
     log(f"{len(tasks) - len(faults)} of {len(tasks)} photos are in {args.output}; before and after: {sheet[0]}")
     for fault in faults:

@@ -46,14 +46,21 @@ def read_photo(path: Path) -> Photo:
     if path.suffix.lower() in RAW_ENDINGS:
         if not has_rawpy():
             raise DataError(f"{path}: {INSTALL}")
-        pixels, _ = develop(content, path, long_side=max(Image.MAX_IMAGE_PIXELS, 1))
-        return Photo(pixels, RAW, Image.Exif())
+        pixels, _ = develop(content, path, deep=True)
+        return Photo(pixels, RAW, _kept(_exif_of_tiff(content)))
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             kind, deep, exif = image.format, is_deep(image), _kept(image.getexif())
     except DECODE_ERRORS:
         kind, deep, exif = "", False, Image.Exif()  # decode_bytes has the better message
     return Photo(decode_bytes(content, path, dtype=np.uint16 if deep else np.uint8), kind, exif)
+
+
+def _exif_of_tiff(content: bytes) -> Image.Exif:
+    """What a DNG says of itself: it is a TIFF, whose entries are EXIF's. LibRaw has found it sound before."""
+    exif = Image.Exif()
+    exif.load(content)
+    return exif
 
 
 def _kept(exif: Image.Exif) -> Image.Exif:

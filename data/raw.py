@@ -27,11 +27,13 @@ def has_rawpy() -> bool:
     return importlib.util.find_spec("rawpy") is not None
 
 
-def develop(content: bytes, name: str | Path, long_side: int, auto_wb: bool = False) -> tuple[np.ndarray, int]:
-    """Develop a DNG: (H, W, 3) uint8 sRGB, upright, cut to the file's DefaultCrop; and the scale, 1 or 2.
+def develop(
+    content: bytes, name: str | Path, long_side: int | None = None, auto_wb: bool = False, deep: bool = False
+) -> tuple[np.ndarray, int]:
+    """Develop a DNG: (H, W, 3) sRGB, upright, cut to the file's DefaultCrop, uint8 or, if `deep`, uint16; and the scale, 1 or 2.
 
-    Scale 2 means half size (a pixel for each 2 x 2 sensor cells, seven times faster): only when its long side still
-    reaches `long_side`. auto_wb: let LibRaw balance a file that names no white balance, instead of refusing it.
+    Scale 2 means half size (a pixel for each 2 x 2 sensor cells, seven times faster): only when a `long_side` is given that its
+    long side still reaches. auto_wb: let LibRaw balance a file that names no white balance, instead of refusing it.
 
     Raises DataError naming the file when it is broken, or has no white balance.
     """
@@ -49,7 +51,8 @@ def develop(content: bytes, name: str | Path, long_side: int, auto_wb: bool = Fa
             if sizes.raw_width * sizes.raw_height > MAX_PIXELS:
                 raise DataError(f"{name}: more than {MAX_PIXELS // 10**6} megapixels")
             crop = _crop_of(sizes)
-            scale = 2 if max(crop[2] - crop[0], crop[3] - crop[1]) >= 2 * long_side else 1
+            longer = max(crop[2] - crop[0], crop[3] - crop[1])
+            scale = 2 if long_side is not None and longer >= 2 * long_side else 1
             image = raw.postprocess(
                 half_size=scale == 2,
                 use_camera_wb=True,
@@ -58,6 +61,7 @@ def develop(content: bytes, name: str | Path, long_side: int, auto_wb: bool = Fa
                 gamma=(2.4, 12.92),
                 output_color=rawpy.ColorSpace.sRGB,
                 user_flip=0,
+                output_bps=16 if deep else 8,
             )
     except rawpy.LibRawError as error:
         raise DataError(f"{name}: {_reason(content, error)}") from None

@@ -1,21 +1,20 @@
 """enhance_photos.py through the front door: what comes out of which file, what is kept, skipped, refused and listed."""
 
-import json
-import shutil
-
 import numpy as np
 import pytest
 import torch
 from PIL import ExifTags, Image
 
 import enhance_photos
+from darkir import DarkIR
 from darkir.engine.checkpoint import save
 from data.files import write_bytes
 from data.images import decode, decode_bytes
 from data.photo_writers import photo_bytes, srgb_profile
 from data.profiles import prophoto
-from tests.enhance_runs import ADDED, argv_of, run, save_brighter
+from tests.enhance_runs import ADDED, RESOLUTION, argv_of, run, save_brighter
 from tests.exits import refusal
+from tests.fivek_tree import dng
 from tests.image_files import noise, turned
 from tests.photos import scene
 
@@ -55,7 +54,7 @@ def test_photos_of_a_tree_are_brightened_under_their_own_names_and_kinds(checkpo
     out = tmp_path / "out"
     results = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert results == {
-        *("a.jpg", "deep/b.png", "deep/er/c.tif", "enhanced.json", "contact_sheet.html", "contact_sheet_1.jpg"),
+        *("a.jpg", "deep/b.png", "deep/er/c.tif", "contact_sheet.html", "contact_sheet_1.jpg"),
         *("sheet/a.jpg", "sheet/deep/b.jpg", "sheet/deep/er/c.jpg"),
     }
     for before, after in (("a.jpg", "a.jpg"), ("deep/b.PNG", "deep/b.png")):
@@ -191,8 +190,55 @@ def test_models_of_different_training_sizes_are_refused(checkpoint, photos, tmp_
     save(tmp_path / "other.pt", content)
     flags = ["--checkpoint", checkpoint, tmp_path / "other.pt"]
     assert run(checkpoint, photos, tmp_path / "out", *flags, "--scale", "training") == 2
-    assert "different resolutions" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "trained with different --resolution" in message and "use --scale native" in message
     assert run(checkpoint, photos, tmp_path / "out", *flags) == 0
-    record = json.loads((tmp_path / "out/enhanced.json").read_text(encoding="utf-8"))
-    assert len(record["models"]) == 2
-    shutil.rmtree(tmp_path / "out")
+
+
+def test_models_of_squashed_photos_have_no_training_scale(checkpoint, photos, tmp_path, capsys):
+    content = torch.load(checkpoint, weights_only=True)
+    content["config"]["data"]["fit"] = "squash"
+    save(tmp_path / "squash.pt", content)
+    assert run(tmp_path / "squash.pt", photos, tmp_path / "out", "--scale", "training") == 2
+    message = capsys.readouterr().err
+    assert "--fit squash" in message and "use --scale native" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "sizes"),
+    [
+        ([], [(60, 90)]),
+        (["--scale", "training"], [(RESOLUTION, 36)]),
+        (["--max_side", "45"], [(30, 45)]),
+        (["--tta"], [(60, 90)] * 4),
+    ],
+)
+def test_the_networks_see_what_the_flags_say(checkpoint, tmp_path, monkeypatch, flags, sizes):
+    Image.fromarray(scene(1, 90, 60)).save(tmp_path / "a.png")
+    seen, forward = [], DarkIR.forward
+
+    def seeing(network, x):
+        seen.append(x.clone())
+        return forward(network, x)
+
+    monkeypatch.setattr(DarkIR, "forward", seeing)
+    assert run(checkpoint, tmp_path / "a.png", tmp_path / "out", *flags) == 0
+    assert [tuple(x.shape[-2:]) for x in seen] == sizes
+    for x, dims in zip(seen, ((), (3,), (2,), (2, 3)), strict=False):
+        assert torch.equal(x.flip(dims), seen[0])
+
+
+def test_a_dng_keeps_its_bits_and_what_it_says_of_itself(checkpoint, tmp_path):
+    pytest.importorskip("rawpy")
+    pytest.importorskip("tifffile")
+    picture = np.full((48, 64, 3), 60, dtype=np.uint8)
+    picture[:, 32:] = 61
+    (tmp_path / "a.dng").write_bytes(dng(picture))
+    for kind, ending in (("same", "jpg"), ("tiff", "tif")):
+        assert run(checkpoint, tmp_path / "a.dng", tmp_path / kind, "--format", kind) == 0
+        path = tmp_path / kind / f"a.{ending}"
+        with Image.open(path) as result:
+            assert result.size == (64, 48) and result.getexif()[ExifTags.Base.Make] == "Imaginary"
+        values = decode_bytes(path.read_bytes(), path, dtype=np.uint16)
+        assert np.abs(values[20, ::63].mean() / 257 - (60.5 + 255 * ADDED)) < 1
+    assert np.unique(values % 257).size > 1, "16 bits, not 8 of them twice"

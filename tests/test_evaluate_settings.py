@@ -9,9 +9,7 @@ import torch
 from PIL import Image
 
 import evaluate_darkir_test
-from darkir.engine import checkpoint
-from darkir.engine.ensemble import restored_by_each
-from darkir.engine.errors import RunFailed
+from darkir.engine import checkpoint, ensemble
 from darkir.engine.visuals import to_bytes
 from darkir.network import DarkIR, NetworkConfig
 from data import stop
@@ -100,12 +98,20 @@ def test_output_that_is_not_finite_is_a_failure_with_nothing_written(three_folds
     assert [path.name for path in output.iterdir()] == [".lock"]
 
 
-def test_out_of_memory_says_what_to_lower():
-    def greedy(src):
-        raise torch.OutOfMemoryError("no")
+def refused_by_torch(src):
+    raise torch.OutOfMemoryError("no")
 
-    with pytest.raises(RunFailed, match="fold_1: no memory for a batch of 2 x 20 x 16 pixels; lower --batch_size"):
-        list(restored_by_each({"fold_1": greedy}, torch.zeros(2, 3, 16, 20)))
+
+def refused_by_the_system(src):
+    return torch.empty(2**60, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("greedy", [refused_by_torch, refused_by_the_system])
+def test_out_of_memory_says_what_to_lower(three_folds, tmp_path, capsys, monkeypatch, greedy):
+    monkeypatch.setattr(ensemble, "restorer", lambda network, precision: greedy)
+    assert run(three_folds, tmp_path / "out") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("failed: fold_1: no memory on cpu for a batch of ") and "smaller batches" in message
 
 
 def test_a_signal_ends_the_run_and_leaves_the_former_results(own_folds, monkeypatch, capsys):

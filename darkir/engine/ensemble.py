@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
-from darkir.engine.errors import RunFailed
+from darkir.engine.errors import OutOfMemory, lacks_memory
 from darkir.engine.evaluation import Restore, frames, identity, restorer
 from darkir.engine.members import Member
 from darkir.engine.metrics import photo_records
@@ -49,9 +49,11 @@ def restored_by_each(restorers: dict[str, Restore], src: torch.Tensor) -> Iterat
     for name, restore in restorers.items():
         try:
             restored = restore(src)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
             size = f"{len(src)} x {src.shape[3]} x {src.shape[2]} pixels"
-            raise RunFailed(f"{name}: no memory for a batch of {size}; lower --batch_size or --resolution") from error
+            raise OutOfMemory(f"{name}: no memory on {src.device} for a batch of {size}") from error
         if total is not None:
             total += restored
         yield name, restored

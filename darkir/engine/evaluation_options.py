@@ -6,8 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from darkir.engine.errors import RunRefused
-from darkir.engine.members import Member
+from darkir.engine.members import Member, recorded_by_all
 from darkir.engine.runlog import RunLog
 from darkir.options import require
 from data.loader import MAX_RESOLUTION, MIN_RESOLUTION, DataConfig
@@ -63,17 +62,14 @@ def settle(config: EvaluationConfig, members: list[Member], log: RunLog) -> Eval
 
 
 def _settled(option: str, asked: Any, members: list[Member], log: RunLog) -> Any:
-    recorded = {member.name: member.recorded(option) for member in members if member.recorded(option) is not None}
-    values = sorted(set(recorded.values()))
     if asked is not None:
+        values = sorted({member.recorded(option) for member in members} - {None})
         if values and values != [asked]:
             log(f"--{option} {asked} instead of {', '.join(map(str, values))}, which the models were trained with")
         return asked
-    if len(values) > 1:
-        differing = ", ".join(f"{name}: {value}" for name, value in recorded.items())
-        raise RunRefused(f"the checkpoints were trained with different --{option} ({differing}); give --{option}")
-    if values:
-        return values[0]
+    recorded = recorded_by_all(option, members, f"give --{option}")
+    if recorded is not None:
+        return recorded
     default = getattr(DataConfig, option)
     log(f"The checkpoints record no {option}: using --{option} {default}")
     return default

@@ -10,7 +10,7 @@ import functools
 import sys
 from collections.abc import Callable
 
-from darkir.engine.errors import RunFailed, RunRefused, Stopped
+from darkir.engine.errors import OutOfMemory, RunFailed, RunRefused, Stopped, lacks_memory
 from darkir.errors import ModelError
 from data.errors import DataError
 from data.stop import Interrupted, no_more
@@ -18,6 +18,7 @@ from losses.errors import LossError
 
 # A path that cannot exist was named by the user; any other fault of the system is not the input's.
 WRONG_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+LESS_MEMORY = "smaller batches or photos need less"
 DONE, FAILED, WRONG_INPUT, REJECTS, STOPPED = 0, 1, 2, 3, 75
 
 
@@ -36,16 +37,18 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             return _say(f"error: {error}", WRONG_INPUT)
         except (Stopped, Interrupted) as stop:
             return _say(f"stopped: {stop}", STOPPED)
+        except OutOfMemory as failure:
+            return _say(f"failed: {failure}: {LESS_MEMORY}", FAILED)
         except RunFailed as failure:
             return _say(f"failed: {failure}", FAILED)
         except OSError as failure:
             where = f" ({failure.filename})" if failure.filename else ""
             word, code = ("error", WRONG_INPUT) if failure.errno in WRONG_PATHS else ("failed", FAILED)
             return _say(f"{word}: {failure.strerror or failure}{where}", code)
-        except MemoryError as failure:
-            return _say(
-                f"failed: not enough memory ({failure or 'no details'}); lower --batch_size or --resolution", FAILED
-            )
+        except (MemoryError, RuntimeError) as failure:
+            if not lacks_memory(failure):
+                raise
+            return _say(f"failed: not enough memory ({failure or 'no details'}): {LESS_MEMORY}", FAILED)
         finally:
             no_more()
 

@@ -130,6 +130,18 @@ def _fold_fault(folder: Path) -> str | None:
     return None if (folder / BEST).exists() else f"{folder} has no {BEST}"
 
 
+def recorded_by_all(option: str, members: list[Member], advice: str) -> Any:
+    """The value of a data option that all members with a record of it share; None when no member records it.
+
+    Raises RunRefused, with the `advice`, when they differ.
+    """
+    recorded = {member.name: member.recorded(option) for member in members if member.recorded(option) is not None}
+    if len(set(recorded.values())) > 1:
+        differing = ", ".join(f"{name}: {value}" for name, value in recorded.items())
+        raise RunRefused(f"the checkpoints were trained with different --{option} ({differing}); {advice}")
+    return next(iter(recorded.values()), None)
+
+
 def named_checkpoints(paths: list[Path]) -> dict[str, Path]:
     """Name the files of --checkpoint: by file name, with as many parent folders as it takes to tell them apart.
 
