@@ -125,6 +125,12 @@ def test_photos_with_the_names_of_the_contact_sheet_are_refused(models, photos, 
     assert not (tmp_path / "again").exists()
 
 
+def test_a_name_without_room_for_an_ending_is_refused(models, photos, tmp_path, capsys):
+    (photos / "x.png").rename(photos / f"{'x' * 240}.png")
+    message = refusal(capsys, enhance_photos.main, *argv_of(models[0], photos, tmp_path / "out"))
+    assert "longer than 235 bytes" in message and "rename" in message and not (tmp_path / "out").exists()
+
+
 def test_a_photo_that_is_named_twice_is_made_once(models, photos, tmp_path, capsys):
     paths = [photos, photos / "x.png", photos / ".." / "photos"]
     words = ["--checkpoint", models[0], "--input", *paths, "--output", tmp_path / "out", "--device", "cpu"]

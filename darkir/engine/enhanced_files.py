@@ -14,6 +14,8 @@ from data.faults import Faults
 from data.photo_list import PhotoTask
 from data.photo_writers import KINDS
 
+LONGEST_NAME = 235  # of 255 bytes: the rest is for the ending of a temporary file
+
 
 def result_path(task: PhotoTask, kind: str, output_dir: Path) -> Path:
     """Where a photo's result goes when it is written as `kind`."""
@@ -21,7 +23,9 @@ def result_path(task: PhotoTask, kind: str, output_dir: Path) -> Path:
 
 
 def refuse_clashes(tasks: list[PhotoTask], output_dir: Path) -> None:
-    """DataError naming every photo whose result would replace a photo of --input, or a part of the contact sheet."""
+    """DataError naming every photo whose result would replace a photo of --input or a part of the contact sheet, or whose
+    name is too long.
+    """
     inputs = {_place(task.path): task.path for task in tasks}
     faults = Faults()
     for task in tasks:
@@ -29,6 +33,10 @@ def refuse_clashes(tasks: list[PhotoTask], output_dir: Path) -> None:
             if photo := inputs.get(_place(result_path(task, kind, output_dir))):
                 faults.add(str(task.path), f"its result in --output {output_dir} would replace or hide {photo}")
                 break
+        if len(os.fsencode(task.name.name)) > LONGEST_NAME:
+            faults.add(
+                str(task.path), f"its name is longer than {LONGEST_NAME} bytes, which leaves no room for an ending"
+            )
         first, *deeper = task.name.parts
         if re.fullmatch(SHEET_IMAGE, first) if not deeper else first.casefold() == SHEET:
             faults.add(str(task.path), f"the contact sheet has the name {task.name} in --output {output_dir}")
