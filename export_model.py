@@ -23,16 +23,10 @@ if __name__ == "__main__":
 import os
 from pathlib import Path
 
-from darkir.engine.artefact import Chosen, write_artefact
+from darkir.engine.artefact import write_artefact
+from darkir.engine.candidate_scores import log_scores, score_on_test, validation_summaries
 from darkir.engine.candidates import candidates_of, read_folds
-from darkir.engine.choosing import (
-    BEST_FOLD,
-    choose,
-    log_scores,
-    score_on_test,
-    validation_summaries,
-    warnings_about,
-)
+from darkir.engine.choosing import BEST_FOLD, Chosen, choose, warnings_about
 from darkir.engine.exits import DONE, guarded
 from darkir.engine.members import refuse_leaks
 from darkir.engine.onnx_export import refuse_without_packages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ DESCRIBING = (
     316,
     33432,
 )  # description, make, model, software, date, artist, host, copyright
+# What Pillow's EXIF writer raises for a value that does not fit its tag.
+WRITE_ERRORS = (TypeError, AttributeError, ValueError, OverflowError, struct.error)
 COLOR_SPACE, PIXEL_WIDTH, PIXEL_HEIGHT, SRGB = 40961, 40962, 40963, 1
 
 
@@ -64,13 +67,17 @@ def _exif_of_tiff(content: bytes) -> Image.Exif:
 
 
 def _kept(exif: Image.Exif) -> Image.Exif:
-    """What stays true of the restored photo: not the orientation, which is applied, nor the thumbnail or the old file's layout."""
+    """What stays true of the restored photo: not the orientation, which is applied, nor the thumbnail or the old file's layout.
+
+    Broken entries, such as text in the place of a fraction, are left out.
+    """
     kept = Image.Exif()
     for tag in DESCRIBING:
-        if tag in exif:
+        if tag in exif and _is_writable({tag: _exact(exif[tag])}):
             kept[tag] = _exact(exif[tag])
     for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
         entries = {tag: _exact(value) for tag, value in exif.get_ifd(directory).items()}
+        entries = {tag: value for tag, value in entries.items() if _is_writable({directory: {tag: value}})}
         if entries:
             kept.get_ifd(directory).update(entries)
             kept[directory] = kept.get_ifd(directory)
@@ -80,6 +87,17 @@ def _kept(exif: Image.Exif) -> Image.Exif:
 def _exact(value: object) -> object:
     """Text with more than ASCII as its bytes: Pillow reads it as Latin-1, and would write question marks."""
     return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
+
+
+def _is_writable(entry: dict[int, object]) -> bool:
+    """Whether Pillow can write an entry: it reads what it cannot write."""
+    exif = Image.Exif()
+    exif.update(entry)
+    try:
+        exif.tobytes()
+    except WRITE_ERRORS:
+        return False
+    return True
 
 
 def with_size(exif: Image.Exif, width: int, height: int) -> Image.Exif:

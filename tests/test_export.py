@@ -16,8 +16,11 @@ from safetensors import safe_open
 
 import evaluate_darkir_test
 import export_model
-from darkir import load_network
-from darkir.engine.artefact import TOOLKIT
+from darkir import NetworkConfig, RestormerConfig, load_network
+from darkir.architectures import make_network
+from darkir.engine import onnx_export
+from darkir.engine.errors import RunFailed
+from darkir.engine.model_card import TOOLKIT
 from darkir.engine.provenance import Seen
 from darkir.weights import read_weights
 from data.files import write_json
@@ -108,7 +111,7 @@ def test_the_toolkit_reads_back_what_a_checkpoint_says(exported, finished_run):
     assert meta["network"]["dilations"] == source["network"]["dilations"]
 
 
-def test_the_same_run_gives_the_same_bytes(exported, finished_run, two_folds, tmp_path):
+def test_the_same_command_gives_the_same_bytes(exported, finished_run, two_folds, tmp_path):
     assert export(finished_run, two_folds, tmp_path / "model.safetensors") == 0
     for name in ("model.safetensors", "model.md"):
         assert (tmp_path / name).read_bytes() == (exported / name).read_bytes()
@@ -189,7 +192,8 @@ def run_card(folder, bare_library):
     after = f"""import importlib.util
 others = [name for name in {OTHERS} if importlib.util.find_spec(name)]
 assert not others, others
-from darkir import load_network
+from darkir import NetworkConfig, RestormerConfig, load_network
+from darkir.architectures import make_network
 with torch.inference_mode():
     assert torch.equal(load_network("model.safetensors")(photo).clamp(0, 1), restored)
 torch.save((photo, restored), "outcome.pt")
@@ -409,6 +413,25 @@ def test_onnx_gives_the_same_output_at_odd_sizes(own_run, two_folds, tmp_path, c
         with torch.inference_mode():
             assert (network(photo) - torch.from_numpy(output)).abs().max() < 1e-4
     assert "opset 18" in (tmp_path / "m.md").read_text(encoding="utf-8")
+
+
+ONE_BLOCK = NetworkConfig(width=4, enc_blocks=(1,), middle_enc_blocks=0, middle_dec_blocks=0, dec_blocks=(0,))
+FEW_BLOCKS = RestormerConfig(dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, heads=(1, 2, 2, 4))
+
+
+def test_onnx_of_a_restormer_gives_the_same_output(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    assert onnx_export.write_onnx(make_network(FEW_BLOCKS).eval(), tmp_path / "m.onnx") < 1e-5
+
+
+def test_onnx_that_differs_leaves_nothing(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(onnx_export, "TOLERANCE", 0.0)
+    with pytest.raises(RunFailed, match="onnxruntime differs by .* nothing is written"):
+        onnx_export.write_onnx(make_network(ONE_BLOCK).eval(), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_onnx_without_its_packages_is_refused_at_the_start(finished_run, two_folds, tmp_path, capsys, monkeypatch):

@@ -3,51 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from darkir.architectures import NAMES, arch_of, description, size_of, title
+from darkir.architectures import arch_of, size_of
 from darkir.engine import onnx_export
-from darkir.engine.candidates import AVERAGE, Candidate
-from darkir.engine.choosing import UNSCORED_AVERAGE, Summary, untouched_summary
-from darkir.engine.ensemble import ENSEMBLE, IDENTITY
-from darkir.engine.metrics import DIGITS, METRICS
-from darkir.engine.pages import fill
-from darkir.engine.results import cell
+from darkir.engine.candidate_scores import Summary, untouched_summary
+from darkir.engine.choosing import Chosen
+from darkir.engine.metrics import METRICS
+from darkir.engine.model_card import TOOLKIT, model_card, options_of
 from darkir.engine.runlog import RunLog
-from darkir.engine.runtime import created_with, versions
-from darkir.engine.trees import flat, plain
-from darkir.network import NetworkConfig
-from darkir.safetensors_file import seen_digest, to_bytes
+from darkir.engine.runtime import created_with
+from darkir.engine.trees import plain
+from darkir.safetensors_file import to_bytes
 from data.files import write_bytes, write_text
 
-TOOLKIT = "darkir-training-toolkit 0.1.0"
 COLOR_SPACE, VALUE_RANGE = "sRGB", "[0, 1]"
 LAYOUT = "RGB, float32 (batch, 3, height, width)"
-BEHAVIOUR = {
-    "darkir": "DarkIR pools over the whole image and filters its whole spectrum.",
-    "restormer": "Restormer's attention over channels pools over the whole image.",
-}
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What is exported, why, and what was measured of it and of the other candidates."""
-
-    candidate: Candidate
-    reason: str
-    warnings: list[str]
-    validation: dict[str, Summary]
-    test: dict[str, Summary]
-    test_photos: int
-    test_digest: str | None
 
 
 def write_artefact(chosen: Chosen, output: Path, card: Path, onnx: Path | None, log: RunLog) -> None:
-    """Write `output`, its `card`, and `onnx` when that is wanted: `output` last, so that it never stands alone.
+    """Write `onnx` when that is wanted, the `card`, and `output` last, so that it never stands without its own card.
 
     Raises RunFailed, with nothing written, when the ONNX file would differ from PyTorch.
     """
@@ -55,6 +32,7 @@ def write_artefact(chosen: Chosen, output: Path, card: Path, onnx: Path | None, 
     if onnx is not None:
         difference = onnx_export.write_onnx(chosen.candidate.network, onnx)
         log(f"{onnx}: differs from PyTorch by at most {difference:.1e} in onnxruntime")
+    output.unlink(missing_ok=True)  # with --overwrite: the old model must not stand beside the new card
     write_text(card, model_card(chosen, output, content, None if onnx is None else (onnx, difference)))
     write_bytes(output, content)
     seen = len(json.dumps(chosen.candidate.seen.as_plain()))
@@ -67,7 +45,7 @@ def artefact_bytes(chosen: Chosen) -> bytes:
     meta = {
         "network": plain(dataclasses.asdict(candidate.config)),
         "data": candidate.seen.as_plain(),
-        "config": _options(candidate),
+        "config": options_of(candidate),
         "metrics": _means(chosen.validation.get(candidate.name)),
         "epoch": candidate.epoch,
         "created_with": created_with(),
@@ -92,50 +70,6 @@ def artefact_bytes(chosen: Chosen) -> bytes:
     return to_bytes(candidate.network.state_dict(), meta, notes)
 
 
-def model_card(chosen: Chosen, output: Path, content: bytes, onnx: tuple[Path, float] | None) -> str:
-    """The card's Markdown. content: the bytes of `output`; onnx: that file and its largest difference to PyTorch."""
-    candidate = chosen.candidate
-    arch, seen = arch_of(candidate.config), candidate.seen
-    return fill(
-        "model_card.md",
-        {"cell": lambda value: str(value).replace("|", "\\|")},
-        title=title(candidate.config),
-        name=output.name,
-        network=title(candidate.config),
-        architecture=NAMES[arch],
-        config_class="NetworkConfig" if isinstance(candidate.config, NetworkConfig) else "RestormerConfig",
-        parameters=sum(parameter.numel() for parameter in candidate.network.parameters()),
-        weights="the mean of the folds' weights" if candidate.name == AVERAGE else candidate.name,
-        epoch=candidate.epoch,
-        chosen_by=chosen.reason,
-        warnings=chosen.warnings,
-        sources=candidate.sources,
-        sha256=hashlib.sha256(content).hexdigest(),
-        resolution=candidate.data["resolution"],
-        fit=candidate.data["fit"],
-        onnx=None if onnx is None else _onnx(*onnx),
-        scores=_score_rows(chosen),
-        notes=_notes(chosen),
-        own=len(seen.own),
-        earlier=len(seen.earlier),
-        known=seen.known,
-        unknown_sources=seen.sources,
-        seen_sha256=seen_digest(seen.as_plain()),
-        behaviour=BEHAVIOUR[arch],
-        options=flat({"network": description(candidate.config), **_options(candidate)}),
-        toolkit=TOOLKIT,
-        versions=", ".join(f"{name} {version}" for name, version in versions().items()),
-    )
-
-
-def _options(candidate: Candidate) -> dict[str, Any]:
-    """What the training was asked for; the average belongs to no single fold's rows."""
-    options = candidate.options
-    if candidate.name != AVERAGE:
-        return options
-    return {name: value for name, value in options.items() if not name.endswith("_digest")}
-
-
 def _means(summary: Summary | None) -> dict[str, float]:
     return {} if summary is None else {name: summary[name]["mean"] for name in METRICS}
 
@@ -151,52 +85,4 @@ def _scores(chosen: Chosen) -> dict[str, Any]:
         "test_of_all": chosen.test or None,
         "test_photos": chosen.test_photos,
         "test_digest": chosen.test_digest,
-    }
-
-
-def _score_rows(chosen: Chosen) -> list[dict[str, str]]:
-    """Rows of the card's table: the exported weights first, then what they are to be compared with."""
-    candidate, rows = chosen.candidate, []
-    if candidate.validation is not None:
-        photos = f"validation, {len(candidate.validation)}"
-        rows += [
-            (photos, candidate.name, chosen.validation[candidate.name]),
-            (photos, IDENTITY, untouched_summary([candidate])),
-        ]
-    others = [name for name in chosen.test if name not in (candidate.name, IDENTITY, ENSEMBLE)]
-    order = [candidate.name, IDENTITY, *others, ENSEMBLE]
-    rows += [(f"test, {chosen.test_photos}", name, chosen.test[name]) for name in order if name in chosen.test]
-    return [
-        {"photos": photos, "model": name} | {metric: cell(summary[metric], DIGITS[metric], "") for metric in METRICS}
-        for photos, name, summary in rows
-    ]
-
-
-def _notes(chosen: Chosen) -> list[str]:
-    """How the numbers are to be read."""
-    candidate, notes = chosen.candidate, []
-    if candidate.validation is None:
-        notes.append(f"The average has {UNSCORED_AVERAGE}")
-    else:
-        notes.append(
-            "Validation photos took no part in the updates, but decided which epoch, and by default which fold, was kept: "
-            "their scores flatter a little"
-        )
-    if not chosen.test:
-        notes.append("Not scored on test photos")
-    if ENSEMBLE in chosen.test:
-        notes.append("`ensemble` is the mean of all folds' outputs, which this file is not: it holds one network")
-    return notes
-
-
-def _onnx(path: Path, difference: float) -> dict[str, Any]:
-    sizes = ", ".join(f"{batch} x {width} x {height}" for batch, _, height, width in onnx_export.PROVED_SIZES)
-    return {
-        "name": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "opset": onnx_export.OPSET,
-        "smallest": onnx_export.SMALLEST,
-        "largest": onnx_export.LARGEST,
-        "sizes": sizes,
-        "difference": difference,
     }
