@@ -23,7 +23,7 @@ from darkir.plain import PLAIN, gate
 from data.files import atomic_output
 
 OPSET = 18
-SMALLEST, LARGEST = 16, 16384  # sides of an image
+SMALLEST, LARGEST = 16, 16384  # sides of an image that the file declares; compared with PyTorch at PROVED_SIZES
 TRACED_SIZE = (2, 3, 37, 51)
 PROVED_SIZES = ((1, 3, 37, 51), (2, 3, 64, 96), (1, 3, 127, 93), (3, 3, 41, 40))
 TOLERANCE = 1e-4  # of values in [0, 1]

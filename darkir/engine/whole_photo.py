@@ -7,9 +7,10 @@ import torch
 from darkir.network import DarkIR
 
 # Peak of the one-pass form: so many residual streams (width x pixels, float32) and the libraries' work areas. 11.5 streams are
-# counted in the last decoder block, where the widest features take two each. On the CPU 740 to 840 MiB were measured at
-# 752 x 500 pixels and 2360 to 2480 at 1504 x 1000, against 850 and 2640 by 13 streams; with the scripts' allocator, which
-# keeps what is freed, 4110 at 1504 x 1000 (bench/bench_whole_photo.py). CUDA's is the count with some room, not measured.
+# counted in the last decoder block, where the widest features take two each. On the CPU bench/bench_whole_photo.py measured
+# 740 to 840 MiB at 752 x 500 pixels (--height, --width) and 2360 to 2480 at 1504 x 1000, against 850 and 2640 by 13 streams;
+# with --kept, the allocator of the scripts that keep what is freed, 4110 at 1504 x 1000. CUDA's is the count with some room,
+# not measured.
 CUDA_STREAMS, CPU_STREAMS = 13, 23
 WORK_AREAS = 256 * 2**20
 # On the CPU a batch goes in strips from so many bytes of residual stream on (half a megapixel of DarkIR-m): a sixth of the
