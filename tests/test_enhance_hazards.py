@@ -1,6 +1,7 @@
 """enhance_photos.py where results could be lost, mixed up or taken for others: reruns, names, odd folders, odd files."""
 
 import os
+import struct
 
 import pytest
 import torch
@@ -202,6 +203,23 @@ def test_names_with_umlauts_stay_in_the_exif(models, tmp_path, ending):
     assert run(models[0], tmp_path / f"a.{ending}", tmp_path / "out") == 0
     with Image.open(tmp_path / "out" / f"a.{ending}") as result:
         assert result.getexif()[ExifTags.Base.Artist].encode("latin-1") == name
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_a_broken_entry_of_the_exif_is_left_out_and_the_others_stay(models, tmp_path, ending):
+    """The maker is a fraction here."""
+    maker = struct.pack("<HHII", ExifTags.Base.Make, 5, 1, 68)
+    artist = struct.pack("<HHI", ExifTags.Base.Artist, 2, 3) + b"me\0\0"
+    pointer = struct.pack("<HHII", ExifTags.IFD.Exif, 4, 1, 50)
+    lens = struct.pack("<HHI", ExifTags.Base.LensModel, 2, 3) + b"L5\0\0"
+    directories = [struct.pack("<H", 3) + maker + artist + pointer + bytes(4), struct.pack("<H", 1) + lens]
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + b"".join(directories) + bytes(4) + struct.pack("<II", 1, 2)
+    Image.fromarray(scene(1, 40, 30)).save(tmp_path / f"a.{ending}", exif=exif)
+    assert run(models[0], tmp_path / f"a.{ending}", tmp_path / "out") == 0
+    with Image.open(tmp_path / "out" / f"a.{ending}") as result:
+        first, second = result.getexif(), result.getexif().get_ifd(ExifTags.IFD.Exif)
+        assert first[ExifTags.Base.Artist] == "me" and ExifTags.Base.Make not in first
+        assert second[ExifTags.Base.LensModel] == "L5"
 
 
 def test_exif_that_is_too_long_for_a_jpeg_is_told(models, photos, tmp_path, capsys):
