@@ -1,6 +1,7 @@
 """Activation checkpointing: the features inside a block are made again in the backward pass instead of being kept.
 
-Less memory for a fifth to two fifths more time (bench/bench_architectures.py); outputs and gradients stay bit-identical (the blocks draw no random numbers).
+Less memory for up to two fifths more time (bench/bench_architectures.py); outputs and gradients stay bit-identical, as the
+blocks draw no random numbers.
 Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016), through torch.utils.checkpoint.
 """
 
