@@ -115,7 +115,12 @@ def test_the_estimate_of_what_fits_follows_from_one_measured_sample():
     assert use.largest_batch() == 4  # (0.9 * 10000 - 1000) / 2000
     assert use.largest_resolution(384, batch_size=16) == 192  # a quarter of the room: half the side
     advice = memory_advice(use, 16, 384)
-    assert "Estimate from one measured sample: --batch_size 4 or --resolution 192" in advice
+    assert "Estimate from one measured sample: --batch_size 4 or --resolution 192 would have fitted" in advice
+    assert (
+        "--batch_size"
+        not in memory_advice(MemoryUse(8500, 2000, 10000), 16, 384).split("sample: ")[1].split(" would")[0]
+    )
+    assert "no batch and no resolution would have fitted" in memory_advice(MemoryUse(9000, 2000, 10000), 16, 384)
 
 
 def test_a_dry_run_checks_and_estimates_and_writes_nothing(photos, tmp_path, capsys):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import functools
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from darkir.engine.errors import OutOfMemory, RunFailed, RunRefused, Stopped, lacks_memory
 from darkir.errors import ModelError
@@ -31,10 +33,11 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     @functools.wraps(main)
     def wrapper(argv: list[str] | None = None) -> int:
         use_utf8_streams()
+        words = sys.argv[1:] if argv is None else argv
         try:
             return main(argv)
         except (DataError, ModelError, LossError, RunRefused) as error:
-            return _say(f"error: {error}", WRONG_INPUT)
+            return _say(f"error: {with_flag(str(error), words)}", WRONG_INPUT)
         except (Stopped, Interrupted) as stop:
             return _say(f"stopped: {stop}", STOPPED)
         except OutOfMemory as failure:
@@ -42,9 +45,9 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
         except RunFailed as failure:
             return _say(f"failed: {failure}", FAILED)
         except OSError as failure:
-            where = f" ({failure.filename})" if failure.filename else ""
+            where = f"{failure.filename}: " if failure.filename else ""
             word, code = ("error", WRONG_INPUT) if failure.errno in WRONG_PATHS else ("failed", FAILED)
-            return _say(f"{word}: {failure.strerror or failure}{where}", code)
+            return _say(f"{word}: {with_flag(f'{where}{failure.strerror or failure}', words)}", code)
         except (MemoryError, RuntimeError) as failure:
             if not lacks_memory(failure):
                 raise
@@ -53,6 +56,18 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             no_more()
 
     return wrapper
+
+
+def with_flag(message: str, words: list[str]) -> str:
+    """`message`, and before it the flag of the command line `words` with whose path it begins, if it begins with one."""
+    flag = None
+    for word in words:
+        name, is_joined, value = word.partition("=") if word.startswith("--") else (flag, "=", word)
+        flag = name
+        path = str(Path(value)) if is_joined and value else None
+        if flag is not None and path is not None and message.startswith((f"{path} ", f"{path}:", f"{path}{os.sep}")):
+            return f"{flag} {message}"
+    return message
 
 
 def use_utf8_streams() -> None:

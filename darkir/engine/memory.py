@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from data.loader import MIN_RESOLUTION
+
 USABLE = 0.9  # the allocator's fragments and the libraries' work areas take the rest
 MULTIPLE = 8
 
@@ -58,5 +60,7 @@ def memory_advice(use: MemoryUse | None, batch_size: int, resolution: int) -> st
     if use is None:
         return f"{start} {advice}"
     batch, side = use.largest_batch(), use.largest_resolution(resolution, batch_size)
-    fitting = f"Estimate from one measured sample: --batch_size {batch} or --resolution {side} would have fitted."
-    return f"{start} {fitting} {advice}"
+    ways = [f"--batch_size {batch}"] if batch else []
+    ways += [f"--resolution {side}"] if side >= MIN_RESOLUTION else []
+    fitting = f"{' or '.join(ways)} would have fitted" if ways else "no batch and no resolution would have fitted"
+    return f"{start} Estimate from one measured sample: {fitting}. {advice}"
