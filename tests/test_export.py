@@ -18,7 +18,7 @@ import evaluate_darkir_test
 import export_model
 from darkir import NetworkConfig, RestormerConfig, load_network
 from darkir.architectures import make_network
-from darkir.engine import onnx_export
+from darkir.engine import artefact, onnx_export
 from darkir.engine.errors import RunFailed
 from darkir.engine.model_card import TOOLKIT
 from darkir.engine.provenance import Seen
@@ -26,6 +26,7 @@ from darkir.weights import read_weights
 from data.files import write_json
 from tests.evaluate_runs import results_of
 from tests.exits import refusal
+from tests.test_network import active
 from tests.train_runs import train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,6 +151,14 @@ def test_evaluation_scores_the_file_as_it_scores_the_fold(exported, finished_run
         assert summary["mean"] == pytest.approx(results["fold"]["ensemble"][metric]["mean"], abs=1e-5)
 
 
+def test_the_ensemble_of_the_table_is_that_of_the_folds_alone(exported, finished_run, two_folds, tmp_path):
+    words = ["--cv_dir", finished_run, "--test_jsonl", two_folds / "test.jsonl", "--output_dir", tmp_path / "out"]
+    assert evaluate_darkir_test.main([str(word) for word in [*words, "--num_workers", 0]]) == 0
+    ensemble = json.loads(metadata_of(exported / "model.safetensors")["scores"])["test_of_all"]["ensemble"]
+    for metric, summary in results_of(tmp_path / "out")["ensemble"].items():
+        assert ensemble[metric]["mean"] == pytest.approx(summary["mean"], abs=1e-5), metric
+
+
 def test_evaluation_refuses_a_photo_that_the_file_has_seen(exported, two_folds, tmp_path, capsys):
     rows = two_folds / "fold_1" / "val.jsonl"
     count = len(rows.read_text(encoding="utf-8").splitlines())
@@ -249,6 +258,9 @@ def test_the_average_is_the_mean_and_warns_when_it_is_worse(own_run, two_folds, 
     contents = contents_of(own_run)
     other = next(fold for fold in contents if fold != best)
     contents[other]["params"]["ending.bias"] += 1.0
+    # A fold that was fine-tuned from weights of unknown origin, and saw one photo more.
+    data = contents[other]["data"]
+    contents[other]["data"] = {**data, "own": [*data["own"], "f" * 64], "known": False, "sources": ["other.pth"]}
     torch.save(contents[other], own_run / other / "checkpoint_best.pt")
     assert export(own_run, two_folds, tmp_path / "m.safetensors", "--choose", "average") == 0
     assert re.search(
@@ -267,6 +279,7 @@ def test_the_average_is_the_mean_and_warns_when_it_is_worse(own_run, two_folds, 
     )
     seen = read_weights(tmp_path / "m.safetensors").meta["data"]
     assert set(seen["own"]) == {digest for content in contents.values() for digest in content["data"]["own"]}
+    assert not seen["known"] and seen["sources"] == ["other.pth"] and "Provenance: unknown" in card
 
 
 def test_without_test_photos_the_average_is_refused_and_a_fold_says_so(finished_run, tmp_path, capsys):
@@ -391,6 +404,19 @@ MISTAKES = {
 }
 
 
+def test_an_overwritten_model_never_stands_beside_a_card_that_is_not_its_own(
+    exported, finished_run, two_folds, tmp_path, monkeypatch
+):
+    shutil.copy(exported / "model.safetensors", tmp_path)
+
+    def full_disk(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(artefact, "write_text", full_disk)
+    assert export(finished_run, two_folds, tmp_path / "model.safetensors", "--overwrite", "--choose", "fold_1") == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_end_with_exit_2_and_write_nothing(own_run, two_folds, tmp_path, capsys, mistake):
     damage, flags, words = MISTAKES[mistake]
@@ -419,10 +445,11 @@ ONE_BLOCK = NetworkConfig(width=4, enc_blocks=(1,), middle_enc_blocks=0, middle_
 FEW_BLOCKS = RestormerConfig(dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, heads=(1, 2, 2, 4))
 
 
-def test_onnx_of_a_restormer_gives_the_same_output(tmp_path):
+@pytest.mark.parametrize("config", [ONE_BLOCK, FEW_BLOCKS], ids=["darkir", "restormer"])
+def test_onnx_of_each_architecture_gives_the_same_output(tmp_path, config):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    assert onnx_export.write_onnx(make_network(FEW_BLOCKS).eval(), tmp_path / "m.onnx") < 1e-5
+    assert onnx_export.write_onnx(active(make_network(config)).eval(), tmp_path / "m.onnx") < 1e-5
 
 
 def test_onnx_that_differs_leaves_nothing(tmp_path, monkeypatch):
