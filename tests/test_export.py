@@ -258,10 +258,13 @@ def test_the_average_is_the_mean_and_warns_when_it_is_worse(own_run, two_folds, 
     contents = contents_of(own_run)
     other = next(fold for fold in contents if fold != best)
     contents[other]["params"]["ending.bias"] += 1.0
-    # A fold that was fine-tuned from weights of unknown origin, and saw one photo more.
-    data = contents[other]["data"]
-    contents[other]["data"] = {**data, "own": [*data["own"], "f" * 64], "known": False, "sources": ["other.pth"]}
-    torch.save(contents[other], own_run / other / "checkpoint_best.pt")
+    # Each fold saw one photo that the others did not; one was fine-tuned from weights of unknown origin.
+    for number, (fold, content) in enumerate(contents.items()):
+        content["data"]["own"].append(f"{number:064x}")
+        torch.save(content, own_run / fold / "checkpoint_best.pt")
+    change(
+        own_run / other / "checkpoint_best.pt", data=contents[other]["data"] | {"known": False, "sources": ["x.pth"]}
+    )
     assert export(own_run, two_folds, tmp_path / "m.safetensors", "--choose", "average") == 0
     assert re.search(
         rf"⚠️  the average scores .* dB on the test photos, {best} .*; export {best} instead", capsys.readouterr().out
@@ -279,7 +282,7 @@ def test_the_average_is_the_mean_and_warns_when_it_is_worse(own_run, two_folds, 
     )
     seen = read_weights(tmp_path / "m.safetensors").meta["data"]
     assert set(seen["own"]) == {digest for content in contents.values() for digest in content["data"]["own"]}
-    assert not seen["known"] and seen["sources"] == ["other.pth"] and "Provenance: unknown" in card
+    assert not seen["known"] and seen["sources"] == ["x.pth"] and "Provenance: unknown" in card
 
 
 def test_without_test_photos_the_average_is_refused_and_a_fold_says_so(finished_run, tmp_path, capsys):
