@@ -112,6 +112,28 @@ def test_a_displaced_target_is_found(ordinary):
     assert "1.5 to the right, 1.0 up" in findings[0].reasons[0].text
 
 
+@pytest.mark.parametrize(
+    ("rotation", "scale", "words"),
+    [
+        (0.5, 1.0, "turned by 0.50 degrees clockwise"),
+        (-0.5, 1.0, "turned by 0.50 degrees counter-clockwise"),
+        (0.0, 1.01, "1.00 % larger"),
+        (0.0, 0.99, "1.00 % smaller"),
+    ],
+)
+def test_rotation_and_scale_are_told_by_their_direction(ordinary, rotation, scale, words):
+    alignment = dataclasses.replace(ordinary[7].alignment, shift=(0.0, 0.0), rotation=rotation, scale=scale, rms=1.0)
+    measures = [*ordinary[:7], dataclasses.replace(ordinary[7], alignment=alignment), *ordinary[8:]]
+    findings, _ = rank(rows(), measures)
+    assert [finding.reasons[0].text for finding in findings] == [f"tar is off by about 1.0 pixels: {words}"]
+
+
+def test_less_than_half_a_pixel_is_no_displacement(ordinary):
+    for rms, kinds in ((0.49, []), (0.51, ["misregistered"])):
+        alignment = dataclasses.replace(ordinary[7].alignment, rms=rms)
+        assert found([*ordinary[:7], dataclasses.replace(ordinary[7], alignment=alignment), *ordinary[8:]]) == kinds
+
+
 def test_a_displacement_is_told_in_pixels_of_the_file():
     still, moved = shifted(7, 1.5, -1)
     measured = compare(small(as_shot(still), times=4), small(moved, times=4))
@@ -185,6 +207,12 @@ def test_white_that_hides_what_the_other_side_shows_is_found(ordinary):
     assert found(with_pair(ordinary, both, image)) == [], "an HDR target mends such windows"
     both[:100] = 255
     assert "clipped" in found(with_pair(ordinary, both, image)), "but this is most of the frame"
+
+
+def test_white_that_is_usual_in_the_set_is_no_fault(ordinary):
+    usual = [dataclasses.replace(measures, lost_in_tar=0.1) for measures in ordinary]
+    assert found([*usual[:7], dataclasses.replace(usual[7], lost_in_tar=0.29), *usual[8:]]) == []
+    assert found([*usual[:7], dataclasses.replace(usual[7], lost_in_tar=0.31), *usual[8:]]) == ["clipped"]
 
 
 def test_the_same_picture_on_both_sides_is_found(ordinary):
