@@ -16,6 +16,8 @@ torch.set_num_threads(1)
 pytest_plugins = [
     "tests.comparison_runs",
     "tests.evaluate_runs",
+    "tests.export_runs",
+    "tests.loss_terms",
     "tests.split_runs",
     "tests.train_runs",
     "tests.hazard_runs",
