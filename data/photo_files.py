@@ -20,15 +20,9 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", *RAW_ENDIN
 RAW = "DNG"
 # Of the first directory only what describes the photo; sizes, offsets and compression belong to the old file.
 DESCRIBING = (
-    270,
-    271,
-    272,
-    305,
-    306,
-    315,
-    316,
-    33432,
-)  # description, make, model, software, date, artist, host, copyright
+    *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software),
+    *(ExifTags.Base.DateTime, ExifTags.Base.Artist, ExifTags.Base.HostComputer, ExifTags.Base.Copyright),
+)
 # What Pillow's EXIF writer raises for a value that does not fit its tag.
 WRITE_ERRORS = (TypeError, AttributeError, ValueError, OverflowError, struct.error)
 COLOR_SPACE, PIXEL_WIDTH, PIXEL_HEIGHT, SRGB = 40961, 40962, 40963, 1

@@ -78,12 +78,8 @@ def _tiff(pixels: np.ndarray, exif: Image.Exif) -> bytes:
         directory[tag] = dict(exif.get_ifd(tag)) or value
     directory[WIDTH], directory[LENGTH], directory[BITS] = width, height, (8 * pixels.itemsize,) * samples
     directory[COMPRESSION], directory[PHOTOMETRIC], directory[PREDICTOR] = DEFLATE, RGB, DIFFERENCES
-    directory[SAMPLES], directory[ROWS], directory[COUNTS], directory[OFFSETS] = (
-        samples,
-        height,
-        len(strip),
-        0,
-    )  # from the directory's end
+    directory[SAMPLES], directory[ROWS], directory[COUNTS] = samples, height, len(strip)
+    directory[OFFSETS] = 0  # from the directory's end
     directory.tagtype[PROFILE] = 7
     directory[PROFILE] = srgb_profile()
     return struct.pack("<2sHI", b"II", 42, 8) + directory.tobytes(8) + strip

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-# What torch.load(weights_only=False) does to a file, without torch: every call in the pickle is made, tensors aside.
+# What an unguarded load does to a file, without torch: every call in the pickle is made, tensors aside.
 UNPICKLE = """
 import pickle, sys, zipfile
 

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from darkir.engine.candidates import AVERAGE, Candidate
-from darkir.engine.ensemble import ENSEMBLE, IDENTITY, score_all
-from darkir.engine.evaluation import restorer
+from darkir.engine.ensemble import ENSEMBLE, IDENTITY, make_restorers, score_all
 from darkir.engine.metrics import METRICS
 from darkir.engine.results import Records, metric_table, summary_of
 from darkir.engine.runlog import RunLog
@@ -39,11 +38,7 @@ def score_on_test(candidates: list[Candidate], pairs: list[Pair], device: torch.
     for group in filter(None, (averages, folds)):  # apart, or the average would be in the ensemble
         batches = equal_size_batches(dataset, BATCH_SIZE)
         loader = evaluation_loader(dataset, batches, num_workers, device.type == "cuda")
-        precision = Precision(device.type, None)
-        restorers = {
-            candidate.name: restorer(candidate.network.to(device, memory_format=torch.channels_last), precision)
-            for candidate in group
-        }
+        restorers = make_restorers(group, False, Precision(device.type, None), device)
         records |= score_all(restorers, loader, pairs, device, lambda *_: None)
         for candidate in group:
             candidate.network.cpu()

@@ -55,7 +55,7 @@ def enhance_all(tasks: list[PhotoTask], run: Enhancement, log: RunLog) -> list[s
     bar = tqdm(total=len(tasks), initial=len(tasks) - len(todo), unit="photo", disable=not sys.stderr.isatty())
     faults, spent = [], []
     for number, task in enumerate(todo, start=1):
-        _refuse_after_a_signal(len(spent), run.overwrite)
+        _stop_when_asked(len(spent), run.overwrite)
         started = time.monotonic()
         try:
             size = _enhance(task, run)
@@ -71,7 +71,7 @@ def enhance_all(tasks: list[PhotoTask], run: Enhancement, log: RunLog) -> list[s
     return faults
 
 
-def _refuse_after_a_signal(made: int, overwrite: bool) -> None:
+def _stop_when_asked(made: int, overwrite: bool) -> None:
     if stop.requested():
         begins_anew = "the same command begins anew, as it has --overwrite"
         again = begins_anew if overwrite else "run the same command again for the rest"

@@ -6,13 +6,14 @@ is the batch, one output and the running sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 
+from darkir.architectures import Network
 from darkir.engine.errors import OutOfMemory, lacks_memory
 from darkir.engine.evaluation import Restore, frames, identity, restorer
-from darkir.engine.members import Member
 from darkir.engine.metrics import photo_records
 from darkir.engine.runtime import Precision
 from data.manifest import Pair
@@ -21,16 +22,25 @@ IDENTITY, ENSEMBLE = "identity", "ensemble"
 # Dimensions of (B, 3, H, W) to turn over: as shot, left-right, upside down, both.
 FLIPS = ((), (3,), (2,), (2, 3))
 
+
+class Named(Protocol):
+    """What is scored: a network and its name."""
+
+    name: str
+    network: Network
+
+
 OnRestored = Callable[[list[int], torch.Tensor, torch.Tensor, torch.Tensor, list[float]], None]
 
 
-def make_restorers(members: list[Member], tta: bool, precision: Precision, device: torch.device) -> dict[str, Restore]:
+def make_restorers(
+    models: Sequence[Named], tta: bool, precision: Precision, device: torch.device
+) -> dict[str, Restore]:
     """Move the networks to `device` and give one restoring function for each: (B, 3, H, W) in [0, 1] in and out."""
     restorers = {}
-    for member in members:
-        network = member.network.to(device, memory_format=torch.channels_last)
-        restore = restorer(network, precision)
-        restorers[member.name] = with_flips(restore) if tta else restore
+    for model in models:
+        restore = restorer(model.network.to(device, memory_format=torch.channels_last), precision)
+        restorers[model.name] = with_flips(restore) if tta else restore
     return restorers
 
 

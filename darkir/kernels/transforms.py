@@ -10,7 +10,7 @@ import torch
 
 from darkir.kernels.polar import cartesian, cartesian_backward, polar, polar_backward
 from darkir.kernels.tiles import arithmetic, dense, empty_like, grid, is_last, memory_format, sizes, tile_shape
-from darkir.spectral import PHASE_EPS
+from darkir.spectral import PHASE_EPS, connect
 
 WARPS = 8  # four numbers a bin: half as many bins a thread as the other kernels have elements
 
@@ -116,22 +116,4 @@ def _(magnitude, phasor, grad):
     return empty_like(magnitude, magnitude.shape[1], magnitude.dtype), phasor.new_empty(phasor.shape)
 
 
-def _save_spectrum(ctx, inputs, output):
-    ctx.save_for_backward(*output)
-    ctx.width = inputs[0].shape[-1]
-
-
-def _spectrum_gradient(ctx, grad_magnitude, grad_phasor):
-    return spectrum_backward(*ctx.saved_tensors, grad_magnitude, grad_phasor, ctx.width)
-
-
-def _save_synthesis(ctx, inputs, output):
-    ctx.save_for_backward(inputs[0], inputs[1])
-
-
-def _synthesis_gradient(ctx, grad):
-    return *synthesis_backward(*ctx.saved_tensors, grad), None
-
-
-spectrum.register_autograd(_spectrum_gradient, setup_context=_save_spectrum)
-synthesis.register_autograd(_synthesis_gradient, setup_context=_save_synthesis)
+connect(spectrum, spectrum_backward, synthesis, synthesis_backward)
