@@ -50,6 +50,10 @@ make_split() {
         done
     fi
     if is_there "$SPLITS_DIR/split_metadata.json"; then
+        local named=INPUT_DIR=$INPUT_DIR
+        [[ -z $INPUT_JSONL ]] || named=INPUT_JSONL=$INPUT_JSONL
+        split_is_of_input ||
+            fail 2 "$SPLITS_DIR was made from another input than $named: set SPLITS_DIR to another folder, or no input to use it"
         say "Split: $SPLITS_DIR is there"
     else
         local input=(--input_jsonl "$INPUT_JSONL")
@@ -60,6 +64,16 @@ make_split() {
         produced "$SPLITS_DIR/split_metadata.json"
     fi
     [[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || exec 9>&-
+}
+
+split_is_of_input() { # a split that is there must not stand in for the photos that were named
+    [[ -n $INPUT_JSONL$INPUT_DIR ]] || return 0
+    "${interpreter[@]}" - "$SPLITS_DIR/split_metadata.json" "${INPUT_JSONL:-$INPUT_DIR}" <<'END'
+import json, os, sys
+path, asked = sys.argv[1:]
+config = json.load(open(path, encoding="utf-8"))["config"]
+sys.exit(os.path.realpath(config["input_jsonl"] or config["input_dir"]) != os.path.realpath(asked))
+END
 }
 
 fold_folder() { # fold_folder FOLD: a single model lies at the top; without FOLD, where all of them are

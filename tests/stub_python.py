@@ -28,7 +28,9 @@ def leave(folder: Path, *names: str, text: str = "") -> None:
 def leave_outputs(script: str) -> None:
     output = value("--output_dir")
     if script == "create_data_splits.py":
-        leave(output, "split_metadata.json")
+        kind = "input_jsonl" if "--input_jsonl" in sys.argv else "input_dir"
+        config = {"input_jsonl": None, "input_dir": None, kind: str(value(f"--{kind}"))}
+        leave(output, "split_metadata.json", text=json.dumps({"config": config}))
     elif script == "prepare_fivek_robust.py":
         leave(output, "train.jsonl")
         config = {"expert": str(value("--expert")), "limit": None}

@@ -58,6 +58,17 @@ def test_a_failed_step_ends_the_chain_with_its_own_code(desk, wrapper, ends, cod
     assert "Done" not in out and err.startswith("error: ")
 
 
+def test_a_split_of_other_photos_does_not_stand_in_for_those_that_were_named(desk):
+    assert desk.run("train_darkir.sh")[0] == 0
+    for settings in ({"INPUT_JSONL": "", "INPUT_DIR": "photos"}, {"INPUT_JSONL": "other.jsonl"}):
+        code, _, err = desk.run("train_darkir.sh", **settings)
+        name = f"INPUT_JSONL={settings['INPUT_JSONL']}" if settings["INPUT_JSONL"] else "INPUT_DIR=photos"
+        assert code == 2 and f"another input than {name}:" in err and "SPLITS_DIR" in err
+    assert desk.scripts() == [SPLIT, TRAIN, EVALUATE], "and nothing is run"
+    assert desk.run("train_darkir.sh", INPUT_JSONL="")[0] == 0, "no input: the split as it is"
+    assert desk.run("train_darkir.sh", INPUT_JSONL="./my pairs.jsonl")[0] == 0, "the same input in other letters"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_reaches_the_running_step_and_the_chain_ends_with_75(desk, number):
     process = desk.start("train_darkir.sh", STUB_WAIT=TRAIN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -128,8 +129,8 @@ def _progress_bar(run: Run, epoch: int, done: int) -> tqdm:
 
 def _log_time_left(run: Run, seconds: float, epochs_left: int) -> None:
     """Tell whoever follows the log when to come back."""
-    minutes = seconds * epochs_left / 60
-    run.log(f"This epoch took {seconds:.0f} s: at most {minutes:.0f} minutes for the other {epochs_left} epochs")
+    minutes = math.ceil(seconds * epochs_left / 60)
+    run.log(f"This epoch took {seconds:.0f} s: at most {minutes} min for the other {epochs_left} epochs")
 
 
 def _timed_update(run: Run, learner: Learner, progress: Progress, batches: Iterator[dict]) -> None:
