@@ -52,8 +52,11 @@ make_split() {
     if is_there "$SPLITS_DIR/split_metadata.json"; then
         local named=INPUT_DIR=$INPUT_DIR
         [[ -z $INPUT_JSONL ]] || named=INPUT_JSONL=$INPUT_JSONL
-        split_is_of_input ||
-            fail 2 "$SPLITS_DIR was made from another input than $named: set SPLITS_DIR to another folder, or no input to use it"
+        case $(input_of_split) in
+        same) ;;
+        other) fail 2 "$SPLITS_DIR was made from another input than $named: set SPLITS_DIR to another folder, or no input to use it" ;;
+        *) fail 1 "$SPLITS_DIR/split_metadata.json does not say what it was made from" ;;
+        esac
         say "Split: $SPLITS_DIR is there"
     else
         local input=(--input_jsonl "$INPUT_JSONL")
@@ -66,13 +69,14 @@ make_split() {
     [[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || exec 9>&-
 }
 
-split_is_of_input() { # a split that is there must not stand in for the photos that were named
-    [[ -n $INPUT_JSONL$INPUT_DIR ]] || return 0
+input_of_split() { # same or other: a split that is there must not stand in for the photos that were named
+    [[ -n $INPUT_JSONL$INPUT_DIR ]] || { say same && return; }
     "${interpreter[@]}" - "$SPLITS_DIR/split_metadata.json" "${INPUT_JSONL:-$INPUT_DIR}" <<'END'
 import json, os, sys
 path, asked = sys.argv[1:]
 config = json.load(open(path, encoding="utf-8"))["config"]
-sys.exit(os.path.realpath(config["input_jsonl"] or config["input_dir"]) != os.path.realpath(asked))
+made_from = config["input_jsonl"] or config["input_dir"]
+print("same" if os.path.realpath(made_from) == os.path.realpath(asked) else "other")
 END
 }
 

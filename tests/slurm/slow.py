@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+if sys.argv[1] == "-":  # a few lines of a wrapper, on standard input
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from data import stop
