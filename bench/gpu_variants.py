@@ -16,7 +16,7 @@ SETS = 4
 
 @dataclass(frozen=True)
 class Variant:
-    """What is computed (`reference`, `plain` or `triton`), under which autocast, and how it is compiled."""
+    """What is computed (`reference` or `plain`), under which autocast, and how it is compiled."""
 
     name: str
     kind: str
@@ -34,12 +34,6 @@ VARIANTS = (
     Variant("plain, bfloat16", "plain", BF16),
     Variant("plain, bfloat16, compiled", "plain", BF16, "default"),
     Variant("plain, bfloat16, CUDA graphs", "plain", BF16, "reduce-overhead"),
-    Variant("triton", "triton"),
-    Variant("triton, compiled", "triton", None, "default"),
-    Variant("triton, CUDA graphs", "triton", None, "reduce-overhead"),
-    Variant("triton, bfloat16", "triton", BF16),
-    Variant("triton, bfloat16, compiled", "triton", BF16, "default"),
-    Variant("triton, bfloat16, CUDA graphs", "triton", BF16, "reduce-overhead"),
     Variant("reference, again", "reference"),
 )
 
@@ -102,7 +96,7 @@ def image_sets(workload: Workload, device: torch.device) -> list[tuple[torch.Ten
 
 
 def make_runner(variant: Variant, workload: Workload, weights: dict, device: torch.device) -> Runner:
-    """The variant on its device. Imports Triton only for the variants that need it."""
+    """The variant on its device."""
     sets = image_sets(workload, device)
     if variant.kind == "reference":
         network: nn.Module = ReferenceDarkIR(workload.width)
@@ -110,10 +104,6 @@ def make_runner(variant: Variant, workload: Workload, weights: dict, device: tor
         network = DarkIR(NetworkConfig(width=workload.width)).to(memory_format=torch.channels_last)
         sets = [tuple(image.contiguous(memory_format=torch.channels_last) for image in pair) for pair in sets]
     network.load_state_dict(weights)
-    if variant.kind == "triton":
-        from darkir.kernels import TRITON
-
-        network.use(TRITON)
     network = network.to(device)
     compiled = variant.compile_mode is not None
     forward = torch.compile(network, fullgraph=True, dynamic=False, mode=variant.compile_mode) if compiled else network

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from darkir.operations import Operations
+from darkir.plain import PLAIN
 
 from bench.measure import table
 from darkir.engine.evaluation import restorer, to_float
@@ -26,8 +28,6 @@ from darkir.engine.runtime import Precision
 from darkir.engine.statistics import paired_difference
 from darkir.local_colour import carry_over
 from darkir.network import DarkIR
-from darkir.operations import Operations
-from darkir.plain import PLAIN
 from data.dataset import EvaluationPairs
 from data.fingerprint import fingerprint_pairs
 from data.manifest import read_pairs

@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from darkir.blocks import DBlock, EBlock
+from darkir.blocks import DBlock, EBlock, apply_blocks
 from darkir.errors import ModelError
-from darkir.operations import Operations
-from darkir.recompute import apply_blocks
 
 
 @dataclass(frozen=True)
@@ -84,13 +82,6 @@ class DarkIR(nn.Module):
         self.middle_blks_enc = Stage(*(EBlock(bottom) for _ in range(self.config.middle_enc_blocks)))
         self.middle_blks_dec = Stage(*(DBlock(bottom, dilations) for _ in range(self.config.middle_dec_blocks)))
         self.side_out = nn.Conv2d(bottom, 3, 3, padding=1)
-
-    def use(self, ops: Operations) -> DarkIR:
-        """Compute with this set of operations from now on; returns the network itself."""
-        for module in self.modules():
-            if hasattr(module, "ops"):
-                module.ops = ops
-        return self
 
     def forward(self, x: torch.Tensor, with_side: bool = False) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """(B, 3, H, W) float RGB in [0, 1], any H and W -> restored, the same shape, not clamped.

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from darkir.blocks import apply_blocks
 from darkir.errors import ModelError
-from darkir.recompute import apply_blocks
 from darkir.restormer_blocks import Downsample, TransformerBlock, Upsample
 
 LEVELS = 4

@@ -10,7 +10,6 @@ Conjugates are made with conj_physical: inside a compiled graph torch overlooks 
 """
 
 import torch
-from torch.library import CustomOpDef
 
 # Below this magnitude a bin's phase is rounding noise; its gradient grows as 1 / |z| and carries no information.
 PHASE_EPS = 1e-12
@@ -89,26 +88,22 @@ def _(magnitude, phasor, grad):
     return magnitude.new_empty(magnitude.shape), phasor.new_empty(phasor.shape)
 
 
-def connect(
-    spectrum: CustomOpDef, spectrum_backward: CustomOpDef, synthesis: CustomOpDef, synthesis_backward: CustomOpDef
-) -> None:
-    """Give two operators with the signatures of `spectrum` and `synthesis` their gradients."""
-
-    def save_spectrum(ctx, inputs, output):
-        ctx.save_for_backward(*output)
-        ctx.width = inputs[0].shape[-1]
-
-    def spectrum_gradient(ctx, grad_magnitude, grad_phasor):
-        return spectrum_backward(*ctx.saved_tensors, grad_magnitude, grad_phasor, ctx.width)
-
-    def save_synthesis(ctx, inputs, output):
-        ctx.save_for_backward(inputs[0], inputs[1])
-
-    def synthesis_gradient(ctx, grad):
-        return *synthesis_backward(*ctx.saved_tensors, grad), None
-
-    spectrum.register_autograd(spectrum_gradient, setup_context=save_spectrum)
-    synthesis.register_autograd(synthesis_gradient, setup_context=save_synthesis)
+def _save_spectrum(ctx, inputs, output):
+    ctx.save_for_backward(*output)
+    ctx.width = inputs[0].shape[-1]
 
 
-connect(spectrum, spectrum_backward, synthesis, synthesis_backward)
+def _spectrum_gradient(ctx, grad_magnitude, grad_phasor):
+    return spectrum_backward(*ctx.saved_tensors, grad_magnitude, grad_phasor, ctx.width)
+
+
+def _save_synthesis(ctx, inputs, output):
+    ctx.save_for_backward(inputs[0], inputs[1])
+
+
+def _synthesis_gradient(ctx, grad):
+    return *synthesis_backward(*ctx.saved_tensors, grad), None
+
+
+spectrum.register_autograd(_spectrum_gradient, setup_context=_save_spectrum)
+synthesis.register_autograd(_synthesis_gradient, setup_context=_save_synthesis)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from darkir.blocks import Block, DBlock, EBlock, FreMLP
+from darkir.blocks import Block, DBlock, EBlock, FreMLP, gate
 
 
 def spans(length: int, size: int) -> Iterator[tuple[int, int]]:
@@ -54,7 +54,7 @@ def _gated_features(
             part = convolve_rows(branch.branch[0], reached, dilation)
             mixed = part if mixed is None else mixed.add_(part)
         strip = gated[:, :, first:last]
-        strip.copy_(block.ops.gate(mixed))
+        strip.copy_(gate(mixed))
         total += strip.sum((2, 3), keepdim=True)
     return gated, (total / (height * width)).to(x.dtype)
 
@@ -122,7 +122,7 @@ def _modulate(block: EBlock, y: torch.Tensor, scratch: torch.Tensor, rows: int) 
     for first, last in spans(height, rows):
         factor = torch.fft.irfft(spectrum[:, :, first:last], n=width)
         strip = y[:, :, first:last]
-        strip.copy_(block.ops.add_modulated(strip, block.gamma, factor))
+        strip.copy_(block.add_modulated(strip, factor))
 
 
 def _change_columns(freq: FreMLP, columns: torch.Tensor) -> torch.Tensor:

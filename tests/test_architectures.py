@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from darkir.recompute import recompute_activations
 
 import evaluate_darkir_test
 import train_darkir_cv
 from darkir import DarkIR, Restormer, RestormerConfig, load_network
 from darkir.architectures import MODEL_SIZES, make_network, title
 from darkir.errors import ModelError
-from darkir.recompute import recompute_activations
 from darkir.stages import count_stages, encoder_stages, stage_of
 from darkir.weights import load_into, read_checkpoint
 from tests.run_records import run_records

@@ -18,7 +18,7 @@ def cells(text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_a_table_has_every_variant_with_times_and_errors(training):
-    variants = [v for v in gpu_variants.VARIANTS if v.kind != "triton" and v.compile_mode is None]
+    variants = [v for v in gpu_variants.VARIANTS if v.compile_mode is None]
     workload = gpu_variants.Workload(width=4, batch=2, side=16, training=training)
     header, *rows = cells(bench_gpu.compare(workload, variants, CPU, warm_up=1, steps=2))
     assert header == list(bench_gpu.HEADER)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from darkir.recompute import recompute_activations
 
 from darkir import DarkIR, NetworkConfig
 from darkir.errors import ModelError
-from darkir.recompute import recompute_activations
 from darkir.restormer import Restormer, RestormerConfig
 from darkir.restormer_blocks import cosine_similarity
 

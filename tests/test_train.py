@@ -131,7 +131,7 @@ FLAGS = """
 --arch --model_size --layer_norm --pretrained_path --allow_partial
 --epochs --batch_size --lr --warmup_epochs --weight_decay --grad_clip --accumulate_steps --ema_decay
 --checkpoint_every_steps --skip_bad_batches --dry_run
---early_stopping_patience --mixed_precision --amp_dtype --kernels --compile --checkpoint_activations --seed --save_every
+--early_stopping_patience --mixed_precision --amp_dtype --compile --checkpoint_activations --seed --save_every
 --lambda_l1 --lambda_vgg --lambda_ssim --lambda_edge --lambda_freq --lambda_side --vgg_weights
 --freeze_stages --unfreeze_every --layer_decay
 """

@@ -17,8 +17,6 @@ def set_up_lines(plan: FoldPlan, options: Options, epoch_plan: EpochPlan, world:
     lines.append(
         f"{epoch_plan.updates} updates an epoch of {epoch_plan.samples_per_update} samples, {train.epochs} epochs"
     )
-    if train.kernels != "plain":
-        lines.append(f"The network computes with the {train.kernels} kernels")
     if epoch_plan.refilled:
         lines.append(
             f"The last update of an epoch is filled with {epoch_plan.refilled} second draws of the same photos"

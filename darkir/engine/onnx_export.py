@@ -10,16 +10,14 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
+from torch import nn
 
 from darkir.architectures import Network
+from darkir.blocks import Block, EBlock, FreMLP
 from darkir.engine.errors import RunFailed, RunRefused
-from darkir.network import DarkIR
-from darkir.plain import PLAIN, gate
 from data.files import atomic_output
 
 OPSET = 18
@@ -48,8 +46,11 @@ def write_onnx(network: Network, path: Path) -> float:
     it is above TOLERANCE.
     """
     exportable = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
-    if isinstance(exportable, DarkIR):
-        exportable.use(EXPORTABLE)
+    for block in exportable.modules():
+        if isinstance(block, Block):
+            block.folds_dilations = False
+        if isinstance(block, EBlock):
+            block.freq = ExportableFreMLP(block.freq)
     sides = {name: torch.export.Dim(name, min=SMALLEST, max=LARGEST) for name in ("height", "width")}
     shapes = ({0: torch.export.Dim("batch"), 2: sides["height"], 3: sides["width"]},)
     with torch.no_grad(), warnings.catch_warnings():
@@ -84,6 +85,18 @@ def _difference(network: Network, path: Path) -> float:
     outputs = [torch.from_numpy(session.run(None, {"src": image.numpy()})[0]) for image in images]
     pairs = zip(images, outputs, strict=True)
     return max((network(image) - output).abs().max().item() for image, output in pairs)
+
+
+class ExportableFreMLP(nn.Module):
+    """FreMLP by `_spectrum` and `_synthesis`, on the same parameters."""
+
+    def __init__(self, freq: FreMLP):
+        super().__init__()
+        self.process1 = freq.process1
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        magnitude, phasor = _spectrum(x)
+        return _synthesis(self.process1(magnitude), phasor, x.shape[-1])
 
 
 def _waves(rows: int, columns: int, period: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,15 +135,3 @@ def _synthesis(magnitude: torch.Tensor, phasor: torch.Tensor, width: int) -> tor
     share = share / (_as_tensor(height) * _as_tensor(width)).float()
     cosines, sines = _waves(bins, width, width)
     return real @ (share * cosines) - imaginary @ (share * sines)
-
-
-def _gated_branches(
-    x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor], dilations: tuple[int, ...]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    branches = zip(weights, biases, dilations, strict=True)
-    mixed = sum(F.conv2d(x, w, b, padding=d, dilation=d, groups=len(w)) for w, b, d in branches)
-    gated = gate(mixed)
-    return gated, gated.mean((2, 3), keepdim=True)
-
-
-EXPORTABLE = PLAIN._replace(name="exportable", spectrum=_spectrum, synthesis=_synthesis, gated_branches=_gated_branches)

@@ -9,15 +9,14 @@ from typing import Any
 import torch
 
 from darkir.architectures import make_network
+from darkir.blocks import recompute_activations
 from darkir.engine.checkpoint import checked_state, is_state
 from darkir.engine.finetune import let_learn
-from darkir.engine.kernels import use_kernels
 from darkir.engine.learner import Learner, make_learner
 from darkir.engine.provenance import Seen, log_provenance, refuse_test_photos, refuse_validation_photos
 from darkir.engine.run_config import FoldPlan, Options
 from darkir.engine.runlog import RunLog
 from darkir.engine.runtime import Precision
-from darkir.recompute import recompute_activations
 from darkir.weights import Weights, load_into, read_checkpoint, read_weights, weights_in
 
 
@@ -58,7 +57,6 @@ def begin(
     """
     torch.manual_seed(options.train.seed + (plan.number or 0))
     network = make_network(options.model.network)
-    use_kernels(network, options.train.kernels)
     if options.train.checkpoint_activations:
         recompute_activations(network)
     earlier = Seen()

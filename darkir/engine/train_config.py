@@ -40,10 +40,6 @@ class TrainConfig:
         default="auto",
         metadata={"help": "16-bit format: auto takes bf16 where the device has it, else fp16 with loss scaling"},
     )
-    kernels: Literal["plain", "triton"] = field(
-        default="plain",
-        metadata={"help": "plain: PyTorch's own; triton: fused kernels for CUDA (darkir), not yet measured on a GPU"},
-    )
     compile: bool = field(default=False, metadata={"help": "compile the network with torch.compile"})
     checkpoint_activations: bool = field(
         default=False,

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from darkir.engine.finetune import FinetuneConfig
-from darkir.engine.kernels import refuse_kernels
 from darkir.engine.run_config import ModelConfig, Options
 from darkir.engine.runtime import choose_device
 from darkir.engine.train_config import TrainConfig
@@ -75,7 +74,6 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     configs = [from_args(config_class, args, parser) for config_class in CONFIGS]
     options = Options(*configs, device=choose_device(args.device), overwrite=args.overwrite, resume=args.resume)
     model, stages = options.model, encoder_stages(options.model.network)
-    refuse_kernels(options.train.kernels, model.arch, options.device)
     if options.loss.lambda_side and model.arch == "restormer":
         parser.error(f"--lambda_side {options.loss.lambda_side:g} with --arch restormer: Restormer has no side output")
     if options.finetune.freeze_stages > stages:

@@ -1,10 +1,10 @@
-"""The plain operations against the formulas that they stand for, in outputs and gradients."""
+"""The parts of a block against the formulas that they stand for, in outputs and gradients."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from darkir.plain import PLAIN
+from darkir.blocks import DBlock, EBlock, gate
 
 CHANNELS = 4
 SIZES = [(1, 1), (2, 5), (9, 9), (13, 20), (31, 24)]
@@ -27,16 +27,25 @@ def leaves(size: tuple[int, int], memory_format: torch.memory_format, count: int
     return [each.requires_grad_() for each in (x, *weights, *(torch.randn(CHANNELS) for _ in range(count)))]
 
 
+def block_with(dilations: tuple[int, ...], weights: list, biases: list) -> DBlock:
+    """A block whose branches compute with these tensors themselves, so that gradients reach them."""
+    block = DBlock(CHANNELS // 2, dilations)
+    for branch, weight, bias in zip(block.branches, weights, biases, strict=True):
+        convolution = branch.branch[0]
+        del convolution.weight, convolution.bias
+        convolution.weight, convolution.bias = weight, bias
+    return block
+
+
 @pytest.mark.parametrize("dilations", [(1,), (1, 4, 9), (9, 2)])
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("size", SIZES)
 def test_gated_branches_equal_dilated_convolutions(size, memory_format, dilations):
     count = len(dilations)
     inputs = leaves(size, memory_format, count)
-    gated, pooled = PLAIN.gated_branches(inputs[0], inputs[1 : 1 + count], inputs[1 + count :], dilations)
+    gated = gate(block_with(dilations, inputs[1 : 1 + count], inputs[1 + count :]).mix(inputs[0]))
     expected = branches(inputs[0], inputs[1 : 1 + count], inputs[1 + count :], dilations)
     torch.testing.assert_close(gated, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(pooled, expected.mean((2, 3), keepdim=True), atol=1e-5, rtol=1e-5)
     weight = torch.rand(expected.shape)
     mine, theirs = (torch.autograd.grad((each * weight).sum(), inputs) for each in (gated, expected))
     for gradient, right in zip(mine, theirs, strict=True):
@@ -44,13 +53,11 @@ def test_gated_branches_equal_dilated_convolutions(size, memory_format, dilation
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
-def test_residual_sums_keep_the_memory_format_of_x(memory_format):
+def test_modulation_keeps_the_memory_format_of_its_input(memory_format):
     torch.manual_seed(0)
     x = torch.randn(2, CHANNELS, 6, 5).contiguous(memory_format=memory_format)
-    scale, change = torch.randn(1, CHANNELS, 1, 1), torch.randn(2, CHANNELS, 6, 5)
-    for total, expected in (
-        (PLAIN.add_scaled(x, scale, change), x + scale * change),
-        (PLAIN.add_modulated(x, scale, change), x + scale * x * change),
-    ):
-        torch.testing.assert_close(total, expected, atol=1e-6, rtol=1e-5)
-    assert PLAIN.add_modulated(x, scale, change).is_contiguous(memory_format=memory_format)
+    block, factor = EBlock(CHANNELS), torch.randn(2, CHANNELS, 6, 5)
+    torch.nn.init.normal_(block.gamma)
+    total = block.add_modulated(x, factor)
+    torch.testing.assert_close(total, x + block.gamma * x * factor, atol=1e-6, rtol=1e-5)
+    assert total.is_contiguous(memory_format=memory_format)
