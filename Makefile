@@ -33,11 +33,11 @@ test: $(VENV)/.installed-dev
 
 # 100 kills and 26 stops of training runs, which must end as if nothing had happened; minutes, not part of make test.
 soak: $(VENV)/.installed-dev
-	$(PY) tests/soak.py
+	$(PY) tests/soak/soak.py
 
 # 1,000 bad and odd inputs to the scripts; minutes, not part of make test.
 fuzz: $(VENV)/.installed-dev
-	$(PY) tests/fuzz.py
+	$(PY) tests/fuzz/fuzz.py
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

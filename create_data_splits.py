@@ -18,21 +18,22 @@ if sys.version_info < (3, 10):
     sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
     sys.exit(2)
 
-from data import stop
+from common import signals
 
 if __name__ == "__main__":
-    stop.install()
+    signals.install()
 
-from darkir.engine.audit_page import write_audit
-from darkir.engine.exits import DONE, guarded
-from darkir.engine.runlog import RunLog
-from darkir.options import add_options, from_args, make_parser
-from data.audit import AuditConfig, audit_pairs, report_audit
-from data.files import FolderLock
+from common.exits import DONE, guarded
+from common.files import FolderLock
+from common.log import RunLog
+from common.options import add_options, from_args, make_parser
+from data.audit.audit import audit_pairs, report_audit
+from data.audit.page import write_audit
+from data.config import AuditConfig, SplitConfig
 from data.fingerprint import fingerprint_pairs
 from data.split_files import write_split_folder
 from data.split_steps import find_near_duplicates, leave_out, read_input, report_plan, report_written, reusable_pairs
-from data.splits import SplitConfig, make_split, refuse_repeated_sources
+from data.splits import make_split, refuse_repeated_sources
 
 
 @guarded

@@ -16,24 +16,23 @@ if sys.version_info < (3, 10):
     sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
     sys.exit(2)
 
-from data import stop
+from common import signals
 
 if __name__ == "__main__":
-    stop.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
+    signals.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
 
 from pathlib import Path
 
-from darkir.engine.enhance import Enhancement, enhance_all
-from darkir.engine.enhance_options import EnhanceConfig, settings_of, side_seen
-from darkir.engine.enhanced_files import refuse_clashes
-from darkir.engine.ensemble import make_restorers
-from darkir.engine.exits import DONE, REJECTS, guarded
-from darkir.engine.members import fold_checkpoints, named_checkpoints, read_members
-from darkir.engine.runlog import RunLog
-from darkir.engine.runtime import choose_device, choose_precision, describe_device
-from darkir.engine.sheet import write_sheet
-from darkir.options import add_options, from_args, make_parser
-from data.photo_list import list_photos, shard_of
+from common.exits import DONE, REJECTS, guarded
+from common.log import RunLog
+from common.options import add_options, from_args, make_parser
+from engine.enhancing.config import EnhanceConfig, settings_of, side_seen
+from engine.enhancing.enhance import Enhancement, enhance_all
+from engine.enhancing.sheet import write_sheet
+from engine.enhancing.tasks import list_photos, refuse_clashes, shard_of
+from engine.inference import make_restorers
+from engine.models import fold_checkpoints, named_checkpoints, read_members
+from engine.runtime import choose_device, choose_precision, describe_device
 
 
 def parse_args(argv: list[str] | None):

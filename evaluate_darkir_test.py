@@ -15,31 +15,31 @@ if sys.version_info < (3, 10):
     sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
     sys.exit(2)
 
-from data import stop
+from common import signals
 
 if __name__ == "__main__":
-    stop.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
+    signals.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
 
 from pathlib import Path
 
+from common.exits import DONE, guarded
+from common.files import FolderLock, remove_stale_temporaries
+from common.log import RunLog
+from common.options import add_options, from_args, make_parser
 from darkir.architectures import MODEL_SIZES
-from darkir.engine.baseline import BaselineConfig, read_baseline
-from darkir.engine.comparison import compare, comparison_lines
-from darkir.engine.ensemble import make_restorers, score_all
-from darkir.engine.evaluation_options import EvaluationConfig, settle
-from darkir.engine.exits import DONE, guarded
-from darkir.engine.members import fold_checkpoints, named_checkpoints, read_members, refuse_contradictions, refuse_leaks
-from darkir.engine.report import write_test_report
-from darkir.engine.results import build_results, describe_settings, per_image_rows, result_table, write_results
-from darkir.engine.runlog import RunLog
-from darkir.engine.runtime import choose_device, choose_precision, describe_device, keep_freed_memory
-from darkir.engine.visuals import Pictures
-from darkir.options import add_options, from_args, make_parser
 from data.dataset import EvaluationPairs
-from data.files import FolderLock, remove_stale_temporaries
 from data.fingerprint import fingerprint_pairs
 from data.loader import equal_size_batches, evaluation_loader
 from data.manifest import read_pairs
+from engine.inference import make_restorers, score_all
+from engine.models import fold_checkpoints, named_checkpoints, read_members, refuse_contradictions, refuse_leaks
+from engine.report import write_test_report
+from engine.runtime import choose_device, choose_precision, describe_device, keep_freed_memory
+from engine.testing.baseline import BaselineConfig, read_baseline
+from engine.testing.comparison import compare, comparison_lines
+from engine.testing.config import EvaluationConfig, settle
+from engine.testing.results import build_results, describe_settings, per_image_rows, result_table, write_results
+from engine.testing.visuals import Pictures
 
 
 def parse_args(argv: list[str] | None):

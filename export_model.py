@@ -15,27 +15,25 @@ if sys.version_info < (3, 10):
     sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
     sys.exit(2)
 
-from data import stop
+from common import signals
 
 if __name__ == "__main__":
-    stop.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
+    signals.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
 
 import os
 from pathlib import Path
 
-from darkir.engine.artefact import write_artefact
-from darkir.engine.candidate_scores import log_scores, score_on_test, validation_summaries
-from darkir.engine.candidates import candidates_of, read_folds
-from darkir.engine.choosing import BEST_FOLD, Chosen, choose, warnings_about
-from darkir.engine.exits import DONE, guarded
-from darkir.engine.members import refuse_leaks
-from darkir.engine.onnx_export import refuse_without_packages
-from darkir.engine.recorded_test import find_test_pairs
-from darkir.engine.results import summary_of
-from darkir.engine.runlog import RunLog
-from darkir.engine.runtime import choose_device, describe_device, keep_freed_memory
-from darkir.options import make_parser
+from common.exits import DONE, guarded
+from common.log import RunLog
+from common.options import make_parser
 from data.fingerprint import set_digest
+from engine.exporting.artefact import write_artefact
+from engine.exporting.candidates import candidates_of, log_scores, read_folds, score_on_test, validation_summaries
+from engine.exporting.choose import BEST_FOLD, Chosen, choose, find_test_pairs, warnings_about
+from engine.exporting.onnx_export import refuse_without_packages
+from engine.models import refuse_leaks
+from engine.runtime import choose_device, describe_device, keep_freed_memory
+from engine.testing.results import summary_of
 
 
 def parse_args(argv: list[str] | None):

@@ -20,21 +20,21 @@ if sys.version_info < (3, 10):
     sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
     sys.exit(2)
 
-from data import stop
-from data.workers import use_one_thread
+from common import signals
+from common.workers import use_one_thread
 
 if __name__ == "__main__":
-    stop.install()
+    signals.install()
     use_one_thread()
 
-from darkir.engine.exits import DONE, REJECTS, guarded
-from darkir.engine.runlog import RunLog
-from darkir.options import add_options, from_args, make_parser
-from data.files import FolderLock
-from data.fivek import prepare_pairs, report_dataset, report_found
-from data.fivek_dataset import write_dataset
-from data.fivek_match import find_photos
-from data.fivek_options import FivekConfig
+from common.exits import DONE, REJECTS, guarded
+from common.files import FolderLock
+from common.log import RunLog
+from common.options import add_options, from_args, make_parser
+from data.fivek.config import FivekConfig
+from data.fivek.dataset import write_dataset
+from data.fivek.match import find_photos
+from data.fivek.prepare import prepare_pairs, report_dataset, report_found
 
 
 @guarded

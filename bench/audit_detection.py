@@ -21,13 +21,11 @@ import numpy as np
 from PIL import Image
 
 from bench.bench_fivek import photo
-from data.audit_measures import Measures, measure
-from data.audit_rank import rank
-from data.audit_small import read_small
-from data.colour import srgb_encode
+from data.audit.measures import Measures, measure, read_small
+from data.audit.rank import rank
+from data.colour import prophoto, srgb_encode
 from data.images import decode
 from data.manifest import Pair, read_pairs
-from data.profiles import prophoto
 
 EVERY, ROUNDS = 20, 5
 MARGIN = 8  # pixels cut from all sides, so that a moved target has no empty edge

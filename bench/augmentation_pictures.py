@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from common.files import write_bytes
 from data.dataset import SampleKey, TrainingPairs
-from data.files import write_bytes
 from data.fingerprint import fingerprint_pairs
 from data.manifest import read_pairs
 

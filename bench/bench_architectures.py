@@ -20,14 +20,15 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from darkir.recompute import recompute_activations
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.measure import machine, peak_memory, table, time_in_turn
 from bench.reference_darkir import ReferenceDarkIR
 from darkir import DarkIR
-from darkir.architectures import MODEL_SIZES, Network, make_network, title
+from darkir.architectures import MODEL_SIZES, title
+from darkir.blocks import recompute_activations
+from darkir.weights import Network, make_network
 
 SIDE, COUNTED_SIDE = 128, 256
 GPU_SIDES, GPU_ROUNDS = (384, 896), 20

@@ -22,21 +22,22 @@ from PIL import Image
 
 from bench.bench_fivek import make_pairs
 from bench.measure import machine
-from darkir.engine.distributed import World
-from darkir.engine.learner import make_learner
-from darkir.engine.runtime import choose_precision
-from darkir.engine.step import train_step
-from darkir.engine.train_config import TrainConfig
-from darkir.network import DarkIR, NetworkConfig
-from data.cache import PairCache, open_cache
+from common.files import write_jsonl
+from darkir.architectures import NetworkConfig
+from darkir.network import DarkIR
+from data.cache import PairCache, ResidentPairs, open_cache
 from data.dataset import TrainingPairs
-from data.files import write_jsonl
 from data.fingerprint import fingerprint_pairs
 from data.loader import BatchKeys, EpochPlan, training_batches
 from data.manifest import Pair, read_pairs
-from data.resident import ResidentPairs
 from data.transforms import cut
-from losses.objective import LossConfig, Objective
+from engine.distributed import World
+from engine.runtime import choose_precision
+from engine.training.config import TrainConfig
+from engine.training.learner import make_learner
+from engine.training.update import train_step
+from losses.config import LossConfig
+from losses.objective import Objective
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample" / "pairs.jsonl"
 WIDTH, HEIGHT = 4272, 2848

@@ -26,10 +26,9 @@ from bench.measure import Cost, machine, peak_memory, relative_error, table, tim
 from darkir import DarkIR, NetworkConfig
 from losses.edge import edge_loss
 from losses.frequency import frequency_loss
-from losses.perceptual import LAYER_WEIGHTS, PerceptualLoss
+from losses.perceptual import CONVOLUTIONS, LAYER_WEIGHTS, PerceptualLoss, VGGWeights
 from losses.pixel import l1_loss
 from losses.ssim import ssim_loss
-from losses.vgg_weights import CONVOLUTIONS, VGGWeights
 
 CHANNEL_FACTORS = (1, 1, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8, 8)  # of conv1_1 ... conv5_1; times 64 in VGG19
 HEADER = (

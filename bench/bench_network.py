@@ -27,9 +27,9 @@ from torch import nn
 from bench.measure import Cost, machine, peak_memory, relative_error, table, time_in_turn
 from bench.reference_darkir import ReferenceDarkIR, make_reference
 from darkir import DarkIR, NetworkConfig
-from darkir.engine.runtime import keep_freed_memory
 from data.images import decode
 from data.manifest import read_pairs
+from engine.runtime import keep_freed_memory
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
 SETS = 4
@@ -95,7 +95,7 @@ def make_variants(width: int, compiled: bool) -> list[Variant]:
 def make_call(variant: Variant, workload: Workload) -> Callable[[int], None]:
     """One inference or one training step on a set of photos, given by number."""
     sets = photo_sets(workload.side, workload.batch)
-    # Ours as darkir/engine/optimizer.py has it, the reference with torch's defaults.
+    # Ours as engine/training/learner.py has it, the reference with torch's defaults.
     fused = not isinstance(variant.network, ReferenceDarkIR)
     optimizer = torch.optim.AdamW(variant.network.parameters(), lr=1e-6, fused=fused)
 

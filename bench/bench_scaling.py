@@ -23,16 +23,17 @@ from matplotlib.ticker import LogLocator, ScalarFormatter
 from bench.bench_network import SAMPLE, Variant, Workload, make_call
 from bench.measure import machine, peak_memory, table, time_in_turn
 from darkir import DarkIR, NetworkConfig
-from darkir.engine.distributed import World
-from darkir.engine.learner import make_learner
-from darkir.engine.runtime import choose_precision, keep_freed_memory
-from darkir.engine.step import train_step
-from darkir.engine.train_config import TrainConfig
 from data.dataset import TrainingPairs
 from data.fingerprint import fingerprint_pairs
 from data.loader import BatchKeys, EpochPlan, training_batches
 from data.manifest import Pair, read_pairs
-from losses.objective import LossConfig, Objective
+from engine.distributed import World
+from engine.runtime import choose_precision, keep_freed_memory
+from engine.training.config import TrainConfig
+from engine.training.learner import make_learner
+from engine.training.update import train_step
+from losses.config import LossConfig
+from losses.objective import Objective
 
 SMALL = NetworkConfig(width=4, enc_blocks=(1, 1), middle_enc_blocks=1, middle_dec_blocks=1, dec_blocks=(1, 1))
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@
 Each run is a process of its own, so that its peak memory is its own; the variants take turns, and a table shows medians.
 The peak is the process's resident memory, with the libraries, the weights and the photo; how much of it restoring takes is a
 column of its own, in MiB and in residual streams (width x pixels, float32). The error is the largest difference to the
-reference's output. --kept measures with the scripts' setting of the allocator (darkir.engine.runtime.keep_freed_memory), by
+reference's output. --kept measures with the scripts' setting of the allocator (engine.runtime.keep_freed_memory), by
 default it is Python's own. --full_size restores one photo of 6000 x 4000 pixels in strips instead.
 """
 
@@ -29,11 +29,11 @@ from PIL import Image
 from bench.measure import machine, peak_memory, table
 from bench.reference_darkir import make_reference
 from darkir import DarkIR, NetworkConfig
-from darkir.engine.runtime import keep_freed_memory
-from darkir.engine.whole_photo import stream_bytes
 from darkir.strips import restore_in_strips
 from data.images import decode
 from data.manifest import read_pairs
+from engine.inference import stream_bytes
+from engine.runtime import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE, ONE_PASS, STRIPS = "reference, one pass", "ours, one pass", "ours, strips"

@@ -17,8 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from darkir.engine.statistics import paired_difference, summarise
-from data.files import write_json, write_jsonl
+from common.files import write_json, write_jsonl
+from engine.metrics import paired_difference, summarise
 
 ROOT = Path(__file__).resolve().parent.parent
 NEW_SCENES = 3

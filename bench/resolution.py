@@ -11,53 +11,55 @@ a Markdown table of means, and the difference to whole with its 95 % bootstrap i
 from __future__ import annotations
 
 import argparse
+import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from darkir.operations import Operations
-from darkir.plain import PLAIN
 
 from bench.measure import table
-from darkir.engine.evaluation import restorer, to_float
-from darkir.engine.members import named_checkpoints, read_members
-from darkir.engine.metrics import image_metrics
-from darkir.engine.runlog import RunLog
-from darkir.engine.runtime import Precision
-from darkir.engine.statistics import paired_difference
-from darkir.local_colour import carry_over
+from common.log import RunLog
+from darkir.blocks import Block, gate
 from darkir.network import DarkIR
 from data.dataset import EvaluationPairs
 from data.fingerprint import fingerprint_pairs
 from data.manifest import read_pairs
+from engine.enhancing.restore import carry_over
+from engine.inference import restorer, to_float
+from engine.metrics import image_metrics, paired_difference
+from engine.models import named_checkpoints, read_members
+from engine.runtime import Precision
 
 CPU = torch.device("cpu")
 WAYS = ("untouched", "whole", "local pooling", "carried over")
 
 
-def local_pooling(height: int, window: int) -> Operations:
-    """Operations whose pooled mean is that of a window of `window` pixels of a frame of `height` pixels, at every level."""
+def pooling_locally(block: Block, height: int, window: int) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """`Block.add_branches` whose mean is that of `window` pixels of a frame of `height` pixels, at every level."""
 
-    def gated_branches(x, weights, biases, dilations):
-        gated, _ = PLAIN.gated_branches(x, weights, biases, dilations)
+    def add_branches(x: torch.Tensor, wide: torch.Tensor) -> torch.Tensor:
+        gated = gate(block.mix(wide))
         side = max(1, round(window * x.shape[-2] / height))
         size = [min(side, length) for length in gated.shape[-2:]]
         means = F.avg_pool2d(F.avg_pool2d(gated, (size[0], 1), stride=1), (1, size[1]), stride=1)
         down, across = (whole - part for whole, part in zip(gated.shape[-2:], means.shape[-2:], strict=True))
         margins = (across // 2, across - across // 2, down // 2, down - down // 2)
-        return gated, F.pad(means, margins, mode="replicate")
+        return block.add_attended(x, gated, F.pad(means, margins, mode="replicate"))
 
-    return PLAIN._replace(name="local pooling", gated_branches=gated_branches)
+    return add_branches
 
 
 def restored_by_each_way(network: DarkIR, src: torch.Tensor, small: torch.Tensor, side: int) -> dict[str, torch.Tensor]:
     """The frame, and its copy at the training size -> the frame restored, by the name of the way."""
     whole = restorer(network, Precision("cpu", None))
-    network.use(local_pooling(src.shape[-2] + -src.shape[-2] % network.multiple, side))
+    local_network, height = copy.deepcopy(network), src.shape[-2] + -src.shape[-2] % network.multiple
+    for block in local_network.modules():
+        if isinstance(block, Block):
+            block.add_branches = pooling_locally(block, height, side)
     with torch.inference_mode():
-        local = network(src).clamp(0, 1)
-    network.use(PLAIN)
+        local = local_network(src).clamp(0, 1)
     carried = carry_over(src, small, whole(small)).clamp(0, 1)
     return dict(zip(WAYS, (src, whole(src), local, carried), strict=True))
 

@@ -32,7 +32,7 @@ from bench.measure import machine, table
 from bench.reference_darkir import ReferenceDarkIR
 from darkir import DarkIR, NetworkConfig
 from losses.perceptual import PerceptualLoss
-from tests.small_vgg import write_small_random_vgg
+from tests.helpers.small_vgg import write_small_random_vgg
 
 SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
 EVERY = 4
@@ -89,7 +89,7 @@ FAST_PATHS = (
     Variant(
         "reference: literal network, pytorch-msssim, no cache",
         (*NO_VGG, "--cache", "off"),
-        (("darkir.engine.start.make_network", LiteralDarkIR), ("losses.objective.ssim_loss", msssim_loss)),
+        (("engine.training.resume.make_network", LiteralDarkIR), ("losses.objective.ssim_loss", msssim_loss)),
     ),
     Variant("as the scripts train", NO_VGG),
     Variant("--mixed_precision (bf16)", (*NO_VGG, "--mixed_precision", "--amp_dtype", "bf16")),

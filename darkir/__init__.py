@@ -1,6 +1,6 @@
 """DarkIR as a library: `from darkir import DarkIR, NetworkConfig, load_network`; Restormer is the baseline beside it.
 
-Names are imported on first use, so that `import darkir` (and darkir.options) needs no torch.
+Names are imported on first use, so that `import darkir` needs no torch.
 """
 
 import importlib
@@ -9,9 +9,9 @@ __all__ = ["DarkIR", "NetworkConfig", "Restormer", "RestormerConfig", "load_netw
 
 _HOME = {
     "DarkIR": "darkir.network",
-    "NetworkConfig": "darkir.network",
+    "NetworkConfig": "darkir.architectures",
     "Restormer": "darkir.restormer",
-    "RestormerConfig": "darkir.restormer",
+    "RestormerConfig": "darkir.architectures",
     "load_network": "darkir.weights",
 }
 

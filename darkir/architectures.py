@@ -1,15 +1,83 @@
-"""The architectures that can be trained and compared: their sizes, their names, and the network for a description."""
+"""The networks that can be trained and compared: their shapes, sizes and names, and the stages that fine-tuning counts.
+
+Needs no torch: `darkir.weights.make_network` builds the network of a shape.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from darkir.network import DarkIR, NetworkConfig
-from darkir.restormer import Restormer, RestormerConfig
+from darkir.errors import ModelError
+
+LEVELS = 4  # of Restormer
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The shape of a DarkIR network: the published m has width 32, l width 64. Lists are taken as tuples.
+
+    enc_blocks and dec_blocks give the number of blocks a stage, in the order in which an image passes them.
+    Raises ModelError for values that make no network.
+    """
+
+    width: int = 32
+    enc_blocks: tuple[int, ...] = (1, 2, 3)
+    middle_enc_blocks: int = 2
+    middle_dec_blocks: int = 2
+    dec_blocks: tuple[int, ...] = (3, 1, 1)
+    dilations: tuple[int, ...] = (1, 4, 9)
+
+    def __post_init__(self):
+        for name in ("enc_blocks", "dec_blocks", "dilations"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.width < 1 or not self.dilations or min(self.dilations) < 1:
+            raise ModelError(f"{self}: width and dilations must be at least 1")
+        if len(self.enc_blocks) != len(self.dec_blocks) or not self.enc_blocks:
+            raise ModelError(f"{self}: enc_blocks and dec_blocks must have one entry a stage, equally many")
+        if min(*self.enc_blocks, *self.dec_blocks, self.middle_enc_blocks, self.middle_dec_blocks) < 0:
+            raise ModelError(f"{self}: block counts must not be negative")
+
+
+@dataclass(frozen=True)
+class RestormerConfig:
+    """The shape of a Restormer; the defaults are the published one. Lists are taken as tuples.
+
+    num_blocks and heads have one entry a level, finest first; level k has dim * 2^k channels, but decoder level 1 and the
+    refinement have 2 * dim. A block's hidden channels are int(channels * ffn_expansion).
+    Raises ModelError for values that make no network.
+    """
+
+    dim: int = 48
+    num_blocks: tuple[int, ...] = (4, 6, 6, 8)
+    num_refinement_blocks: int = 4
+    heads: tuple[int, ...] = (1, 2, 4, 8)
+    ffn_expansion: float = 2.66
+    layer_norm: Literal["WithBias", "BiasFree"] = "WithBias"
+
+    def __post_init__(self):
+        for name in ("num_blocks", "heads"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.num_blocks) != LEVELS or len(self.heads) != LEVELS:
+            raise ModelError(f"{self}: num_blocks and heads must have {LEVELS} entries")
+        if min(*self.num_blocks, *self.heads, self.num_refinement_blocks) < 1:
+            raise ModelError(f"{self}: block counts and heads must be at least 1")
+        if self.dim < 2 or self.dim % 2:
+            raise ModelError(f"{self}: dim must be even, at least 2")
+        if any(self.dim * 2**level % heads for level, heads in enumerate(self.heads)):
+            raise ModelError(f"{self}: the channels of a level must be a multiple of its heads")
+        if not 1 <= self.ffn_expansion < 100:
+            raise ModelError(f"{self}: ffn_expansion must be at least 1 and below 100")
+        if self.layer_norm not in ("WithBias", "BiasFree"):
+            raise ModelError(f"{self}: layer_norm must be WithBias or BiasFree")
+
+    def hidden(self, channels: int) -> int:
+        """Hidden channels of the feed-forward part of a block with `channels`."""
+        return int(channels * self.ffn_expansion)
+
 
 Config = NetworkConfig | RestormerConfig
-Network = DarkIR | Restormer
 
 NAMES = {"darkir": "DarkIR", "restormer": "Restormer"}
 # DarkIR's m and l and Restormer's l are the published sizes. Restormer's m has about DarkIR-m's number of parameters.
@@ -22,11 +90,6 @@ MODEL_SIZES: dict[str, dict[str, Config]] = {
         "tiny": RestormerConfig(dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, heads=(1, 2, 2, 4)),
     },
 }
-
-
-def make_network(config: Config) -> Network:
-    """A network of this shape with fresh weights."""
-    return DarkIR(config) if isinstance(config, NetworkConfig) else Restormer(config)
 
 
 def arch_of(config: Config) -> str:
@@ -55,3 +118,52 @@ def title(config: Config) -> str:
 def description(config: Config) -> dict[str, Any]:
     """What a weights file says of its network; a file without `arch` holds a DarkIR."""
     return {"arch": arch_of(config), **dataclasses.asdict(config)}
+
+
+# Stage k of the encoder also has the downsampling behind it, stage k of the decoder the upsampling and the reduction before it.
+RESTORMER_STAGES = {
+    "patch_embed": 0,
+    "encoder_level1": 0,
+    "down1_2": 0,
+    "encoder_level2": 1,
+    "down2_3": 1,
+    "encoder_level3": 2,
+    "down3_4": 2,
+    "latent": 3,
+    "up4_3": 4,
+    "reduce_chan_level3": 4,
+    "decoder_level3": 4,
+    "up3_2": 5,
+    "reduce_chan_level2": 5,
+    "decoder_level2": 5,
+    "up2_1": 6,
+    "decoder_level1": 6,
+    "refinement": 6,
+    "output": 6,
+}
+
+
+def encoder_stages(config: Config) -> int:
+    """How many stages the encoder has, without the middle."""
+    return len(config.enc_blocks) if isinstance(config, NetworkConfig) else LEVELS - 1
+
+
+def count_stages(config: Config) -> int:
+    """Encoder stages, the middle, decoder stages."""
+    return 2 * encoder_stages(config) + 1
+
+
+def stage_of(name: str, config: Config) -> int:
+    """Stage of a parameter, from 0. Encoder stage k also has the first convolution (k = 0) and the downsampling behind it;
+    decoder stage k the upsampling before it and, at the end, the last convolution. DarkIR's side output belongs to the middle."""
+    part, *rest = name.split(".")
+    if not isinstance(config, NetworkConfig):
+        return RESTORMER_STAGES[part]
+    levels = len(config.enc_blocks)
+    if part == "intro":
+        return 0
+    if part in ("encoders", "downs"):
+        return int(rest[0])
+    if part in ("ups", "decoders"):
+        return levels + 1 + int(rest[0])
+    return 2 * levels if part == "ending" else levels

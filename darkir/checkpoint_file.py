@@ -1,8 +1,15 @@
-"""A checkpoint file (.pt, .pth, .safetensors) -> the dictionary in it; checksums verified, no code in it run."""
+"""A checkpoint file (.pt, .pth, .safetensors) -> the dictionary in it; checksums verified, no code in it run.
+
+MERGED: A network's parameters and what is known of them <-> the bytes of one .safetensors file. No pickle, no code.
+
+The file's metadata are strings. Ours carry `darkir_schema`; files of others are read for their tensors alone.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import pickle
 import re
 import struct
@@ -14,7 +21,6 @@ from typing import Any
 import torch
 
 from darkir.errors import ModelError
-from darkir.safetensors_file import read_safetensors
 
 MSDOS_FOLDER = 0x10
 
@@ -112,3 +118,108 @@ def _describe(head: bytes) -> str:
 
 def _first_line(error: object) -> str:
     return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
+
+
+SCHEMA, SCHEMA_VERSION = "darkir_schema", "1"
+PARAMS_DIGEST, SEEN_DIGEST, META_DIGEST = "params_sha256", "seen_sha256", "meta_sha256"
+# Entries that a reader gives back as Weights.meta, as JSON; the others are for people and other programs.
+JSON_ENTRIES = ("network", "data", "config", "metrics", "epoch", "created_with")
+METADATA, LENGTH, LENGTH_BYTES, ALIGNMENT = "__metadata__", "<Q", 8, 8  # of the format
+
+
+def to_bytes(params: dict[str, torch.Tensor], meta: dict[str, Any], notes: dict[str, str]) -> bytes:
+    """The file of `params` (on the CPU), with `meta` (JSON_ENTRIES, plain types) and `notes` (text) as its metadata.
+
+    The same arguments give the same bytes. Raises ModelError when safetensors is not installed.
+    """
+    safetensors = _package("writing")
+    table, content = _split(safetensors.torch.save({name: tensor.contiguous() for name, tensor in params.items()}))
+    texts = {name: json.dumps(meta[name], separators=(",", ":"), allow_nan=False) for name in JSON_ENTRIES}
+    digests = {
+        PARAMS_DIGEST: _params_digest(table, content),
+        SEEN_DIGEST: seen_digest(meta["data"]),
+        META_DIGEST: _meta_digest(texts),
+    }
+    # safetensors itself writes metadata in an order of chance.
+    whole = {METADATA: {SCHEMA: SCHEMA_VERSION, **notes, **digests, **texts}, **table}
+    header = json.dumps(whole, separators=(",", ":")).encode("utf-8")
+    header += b" " * (-len(header) % ALIGNMENT)
+    return struct.pack(LENGTH, len(header)) + header + content
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors by name; for a file of ours {"params": tensors, ...} with the JSON_ENTRIES, as a checkpoint has them.
+
+    Raises ModelError naming the file when it is damaged, or when a file of ours was changed since it was written.
+    """
+    safetensors = _package(f"{path}: reading")
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+        tensors = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        reason = str(error).strip().split("\n", 1)[0][:200]
+        raise ModelError(f"{path}: damaged safetensors file ({reason}); copy or download it again") from error
+    if SCHEMA not in metadata:
+        return tensors
+    return {"params": tensors, **_checked_meta(metadata, path)}
+
+
+def seen_digest(data: dict[str, Any]) -> str:
+    """sha256 over the sorted digests of all photos that shaped some weights, as a checkpoint's `data` lists them."""
+    return hashlib.sha256("\n".join(sorted({*data["own"], *data["earlier"]})).encode("utf-8")).hexdigest()
+
+
+def _checked_meta(metadata: dict[str, str], path: Path) -> dict[str, Any]:
+    """The JSON_ENTRIES of `metadata`; ModelError unless all are there and belong to the file's tensors and digests."""
+    if metadata[SCHEMA] != SCHEMA_VERSION:
+        raise ModelError(f"{path}: {SCHEMA} {metadata[SCHEMA]:.20}; this toolkit reads {SCHEMA_VERSION}")
+    try:
+        meta = {name: json.loads(metadata[name], parse_constant=_no_constant) for name in JSON_ENTRIES}
+        same = {
+            "the list of photos seen": metadata[SEEN_DIGEST] == seen_digest(meta["data"]),
+            f"an entry of {', '.join(JSON_ENTRIES)}": metadata[META_DIGEST] == _meta_digest(metadata),
+            "the tensors": metadata[PARAMS_DIGEST] == _params_digest(*_split(path.read_bytes())),
+        }
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"{path}: broken metadata ({type(error).__name__}: {error!s:.200}); export it again"
+        ) from error
+    changed = next((what for what, is_same in same.items() if not is_same), None)
+    if changed is not None:
+        raise ModelError(f"{path}: {changed} changed since the export; copy or export it again")
+    return meta
+
+
+def _split(raw: bytes) -> tuple[dict[str, Any], bytes]:
+    """The bytes of a sound file -> its table of tensors, and their content."""
+    (length,) = struct.unpack(LENGTH, raw[:LENGTH_BYTES])
+    table = json.loads(raw[LENGTH_BYTES : LENGTH_BYTES + length])
+    table.pop(METADATA, None)
+    return table, raw[LENGTH_BYTES + length :]
+
+
+def _params_digest(table: dict[str, Any], content: bytes) -> str:
+    """sha256 over names, types, shapes and places of all tensors, and their bytes."""
+    whole = hashlib.sha256(json.dumps(table, sort_keys=True).encode("utf-8"))
+    whole.update(content)
+    return whole.hexdigest()
+
+
+def _meta_digest(texts: dict[str, str]) -> str:
+    """sha256 over the JSON_ENTRIES as they are written: the network's dilations, for one, leave no trace in the tensors."""
+    return hashlib.sha256("\n".join(texts[name] for name in JSON_ENTRIES).encode("utf-8")).hexdigest()
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _package(purpose: str) -> Any:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ModelError(
+            f"{purpose} safetensors needs the package safetensors; install it, or use a .pt file"
+        ) from error
+    return safetensors

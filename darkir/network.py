@@ -5,40 +5,12 @@ Source: the published network (CVPR 2025); parameter names and outputs are equal
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from darkir.architectures import NetworkConfig
 from darkir.blocks import DBlock, EBlock, apply_blocks
-from darkir.errors import ModelError
-
-
-@dataclass(frozen=True)
-class NetworkConfig:
-    """The shape of a DarkIR network: the published m has width 32, l width 64. Lists are taken as tuples.
-
-    enc_blocks and dec_blocks give the number of blocks a stage, in the order in which an image passes them.
-    Raises ModelError for values that make no network.
-    """
-
-    width: int = 32
-    enc_blocks: tuple[int, ...] = (1, 2, 3)
-    middle_enc_blocks: int = 2
-    middle_dec_blocks: int = 2
-    dec_blocks: tuple[int, ...] = (3, 1, 1)
-    dilations: tuple[int, ...] = (1, 4, 9)
-
-    def __post_init__(self):
-        for name in ("enc_blocks", "dec_blocks", "dilations"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.width < 1 or not self.dilations or min(self.dilations) < 1:
-            raise ModelError(f"{self}: width and dilations must be at least 1")
-        if len(self.enc_blocks) != len(self.dec_blocks) or not self.enc_blocks:
-            raise ModelError(f"{self}: enc_blocks and dec_blocks must have one entry a stage, equally many")
-        if min(*self.enc_blocks, *self.dec_blocks, self.middle_enc_blocks, self.middle_dec_blocks) < 0:
-            raise ModelError(f"{self}: block counts must not be negative")
 
 
 class Stage(nn.Module):

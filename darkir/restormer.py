@@ -1,60 +1,142 @@
 """Restormer, the network that DarkIR is compared with: a degraded photo in, a restored photo out.
 
-Source: Zamir et al. (CVPR 2022); parameter names and outputs are equal to the published network's.
+Its blocks are attention over channels (MDTA) and a gated feed-forward network (GDFN), each after a LayerNorm. Every module takes
+and returns (B, C, H, W) floats; the attribute names are the published checkpoint keys, outputs are equal to the published
+network's, and no convolution has a bias. Source: Zamir et al., "Restormer: Efficient Transformer for High-Resolution Image
+Restoration" (CVPR 2022), section 3.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from darkir.architectures import LEVELS, RestormerConfig
 from darkir.blocks import apply_blocks
-from darkir.errors import ModelError
-from darkir.restormer_blocks import Downsample, TransformerBlock, Upsample
 
-LEVELS = 4
-MULTIPLE = 2 ** (LEVELS - 1)
+NORM_EPS = 1e-5
+SMALLEST_NORM = 1e-12  # the published normalisation's guard against a division by zero
 
 
-@dataclass(frozen=True)
-class RestormerConfig:
-    """The shape of a Restormer; the defaults are the published one. Lists are taken as tuples.
+class ScaledNorm(nn.Module):
+    """Normalises every pixel over its channels; the published name of its parameters is `body`.
 
-    num_blocks and heads have one entry a level, finest first; level k has dim * 2^k channels, but decoder level 1 and the
-    refinement have 2 * dim. A block's hidden channels are int(channels * ffn_expansion).
-    Raises ModelError for values that make no network.
+    Without a bias (`BiasFree`) the mean is not subtracted, but the variance is still that around the mean.
     """
 
-    dim: int = 48
-    num_blocks: tuple[int, ...] = (4, 6, 6, 8)
-    num_refinement_blocks: int = 4
-    heads: tuple[int, ...] = (1, 2, 4, 8)
-    ffn_expansion: float = 2.66
-    layer_norm: Literal["WithBias", "BiasFree"] = "WithBias"
+    def __init__(self, channels: int, with_bias: bool):
+        super().__init__()
+        self.body = nn.Module()
+        self.body.weight = nn.Parameter(torch.ones(channels))
+        self.body.register_parameter("bias", nn.Parameter(torch.zeros(channels)) if with_bias else None)
 
-    def __post_init__(self):
-        for name in ("num_blocks", "heads"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        if len(self.num_blocks) != LEVELS or len(self.heads) != LEVELS:
-            raise ModelError(f"{self}: num_blocks and heads must have {LEVELS} entries")
-        if min(*self.num_blocks, *self.heads, self.num_refinement_blocks) < 1:
-            raise ModelError(f"{self}: block counts and heads must be at least 1")
-        if self.dim < 2 or self.dim % 2:
-            raise ModelError(f"{self}: dim must be even, at least 2")
-        if any(self.dim * 2**level % heads for level, heads in enumerate(self.heads)):
-            raise ModelError(f"{self}: the channels of a level must be a multiple of its heads")
-        if not 1 <= self.ffn_expansion < 100:
-            raise ModelError(f"{self}: ffn_expansion must be at least 1 and below 100")
-        if self.layer_norm not in ("WithBias", "BiasFree"):
-            raise ModelError(f"{self}: layer_norm must be WithBias or BiasFree")
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight, bias = self.body.weight, self.body.bias
+        # For channels_last features both permutes are free.
+        pixels = x.permute(0, 2, 3, 1)
+        if bias is not None:
+            return F.layer_norm(pixels, weight.shape, weight, bias, NORM_EPS).permute(0, 3, 1, 2)
+        pixels = _at_least_float32(pixels)
+        variance = pixels.var(dim=-1, keepdim=True, correction=0)
+        return (pixels * torch.rsqrt(variance + NORM_EPS) * weight).permute(0, 3, 1, 2)
 
-    def hidden(self, channels: int) -> int:
-        """Hidden channels of the feed-forward part of a block with `channels`."""
-        return int(channels * self.ffn_expansion)
+
+class ChannelAttention(nn.Module):
+    """MDTA: every channel attends to the channels of its head; the cost is linear in the pixels.
+
+    The maps are (c, c) a head and a pixel is one of H * W features, far more than the fused attention kernels take
+    (F.scaled_dot_product_attention falls back to plain products and keeps normalised copies of q and k). So the products are
+    written out, and the norms divide the small (c, c) product instead of q and k: equal up to rounding, two tensors of
+    the size of q less to keep for the gradient.
+    """
+
+    def __init__(self, channels: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=False)
+        self.qkv_dwconv = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, groups=3 * channels, bias=False)
+        self.project_out = nn.Conv2d(channels, channels, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, channels, height, width = x.shape
+        parts = self.qkv_dwconv(self.qkv(x)).chunk(3, dim=1)
+        q, k, v = (part.reshape(batch * self.heads, channels // self.heads, height * width) for part in parts)
+        cosines = cosine_similarity(q, k).unflatten(0, (batch, self.heads))
+        weights = (cosines * self.temperature).softmax(dim=-1).flatten(0, 1)
+        return self.project_out(torch.bmm(weights.to(v.dtype), v).view(batch, channels, height, width))
+
+
+def cosine_similarity(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    """q, k (N, c, pixels) -> (N, c, c) in float32 or wider: the cosine between each channel of q and each of k."""
+    with torch.autocast(q.device.type, enabled=False):
+        if q.dtype == torch.float16:  # a sum over all pixels passes 65,504, the largest float16 number
+            q, k = q.float(), k.float()
+        products = _at_least_float32(torch.bmm(q, k.transpose(1, 2)))
+        norms = [
+            torch.linalg.vector_norm(each, dim=2, dtype=products.dtype).clamp_min(SMALLEST_NORM) for each in (q, k)
+        ]
+        return products / (norms[0][:, :, None] * norms[1][:, None, :])
+
+
+class GatedFeedForward(nn.Module):
+    """GDFN: widened features through a depthwise convolution, one half gating the other."""
+
+    def __init__(self, channels: int, hidden: int):
+        super().__init__()
+        self.project_in = nn.Conv2d(channels, 2 * hidden, 1, bias=False)
+        self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=False)
+        self.project_out = nn.Conv2d(hidden, channels, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = self.dwconv(self.project_in(x)).chunk(2, dim=1)
+        return self.project_out(F.gelu(first) * second)
+
+
+class TransformerBlock(nn.Module):
+    """x + MDTA(LN(x)), then the same with GDFN."""
+
+    def __init__(self, channels: int, heads: int, hidden: int, with_bias: bool):
+        super().__init__()
+        self.norm1 = ScaledNorm(channels, with_bias)
+        self.attn = ChannelAttention(channels, heads)
+        self.norm2 = ScaledNorm(channels, with_bias)
+        self.ffn = GatedFeedForward(channels, hidden)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.ffn(self.norm2(x))
+
+
+class Downsample(nn.Module):
+    """Half the height and width, twice the channels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        convolution = nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False)
+        self.body = nn.Sequential(convolution, nn.PixelUnshuffle(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+class Upsample(nn.Module):
+    """Twice the height and width, half the channels."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False), nn.PixelShuffle(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x)
+
+
+def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+MULTIPLE = 2 ** (LEVELS - 1)
 
 
 class Level(nn.Sequential):

@@ -4,6 +4,8 @@ RGB profiles made of a matrix and tone curves, and gray ones made of one curve, 
 curve -> linear light -> 3x3 (profile to PCS to sRGB) -> sRGB encoding. An 8-bit CMM is off by up to 22 codes there.
 Profiles with lookup tables, and CMYK, go through littlecms.
 Sources: ICC.1:2010 sections 10.5 (curv), 10.15 (para), 10.27 (XYZ); IEC 61966-2-1 for sRGB.
+
+MERGED: ICC profiles that are assumed for files without one, built from their primaries and gamma (ICC.1:2010 section 7).
 """
 
 from __future__ import annotations
@@ -219,3 +221,31 @@ def _is_srgb(profile: Profile) -> bool:
     linear = np.stack([curve(colours[:, channel] / 255) for channel, curve in enumerate(profile.curves)], axis=1)
     moved = srgb_encode(linear @ profile.matrix.T) * 255 - colours
     return bool(np.abs(moved).max() <= 1.0)
+
+
+# Colorants of ProPhoto (ROMM) RGB adapted to D50, and the pure gamma 461/256 that FiveK's renditions carry: their
+# embedded profile has no linear toe.
+PROPHOTO_COLORANTS = ((0.79767, 0.28804, 0.0), (0.13519, 0.71188, 0.0), (0.03134, 0.00009, 0.8249))
+PROPHOTO_GAMMA = 461
+D50 = (0.9642, 1.0, 0.8249)
+
+
+@functools.lru_cache(maxsize=1)
+def prophoto() -> bytes:
+    """The ProPhoto RGB profile as Lightroom embeds it: matrix and pure gamma 1.80078."""
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, PROPHOTO_GAMMA) + b"\0\0"
+    tags = {b"rTRC": curve, b"gTRC": curve, b"bTRC": curve, b"wtpt": _xyz(D50)}
+    tags |= dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(_xyz, PROPHOTO_COLORANTS), strict=True))
+    start = 128 + 4 + 12 * len(tags)
+    table, body = b"", b""
+    for name, content in tags.items():
+        table += struct.pack(">4sII", name, start + len(body), len(content))
+        body += content
+    size = start + len(body)
+    header = struct.pack(">I4sI4s4s4s", size, b"\0\0\0\0", 0x02400000, b"mntr", b"RGB ", b"XYZ ")
+    header = (header + bytes(12) + b"acsp" + bytes(28) + _xyz(D50)[8:]).ljust(128, b"\0")
+    return header + struct.pack(">I", len(tags)) + table + body
+
+
+def _xyz(values: tuple[float, float, float]) -> bytes:
+    return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))

@@ -28,7 +28,7 @@ class SampleKey(NamedTuple):
 def decoded_pair(pair: Pair, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Both images of `pair`, decoded and resized with one filter to `size` (width, height): uint8 (3, H, W).
 
-    Raises DataError naming the file.
+    Raises InputError naming the file.
     """
     src, tar = (planes(images.resize(images.decode(path), size)) for path in (pair.src_path, pair.tar_path))
     return src, tar

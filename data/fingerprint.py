@@ -1,4 +1,9 @@
-"""Pairs -> pairs whose rows carry digests, sizes and perceptual hashes. Each image is read and decoded once.
+"""Perceptual hash of an image, and the search for rows whose images look the same.
+
+pHash: the signs of the 8 x 8 lowest DCT frequencies of a 32 x 32 luma against their median (Zauner, "Implementation and
+benchmarking of perceptual image hash functions", 2010, section 3.2.1).
+
+MERGED: Pairs -> pairs whose rows carry digests, sizes and perceptual hashes. Each image is read and decoded once.
 
 Digest of an image: sha256 of `WxH:` and its RGB8 bytes after the image semantics, so that a copy in another container
 or with other metadata is still found. Digest of a set of rows: sha256 over the sorted digests of the rows.
@@ -8,17 +13,65 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from data.errors import DataError
-from data.faults import Faults
+import numpy as np
+from PIL import Image
+
+from common.errors import Faults, InputError
+from common.memory import usable_cpus
+from common.threads import in_threads
 from data.images import DECODER, decode_bytes, read_file
 from data.manifest import Pair
-from data.phash import NearDuplicate, near_duplicates, perceptual_hash
-from data.threads import in_threads
+
+SIDE = 32
+KEPT = 8
+MAX_BITS = 6
+FLAT_STD = 2.0  # in 8-bit codes; below it the signs are those of noise
+BLOCK = 1024
+_STEPS = np.arange(SIDE)
+DCT = np.cos(np.pi * np.outer(np.arange(KEPT), 2 * _STEPS + 1) / (2 * SIDE))
+
+
+class NearDuplicate(NamedTuple):
+    """Two rows by index (first < second), and how many bits their src and tar hashes differ."""
+
+    first: int
+    second: int
+    src_bits: int
+    tar_bits: int
+
+
+def perceptual_hash(image: np.ndarray) -> int | None:
+    """64-bit hash of (H, W, 3) uint8 sRGB; None when the image is flat (luma varies by less than 2 codes)."""
+    luma = np.asarray(Image.fromarray(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64)
+    if luma.std() < FLAT_STD:
+        return None
+    frequencies = (DCT @ luma @ DCT.T).ravel()
+    return int.from_bytes(np.packbits(frequencies > np.median(frequencies)).tobytes(), "big")
+
+
+def near_duplicates(src_hashes: list[int | None], tar_hashes: list[int | None]) -> list[NearDuplicate]:
+    """All pairs of rows whose src and tar hashes both differ by at most 6 bits; rows with a flat image are left out."""
+    kept = [row for row, hashes in enumerate(zip(src_hashes, tar_hashes, strict=True)) if None not in hashes]
+    src = np.array([src_hashes[row] for row in kept], dtype=np.uint64)
+    tar = np.array([tar_hashes[row] for row in kept], dtype=np.uint64)
+    found = []
+    for start in range(0, len(kept), BLOCK):
+        close = np.bitwise_count(src[start : start + BLOCK, None] ^ src[None, start:]) <= MAX_BITS
+        rows, columns = (side + start for side in np.nonzero(close))
+        # Few rows pass the first test, so that the second one costs nothing.
+        src_bits = np.bitwise_count(src[rows] ^ src[columns])
+        tar_bits = np.bitwise_count(tar[rows] ^ tar[columns])
+        hits = np.nonzero((rows < columns) & (tar_bits <= MAX_BITS))[0]
+        found += [
+            NearDuplicate(kept[rows[hit]], kept[columns[hit]], int(src_bits[hit]), int(tar_bits[hit])) for hit in hits
+        ]
+    return found
+
 
 MIN_SIDE = 11  # the SSIM window: a smaller photo could be neither validated nor tested
 UNUSABLE = ("images that cannot be used", "Repair these images or remove their rows.")
@@ -39,12 +92,12 @@ class ImagePrint:
 
 
 def fingerprint(path: str | Path) -> ImagePrint:
-    """Read and decode one image, once. Raises DataError naming the file."""
+    """Read and decode one image, once. Raises InputError naming the file."""
     try:
         # Before reading: a file that changes meanwhile then looks changed, and is read again next time.
         mtime_ns = Path(path).stat().st_mtime_ns
     except FileNotFoundError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
+        raise InputError(f"{path}: {error.strerror}") from None
     return fingerprint_bytes(read_file(path), path, mtime_ns)
 
 
@@ -66,7 +119,7 @@ def fingerprint_pairs(
     Files whose path, size and mtime stand with this DECODER in the row itself, or in a row of `known`, are not read.
     workers: threads, None = the CPUs of this process. A progress bar is shown on a terminal only.
 
-    Raises DataError with all bad rows: broken images, pairs of two sizes, sides under 11 pixels; stop.Interrupted.
+    Raises InputError with all bad rows: broken images, pairs of two sizes, sides under 11 pixels; Stopped.
     """
     prints = _known_prints([*known, *pairs])
     todo = [path for path in _paths(pairs) if not _is_current(path, prints.get(path))]
@@ -106,11 +159,6 @@ def near_duplicate_pairs(pairs: list[Pair]) -> list[NearDuplicate]:
         for side in ("src", "tar")
     }
     return near_duplicates(hashes["src"], hashes["tar"])
-
-
-def usable_cpus() -> int:
-    """The CPUs that this process may use (a scheduler may allow fewer than the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _paths(pairs: list[Pair]) -> list[Path]:

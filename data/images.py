@@ -16,9 +16,9 @@ import numpy as np
 import PIL
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 
+from common.errors import InputError
 from data.colour import ProfileError, change_depth, parse_profile, to_srgb
 from data.deep_images import UnreadLayout, UnsupportedImage, is_deep, read_deep
-from data.errors import DataError
 
 SEMANTICS = 1  # raise when the pixels of any readable file change
 DECODER = (
@@ -55,14 +55,14 @@ OPENINGS = {
 }
 
 
-class UnknownKind(DataError):
+class UnknownKind(InputError):
     """No verdict on the file: Pillow does not read files of this kind, a special reader may."""
 
 
 def decode(path: str | Path) -> np.ndarray:
     """Read an image as (H, W, 3) uint8 sRGB at native size.
 
-    Raises DataError naming the file when it is missing, no whole image (JPEG, PNG, TIFF, WebP, BMP), animated, over 200
+    Raises InputError naming the file when it is missing, no whole image (JPEG, PNG, TIFF, WebP, BMP), animated, over 200
     megapixels, or has a broken profile.
     """
     return decode_bytes(read_file(path), path)
@@ -81,11 +81,11 @@ def decode_bytes(
 
 
 def read_file(path: str | Path) -> bytes:
-    """The bytes of an image file; DataError when it is missing, a folder or unreadable."""
+    """The bytes of an image file; InputError when it is missing, a folder or unreadable."""
     try:
         return Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        raise DataError(f"{path}: {error.strerror}") from None
+        raise InputError(f"{path}: {error.strerror}") from None
 
 
 def resize(
@@ -154,11 +154,11 @@ def _decode(
         raise UnknownKind(f"{name}: {error}") from None
     except (UnsupportedImage, ProfileError) as error:
         reason = f"embedded ICC profile: {error}" if isinstance(error, ProfileError) else error
-        raise DataError(f"{name}: {reason}") from None
+        raise InputError(f"{name}: {reason}") from None
     except Image.DecompressionBombError:
-        raise DataError(f"{name}: more than {MAX_PIXELS // 10**6} megapixels") from None
+        raise InputError(f"{name}: more than {MAX_PIXELS // 10**6} megapixels") from None
     except DECODE_ERRORS as error:
-        raise DataError(f"{name}: broken image: {error}") from None
+        raise InputError(f"{name}: broken image: {error}") from None
 
 
 def _pixels(reopen: Callable[[], Image.Image], dtype: type, untagged: bytes | None) -> np.ndarray:

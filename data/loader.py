@@ -3,69 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from data import stop
+from common import signals
+from common.errors import InputError
+from common.memory import usable_cpus
 from data.dataset import EvaluationPairs, SampleKey, TrainingPairs
-from data.errors import DataError
-from data.fingerprint import usable_cpus
 
-MIN_RESOLUTION, MAX_RESOLUTION = 16, 16384
 MAX_DRAWS = 100  # of one photo in one update: more is a slip of the keyboard, and would fill the memory with keys
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """How photos become samples."""
-
-    resolution: int = field(
-        default=384, metadata={"help": "short side in pixels after resizing, and side of the training crop"}
-    )
-    fit: Literal["crop", "squash"] = field(
-        default="crop",
-        metadata={
-            "help": "crop: keep the aspect ratio, train on crops, validate whole frames; squash: resize to a square"
-        },
-    )
-    preprocess: Literal["none", "light_aug", "strong_aug"] = field(
-        default="light_aug",
-        metadata={
-            "help": "augmentation: light_aug = flips; strong_aug adds quarter turns, and exposure and cast on the source"
-        },
-    )
-    num_workers: int = field(
-        default=4, metadata={"help": "loader processes (0: load in the main process); changes no result"}
-    )
-    cache: Literal["auto", "disk", "off"] = field(
-        default="auto",
-        metadata={
-            "help": "decode photos once into a memory-mapped file: auto, when the disk has room, and copied to the GPU when a "
-            "quarter of its free memory holds it; disk, always, and not copied; off, never"
-        },
-    )
-    cache_dir: str | None = field(
-        default=None, metadata={"help": "folder of that file, a node's local disk say; default: cache in --output_dir"}
-    )
-    mix_jsonl: str | None = field(
-        default=None, metadata={"help": "other pairs, FiveK for example, mixed into the batches of every fold"}
-    )
-    mix_ratio: float = field(
-        default=0.5,
-        metadata={"help": "share of --mix_jsonl samples in the first epoch; it falls evenly to 0 in the last"},
-    )
-
-    def __post_init__(self):
-        if not 0 < self.mix_ratio < 1:
-            raise ValueError(f"--mix_ratio {self.mix_ratio}: must be between 0 and 1")
-        if not MIN_RESOLUTION <= self.resolution <= MAX_RESOLUTION:
-            raise ValueError(f"--resolution {self.resolution}: must be {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels")
-        if self.num_workers < 0:
-            raise ValueError(f"--num_workers {self.num_workers}: must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -97,7 +46,7 @@ class EpochPlan:
 
     def __post_init__(self):
         if self.samples_per_update > MAX_DRAWS * self.pairs:
-            raise DataError(
+            raise InputError(
                 f"--batch_size {self.batch_size} with --accumulate_steps {self.accumulate_steps}: an update would draw each of "
                 f"the {self.pairs} training pairs more than {MAX_DRAWS} times"
             )
@@ -177,7 +126,7 @@ def equal_size_batches(dataset: EvaluationPairs, batch_size: int) -> list[list[i
 
 def start_workers(loader: DataLoader) -> Iterator[dict]:
     """iter(loader), with the stop signals held back while workers are forked, so that none dies of one."""
-    with stop.held_back():
+    with signals.held_back():
         return iter(loader)
 
 
@@ -188,7 +137,7 @@ def _loader(dataset, batch_keys, num_workers: int, pin: bool) -> DataLoader:
         batch_sampler=batch_keys,
         num_workers=num_workers,
         pin_memory=pin,
-        worker_init_fn=stop.ignore_in_worker,
+        worker_init_fn=signals.ignore_in_worker,
         # Fork: workers inherit the decoded set-up at no cost and the signal mask of held_back().
         multiprocessing_context="fork" if num_workers else None,
         persistent_workers=num_workers > 0,

@@ -14,10 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import DataError
-from data.faults import Faults
-from data.jsonl import open_input, read_jsonl, twin_hint
-from data.walk import visible_folders
+from common.errors import Faults, InputError
+from common.files import visible_folders
+from common.jsonl import open_input, read_jsonl, twin_hint
 
 METADATA = "split_metadata.json"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".tif", ".tiff", ".webp", ".bmp"})
@@ -64,7 +63,7 @@ def read_pairs(
     file, or one folder up from `fold_K`), else the file's folder. `warn` is called once for each relative path that
     leaves that folder.
 
-    Raises DataError with all bad rows (`file:line: reason`): bad JSON, missing keys, wrong types, missing images, a row
+    Raises InputError with all bad rows (`file:line: reason`): bad JSON, missing keys, wrong types, missing images, a row
     twice, one src with two tars; and when the file is missing, not UTF-8 or has no row.
     """
     base = find_base_dir(path, base_dir)
@@ -73,7 +72,7 @@ def read_pairs(
     pairs = [pair for line, row in read_jsonl(path, faults) if (pair := reader.pair(row, line)) is not None]
     faults.raise_if_any(f"{path}: rows that cannot be used")
     if not pairs:
-        raise DataError(f'{path} has no rows; write one {{"src": ..., "tar": ...}} a line')
+        raise InputError(f'{path} has no rows; write one {{"src": ..., "tar": ...}} a line')
     return pairs
 
 
@@ -87,11 +86,11 @@ def usable_pairs(path: str | Path, base_dir: str | Path) -> list[Pair]:
 def pairs_from_folder(folder: str | Path) -> list[Pair]:
     """Pair `NAME_src.*` with `NAME_tar.*` in each folder below `folder`, sorted by name; rows hold relative paths.
 
-    Raises DataError that lists every image without its partner and every name with two candidates.
+    Raises InputError that lists every image without its partner and every name with two candidates.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder} is {'a file, not a folder' if folder.exists() else 'missing'}")
+        raise InputError(f"{folder} is {'a file, not a folder' if folder.exists() else 'missing'}")
     base = folder.resolve()
     sides: dict[tuple[str, str], dict[str, list[str]]] = {}
     faults = Faults()
@@ -115,18 +114,18 @@ def pairs_from_folder(folder: str | Path) -> list[Pair]:
         )
     faults.raise_if_any(f"{folder}: images that make no pair")
     if not pairs:
-        raise DataError(f"{folder} holds no NAME_src.* and NAME_tar.* images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        raise InputError(f"{folder} holds no NAME_src.* and NAME_tar.* images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return pairs
 
 
 def find_base_dir(path: str | Path, base_dir: str | Path | None = None) -> Path:
-    """The absolute folder against which relative paths in the JSONL `path` resolve; DataError when it is no folder."""
+    """The absolute folder against which relative paths in the JSONL `path` resolve; InputError when it is no folder."""
     if base_dir is not None:
         base, source = Path(base_dir), "--base_dir"
     else:
         base, source = _recorded_base_dir(Path(path).absolute())
     if not base.is_dir():
-        raise DataError(
+        raise InputError(
             f"{source} {base} is {'not a folder' if base.exists() else 'missing'}; name the folder with --base_dir"
         )
     return base.resolve()
@@ -143,14 +142,14 @@ def _recorded_base_dir(path: Path) -> tuple[Path, str]:
 
 
 def read_metadata(path: Path) -> dict:
-    """The content of a split_metadata.json; DataError when it is no JSON object with a `base_dir`."""
+    """The content of a split_metadata.json; InputError when it is no JSON object with a `base_dir`."""
     with open_input(path) as handle:
         try:
             metadata = json.loads(handle.read().decode("utf-8"))
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path} is not JSON ({error}); run create_data_splits.py again") from None
+            raise InputError(f"{path} is not JSON ({error}); run create_data_splits.py again") from None
     if not isinstance(metadata, dict) or not isinstance(metadata.get("base_dir"), str):
-        raise DataError(f"{path} has no base_dir; run create_data_splits.py again")
+        raise InputError(f"{path} has no base_dir; run create_data_splits.py again")
     return metadata
 
 

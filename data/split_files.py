@@ -2,6 +2,8 @@
 
 The metadata is removed first and written last, after the files have been read back and proved, so that a folder with
 metadata is always a whole one.
+
+MERGED: Proof of a split from its written files: nothing stands on two sides, everything is there. Opens no image.
 """
 
 from __future__ import annotations
@@ -16,16 +18,14 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from data.errors import DataError
-from data.faults import Faults
-from data.files import remove_stale_temporaries, write_json, write_jsonl
-from data.fingerprint import set_digest
+from common.errors import Faults, InputError
+from common.files import remove_stale_temporaries, write_json, write_jsonl
+from common.jsonl import open_input, read_jsonl
+from data.config import SplitConfig
+from data.fingerprint import MAX_BITS, NearDuplicate, near_duplicate_pairs, set_digest
 from data.images import DECODER
-from data.jsonl import open_input, read_jsonl
-from data.manifest import FOLD_NAME, METADATA, Pair, read_metadata, usable_pairs
-from data.phash import MAX_BITS, NearDuplicate
-from data.split_proof import prove_split
-from data.splits import Split, SplitConfig
+from data.manifest import FOLD_NAME, METADATA, Pair, read_metadata, read_pairs, usable_pairs
+from data.splits import Split, links
 
 SCHEMA_VERSION = 1
 TEST = "test.jsonl"
@@ -43,7 +43,7 @@ def write_split_folder(
     """Write the split to config.output_dir, replacing an earlier one, prove it from the written files; the metadata.
 
     dropped: the src names that --drop left out of `pairs`, None without that flag; they are recorded.
-    Raises DataError when the proof fails (then no metadata is left), OSError when writing fails.
+    Raises InputError when the proof fails (then no metadata is left), OSError when writing fails.
     """
     folder = Path(config.output_dir)
     files = {TEST: split.test}
@@ -67,16 +67,16 @@ def write_split_folder(
 def verify_splits(folder: str | Path) -> dict:
     """Check that a split folder is whole and unchanged since it was proved; return its metadata. Opens no image.
 
-    Raises DataError naming the file that is missing or was edited.
+    Raises InputError naming the file that is missing or was edited.
     """
     folder = Path(folder)
     if not (folder / METADATA).is_file():
-        raise DataError(f"{folder / METADATA} does not exist; make the splits with create_data_splits.py")
+        raise InputError(f"{folder / METADATA} does not exist; make the splits with create_data_splits.py")
     metadata = read_metadata(folder / METADATA)
     if metadata.get("schema_version") != SCHEMA_VERSION or metadata.get("verified") is not True:
-        raise DataError(f"{folder / METADATA} is of another version or not verified; run create_data_splits.py again")
+        raise InputError(f"{folder / METADATA} is of another version or not verified; run create_data_splits.py again")
     if not isinstance(metadata.get("files"), dict):
-        raise DataError(f"{folder / METADATA} is incomplete (files); run create_data_splits.py again")
+        raise InputError(f"{folder / METADATA} is incomplete (files); run create_data_splits.py again")
     faults = Faults()
     for name, count, digest in expected_sets(metadata):
         path = folder / name
@@ -93,14 +93,14 @@ def verify_splits(folder: str | Path) -> dict:
 
 
 def expected_sets(metadata: dict) -> Iterator[tuple[str, int, str]]:
-    """Name, count of rows and set digest of every file that the metadata describes; DataError when it is incomplete."""
+    """Name, count of rows and set digest of every file that the metadata describes; InputError when it is incomplete."""
     try:
         yield TEST, metadata["test"]["count"], metadata["test"]["digest"]
         for fold in metadata["folds"]:
             for part in ("train", "val"):
                 yield f"fold_{fold['fold']}/{part}.jsonl", fold[part], fold[f"{part}_digest"]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{METADATA} is incomplete ({error}); run create_data_splits.py again") from None
+        raise InputError(f"{METADATA} is incomplete ({error}); run create_data_splits.py again") from None
 
 
 def known_pairs(folder: str | Path, base_dir: Path) -> list[Pair]:
@@ -120,7 +120,7 @@ def changed_options(folder: str | Path, config: SplitConfig, dropped: list[str] 
         return []
     before = read_metadata(path).get("config")
     if not isinstance(before, dict):
-        raise DataError(f"{path} is incomplete (config)")
+        raise InputError(f"{path} is incomplete (config)")
     now = {name: value for name, value in _recorded_options(config, dropped).items() if name != "output_dir"}
     changed = [name for name, value in now.items() if before.get(name) != value]
     return [f"{name} {_brief(before.get(name))} -> {_brief(now[name])}" for name in changed]
@@ -170,7 +170,7 @@ def _relative_base(base_dir: Path, folder: Path) -> str:
     try:
         return os.fsencode(relative).decode("utf-8")
     except UnicodeDecodeError:
-        raise DataError(f"the folder name {relative!a} is not UTF-8 and cannot be recorded; rename it") from None
+        raise InputError(f"the folder name {relative!a} is not UTF-8 and cannot be recorded; rename it") from None
 
 
 def _recorded_options(config: SplitConfig, dropped: list[str] | None) -> dict:
@@ -205,3 +205,62 @@ def _remove_stale_folds(folder: Path, n_folds: int) -> None:
 def _file_digest(path: Path) -> str:
     with open_input(path) as handle:
         return hashlib.sha256(handle.read()).hexdigest()
+
+
+def prove_split(folder: Path, base_dir: Path, pairs: list[Pair], metadata: dict) -> None:
+    """Re-read the split files in `folder` and check them against `pairs`, the input, and against `metadata`.
+
+    Disjoint sides by path, pixels, file, group and (when they are kept together) near-duplicates; every pair in each
+    fold; kfold: every pair outside the test set validated once; sizes and digests. Raises InputError with all faults.
+    """
+    faults = Faults()
+    group_key = metadata["groups"]["key"]
+    test = read_pairs(folder / "test.jsonl", base_dir, group_key=group_key)
+    _check_set(faults, folder / "test.jsonl", test, metadata["test"]["count"], metadata["test"]["digest"])
+    validated: list[Path] = []
+    for fold in metadata["folds"]:
+        sides = {"test": test}
+        for part in ("train", "val"):
+            path = folder / f"fold_{fold['fold']}" / f"{part}.jsonl"
+            sides[part] = read_pairs(path, base_dir, group_key=group_key)
+            _check_set(faults, path, sides[part], fold[part], fold[f"{part}_digest"])
+        name = f"fold {fold['fold']}"
+        _check_disjoint(faults, name, sides)
+        if metadata["near_duplicates"]["mode"] == "group":
+            _check_near_duplicates(faults, name, sides)
+        _check_same(faults, f"{name} with test", [pair for rows in sides.values() for pair in rows], pairs)
+        validated += [pair.src_path for pair in sides["val"]]
+    if metadata["scheme"] == "kfold" and metadata["n_folds"] > 1:
+        tested = {pair.src_path for pair in test}
+        outside = sorted(pair.src_path for pair in pairs if pair.src_path not in tested)
+        if sorted(validated) != outside:
+            faults.add(str(folder), "the validation parts do not cover every pair outside the test set exactly once")
+    faults.raise_if_any(f"{folder}: the written splits failed their check; this is a bug, please report it")
+
+
+def _check_set(faults: Faults, path: Path, pairs: list[Pair], count: int, digest: str) -> None:
+    if not pairs or len(pairs) != count or set_digest(pair.row for pair in pairs) != digest:
+        faults.add(str(path), f"{len(pairs)} rows that do not agree with {count} rows and the digest of the metadata")
+
+
+def _check_disjoint(faults: Faults, name: str, sides: dict[str, list[Pair]]) -> None:
+    side_of: dict[tuple[str, str], str] = {}
+    for side, pairs in sides.items():
+        for pair in pairs:
+            paths = (("path", str(pair.src_path)), ("path", str(pair.tar_path)))
+            for link in (*paths, *links(pair)):
+                if side_of.setdefault(link, side) != side:
+                    faults.add(name, f"{link[0]} {link[1]} of {pair.src} is in {side_of[link]} and in {side}")
+
+
+def _check_near_duplicates(faults: Faults, name: str, sides: dict[str, list[Pair]]) -> None:
+    rows = [(side, pair) for side, pairs in sides.items() for pair in pairs]
+    for hit in near_duplicate_pairs([pair for _, pair in rows]):
+        (side, pair), (other_side, other) = rows[hit.first], rows[hit.second]
+        if side != other_side:
+            faults.add(name, f"{pair.src} in {side} and {other.src} in {other_side} look the same")
+
+
+def _check_same(faults: Faults, name: str, found: list[Pair], wanted: list[Pair]) -> None:
+    if sorted((pair.src, pair.tar) for pair in found) != sorted((pair.src, pair.tar) for pair in wanted):
+        faults.add(name, "does not hold every pair of the input exactly once")

@@ -1,18 +1,23 @@
-"""The steps of create_data_splits.py that talk to the user: what was read, what was found, what was written."""
+"""The steps of create_data_splits.py that talk to the user: what was read, what was found, what was written.
+
+MERGED: A list of src names -> the rows that are left without them. The names come from audit.jsonl, or from anywhere.
+"""
 
 from __future__ import annotations
 
+import codecs
 import difflib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
-from data.drop_list import drop_rows
-from data.errors import DataError
-from data.fingerprint import near_duplicate_pairs
+from common.errors import Faults, InputError
+from common.jsonl import open_input, parse_object
+from data.config import SplitConfig
+from data.fingerprint import NearDuplicate, near_duplicate_pairs
 from data.manifest import METADATA, Pair, find_base_dir, pairs_from_folder, read_pairs
-from data.phash import NearDuplicate
 from data.split_files import changed_options, known_pairs
-from data.splits import Split, SplitConfig
+from data.splits import Split
 
 Log = Callable[[str], None]
 DEFAULT_GROUP_KEY = "group"
@@ -20,9 +25,9 @@ SHOWN = 20
 
 
 def read_input(config: SplitConfig, log: Log) -> tuple[list[Pair], Path]:
-    """The pairs and their absolute base directory. DataError for bad rows, and for a --group_key that no row has."""
+    """The pairs and their absolute base directory. InputError for bad rows, and for a --group_key that no row has."""
     if Path(config.output_dir).exists() and not Path(config.output_dir).is_dir():
-        raise DataError(f"--output_dir {config.output_dir} is a file; name a folder")
+        raise InputError(f"--output_dir {config.output_dir} is a file; name a folder")
     if config.input_dir is not None:
         pairs, base_dir = pairs_from_folder(config.input_dir), Path(config.input_dir).resolve()
     else:
@@ -32,7 +37,7 @@ def read_input(config: SplitConfig, log: Log) -> tuple[list[Pair], Path]:
     named = sum(pair.group is not None for pair in pairs)
     fields = {name for pair in pairs for name in pair.row} - {"src", "tar"}
     if not named and config.group_key != DEFAULT_GROUP_KEY:
-        raise DataError(
+        raise InputError(
             f"--group_key {config.group_key}: no row has that field; fields: {', '.join(sorted(fields)) or 'none'}"
         )
     log(f"Pairs: {len(pairs)} from {config.input_jsonl or config.input_dir}, base directory {base_dir}")
@@ -57,7 +62,7 @@ def reusable_pairs(config: SplitConfig, base_dir: Path, dropped: list[str] | Non
     try:
         changed = changed_options(config.output_dir, config, dropped)
         known = known_pairs(config.output_dir, base_dir)
-    except DataError as error:
+    except InputError as error:
         log(f"warning: {error}; the splits there are made anew")
         return []
     if changed:
@@ -101,3 +106,63 @@ def report_written(metadata: dict, config: SplitConfig, log: Log) -> None:
 
 def _missed(size: int, wanted: int) -> str:
     return "" if size == wanted else f" (wanted {wanted}; what must stay together allows no nearer size)"
+
+
+def drop_rows(pairs: list[Pair], path: str | Path) -> tuple[list[Pair], list[str]]:
+    """`pairs` without those whose src, as written, stands in the file `path`; and the names, sorted, each once.
+
+    A line of the file is a JSON object with "src" (a line of audit.jsonl, say), a JSON string, or the bare name; blank
+    lines are skipped. Raises InputError with every bad line and every name that no row has, and when
+    no pair is left.
+    """
+    known = {pair.src for pair in pairs}
+    faults = Faults()
+    names = set()
+    for where, name in _names(path, faults):
+        names.add(name)
+        if name not in known:
+            faults.add(where, f"no row of the input has the src {name!r}, letter for letter")
+    faults.raise_if_any(f"--drop {path}: lines that cannot be used")
+    kept = [pair for pair in pairs if pair.src not in names]
+    if not kept:
+        raise InputError(f"--drop {path} names all {len(pairs)} pairs; nothing is left")
+    return kept, sorted(names)
+
+
+def _names(path: str | Path, faults: Faults) -> list[tuple[str, str]]:
+    """(file:line, src) of each good line."""
+    try:
+        handle = open_input(path)
+    except InputError as error:
+        raise InputError(f"--drop {error}") from None
+    found = []
+    with handle:
+        for number, raw in enumerate(handle, start=1):
+            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                found.append((where, _name(line)))
+            except ValueError as error:
+                faults.add(where, str(error))
+    return found
+
+
+def _name(line: bytes) -> str:
+    """The src that one line names; ValueError with a short reason."""
+    if line.lstrip().startswith(b"{"):
+        name = parse_object(line).get("src")
+        if not isinstance(name, str):
+            raise ValueError('the object has no "src" with a name')
+        return name
+    try:
+        text = line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    if not text.startswith('"'):
+        return text
+    name = json.loads(text)
+    if not isinstance(name, str):
+        raise ValueError("not one name in quotes")
+    return name

@@ -9,72 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
+from common.errors import Faults, InputError
+from data.config import SplitConfig
 from data.drawing import Bag
-from data.errors import DataError
-from data.faults import Faults
+from data.fingerprint import NearDuplicate
 from data.manifest import Pair
-from data.phash import NearDuplicate
 
 TEST_DRAWS = 20
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """Options of create_data_splits.py."""
-
-    input_jsonl: str | None = field(default=None, metadata={"help": "pairs, one JSON object a line: src, tar, group"})
-    input_dir: str | None = field(
-        default=None,
-        metadata={"help": "instead of a JSONL: folder with NAME_src.* and NAME_tar.* images, at any depth"},
-    )
-    base_dir: str | None = field(
-        default=None, metadata={"help": "folder for relative paths in the JSONL; without it, the JSONL's own folder"}
-    )
-    test_size: int = field(default=10, metadata={"help": "pairs in the test set"})
-    n_folds: int = field(default=3, metadata={"help": "folds"})
-    scheme: Literal["kfold", "shuffle"] = field(
-        default="kfold",
-        metadata={"help": "kfold: validation parts are disjoint and cover everything; shuffle: independent draws"},
-    )
-    val_ratio: float = field(
-        default=0.1, metadata={"help": "share of validation pairs, 0 to 1, for --scheme shuffle and --n_folds 1"}
-    )
-    group_key: str = field(default="group", metadata={"help": "row field; rows with the same value stay on one side"})
-    near_duplicates: Literal["group", "report", "off"] = field(
-        default="group",
-        metadata={"help": "photos that look the same: keep on one side, only report, or do not look for them"},
-    )
-    drop: str | None = field(
-        default=None,
-        metadata={
-            "help": "file with the src of rows to leave out, as written in the input: a name a line, or lines of "
-            "audit.jsonl"
-        },
-    )
-    seed: int = field(default=42, metadata={"help": "another seed gives another split"})
-    output_dir: str = field(default="data_splits", metadata={"help": "folder for the split files"})
-
-    def __post_init__(self) -> None:
-        if (self.input_jsonl is None) == (self.input_dir is None):
-            raise ValueError("give either --input_jsonl or --input_dir")
-        if self.input_dir is not None and self.base_dir is not None:
-            raise ValueError("--base_dir belongs to --input_jsonl; paths of --input_dir are relative to that folder")
-        if self.test_size < 1:
-            raise ValueError(f"--test_size must be at least 1, not {self.test_size}")
-        if self.n_folds < 1:
-            raise ValueError(f"--n_folds must be at least 1, not {self.n_folds}")
-        if not 0 < self.val_ratio < 1:
-            raise ValueError(f"--val_ratio must lie between 0 and 1, not {self.val_ratio}")
-        if self.group_key in ("", "src", "tar"):
-            raise ValueError(f"--group_key must name a field other than src and tar, not {self.group_key!r}")
-
-    @property
-    def draws_validation(self) -> bool:
-        """Whether --val_ratio is used: folds are independent draws, not parts of one partition."""
-        return self.scheme == "shuffle" or self.n_folds == 1
 
 
 @dataclass(frozen=True)
@@ -97,7 +40,7 @@ class Split:
 
 
 def refuse_repeated_sources(pairs: list[Pair]) -> None:
-    """DataError naming both rows for every src whose pixels stand in an earlier row, under whatever name."""
+    """InputError naming both rows for every src whose pixels stand in an earlier row, under whatever name."""
     first: dict[str, Pair] = {}
     faults = Faults()
     for pair in pairs:
@@ -141,14 +84,14 @@ def links(pair: Pair) -> Iterator[tuple[str, str]]:
 def make_split(pairs: list[Pair], near: list[NearDuplicate], config: SplitConfig) -> Split:
     """Draw the test set, then the folds. Sizes are exact whenever the components allow, else nearest, ties upwards.
 
-    Raises DataError when there are too few pairs or components for non-empty test, training and validation sets.
+    Raises InputError when there are too few pairs or components for non-empty test, training and validation sets.
     """
     components = components_of(pairs, near)
     needed = 3 if config.n_folds == 1 or config.scheme == "shuffle" else config.n_folds + 1
     if config.test_size >= len(pairs):
-        raise DataError(f"--test_size {config.test_size} leaves nothing to train on: there are {len(pairs)} pairs")
+        raise InputError(f"--test_size {config.test_size} leaves nothing to train on: there are {len(pairs)} pairs")
     if len(components) < needed:
-        raise DataError(
+        raise InputError(
             f"{len(pairs)} pairs form {len(components)} groups that must stay together, but --n_folds {config.n_folds} "
             f"and a test set need at least {needed}: add photos, or lower --n_folds"
         )
@@ -168,11 +111,11 @@ def make_split(pairs: list[Pair], near: list[NearDuplicate], config: SplitConfig
 def hold_out(pairs: list[Pair], near: list[NearDuplicate], ratio: float, seed: int) -> tuple[list[Pair], list[Pair]]:
     """Part `pairs` into (training, validation) with about `ratio` of them, at least one, for validation.
 
-    Raises DataError when all pairs belong together, so that no part of them can be held out.
+    Raises InputError when all pairs belong together, so that no part of them can be held out.
     """
     components = components_of(pairs, near)
     if len(components) < 2:
-        raise DataError(f"{len(pairs)} pairs all belong together: give validation pairs of their own with --val_jsonl")
+        raise InputError(f"{len(pairs)} pairs all belong together: give validation pairs of their own with --val_jsonl")
     bag = Bag(components, [_component_key(pairs, rows) for rows in components], seed)
     wanted = max(1, math.floor(ratio * len(pairs) + 0.5))
     val = set(bag.rows(bag.choose(list(range(len(components))), wanted, 1, "validation")))

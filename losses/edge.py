@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from losses.blur import blur
-from losses.precision import in_float32
+from losses.numerics import blur, in_float32
 
 KERNEL = (0.05, 0.25, 0.4, 0.25, 0.05)
 

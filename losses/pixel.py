@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from losses.precision import in_float32
+from losses.numerics import in_float32
 
 
 @in_float32

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from losses.errors import LossError
+from common.errors import InputError
+from losses.numerics import in_float32
 from losses.perceptual import SMALLEST_SIDE, PerceptualLoss
 from losses.pixel import l1_loss
-from losses.precision import in_float32
 
 VGG_SHARE = 0.01
 
@@ -20,11 +20,11 @@ VGG_SHARE = 0.01
 def side_loss(side: torch.Tensor, target: torch.Tensor, perceptual: PerceptualLoss) -> torch.Tensor:
     """L1 + 0.01 VGG of side (B, 3, h, w) and target (B, 3, H, W) resized to h x w; a float32 scalar.
 
-    Raises LossError when h or w is under 16, the least that VGG19 takes.
+    Raises InputError when h or w is under 16, the least that VGG19 takes.
     """
     height, width = side.shape[-2:]
     if min(height, width) < SMALLEST_SIDE:
-        raise LossError(
+        raise InputError(
             f"--lambda_side: the side output is {width} x {height}, and VGG19 needs sides of at least {SMALLEST_SIDE}; "
             f"use --resolution {8 * SMALLEST_SIDE} or more, or set --lambda_side 0"
         )

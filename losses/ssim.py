@@ -9,9 +9,8 @@ from __future__ import annotations
 import pytorch_msssim
 import torch
 
-from losses.blur import blur
-from losses.errors import LossError
-from losses.precision import in_float32
+from common.errors import InputError
+from losses.numerics import blur, in_float32
 
 WINDOW = 11
 TAPS = tuple(pytorch_msssim.SSIM(win_size=WINDOW, win_sigma=1.5, channel=1).win.flatten().tolist())
@@ -34,11 +33,11 @@ def ssim_per_image(restored: torch.Tensor, target: torch.Tensor) -> torch.Tensor
 def ssim_loss(restored: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """1 - mean SSIM over the batch, a float32 scalar. Restored is not clamped: a clamp would stop its gradient.
 
-    Raises LossError when a side is under 11.
+    Raises InputError when a side is under 11.
     """
     height, width = target.shape[-2:]
     if min(height, width) < WINDOW:
-        raise LossError(
+        raise InputError(
             f"--lambda_ssim: the images are {width} x {height}, and SSIM needs sides of at least {WINDOW}; "
             f"use --resolution {WINDOW} or more, or set --lambda_ssim 0"
         )

@@ -62,10 +62,18 @@ name_array_log() {
     fi
 }
 
+# One word that changes when a training step was made or a FiveK pair was prepared in the folders, which may be missing.
+progress_of() {
+    {
+        find "$@" -name progress.json -exec grep -H . {} + || true # training writes it beside checkpoint_last.pt
+        find "$@" -path '*/meta/*' || true
+    } 2>/dev/null | sort | sha256sum | cut -d ' ' -f 1
+}
+
 refuse_useless_restart() {
-    local file now before="" runs=0 # "" is no word that progress.py prints
+    local file now before="" runs=0 # "" is no word that progress_of prints
     file=$(job_folder)/restarts_${SLURM_ARRAY_TASK_ID:-0}
-    now=$("${interpreter[@]}" "$DARKIR_HOME/slurm/progress.py" "${WATCHED[@]}") || fail 1 "slurm/progress.py does not run"
+    now=$(progress_of "${WATCHED[@]}")
     if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && -e $file ]]; then
         read -r runs before <"$file"
     fi

@@ -7,19 +7,19 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import hypothesis
 import torch
 
-# A change is judged by the same examples everywhere; tests/fuzz.py is what looks for new ones.
+# A change is judged by the same examples everywhere; make fuzz is what looks for new ones.
 hypothesis.settings.register_profile("same_examples", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same_examples")
 torch.set_num_threads(1)
 
 # Modules with fixtures that several test files share.
 pytest_plugins = [
-    "tests.comparison_runs",
-    "tests.evaluate_runs",
-    "tests.export_runs",
-    "tests.loss_terms",
-    "tests.split_runs",
-    "tests.train_runs",
-    "tests.hazard_runs",
-    "tests.wrapper_desk",
+    "tests.helpers.comparison_runs",
+    "tests.helpers.evaluate_runs",
+    "tests.helpers.export_runs",
+    "tests.helpers.loss_terms",
+    "tests.helpers.split_runs",
+    "tests.helpers.train_runs",
+    "tests.helpers.hazard_runs",
+    "tests.helpers.wrapper_desk",
 ]

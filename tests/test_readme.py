@@ -6,14 +6,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.fivek_tree import build_tree
-from tests.photos import write_pairs
+from tests.helpers.fivek_tree import build_tree
+from tests.helpers.paths import ROOT
+from tests.helpers.photos import write_pairs
 
-ROOT = Path(__file__).resolve().parent.parent
 # Elsewhere: make test is what runs this, CI runs make demo, and its environment installs the requirements. VGG19's weights
 # cannot be fetched without internet. The wrappers run in test_wrappers.py and, with Slurm's commands, in make test-slurm.
 RUN_ELSEWHERE = ("make demo", "make test", "python3 -m pip install", "python -c")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOAK = Path(__file__).with_name("soak.py")
+SOAK = Path(__file__).with_name("soak") / "soak.py"
 SHORT = {"random": 6, "fresh": 0, "writes": 5, "others": 1, "signals": 1, "second_signals": 1, "fresh_signals": 0}
 
 

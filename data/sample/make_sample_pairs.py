@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.errors import DataError
-from data.files import write_bytes, write_jsonl
+from common.errors import InputError
+from common.files import write_bytes, write_jsonl
 from data.sample.photo import HEIGHT, WIDTH, render_view, retouched, underexposed
 
 PANORAMAS, VIEWS = 8, 6
@@ -47,23 +47,23 @@ def jpeg(image: np.ndarray, quality: int) -> bytes:
 
 
 def read_panorama(path: Path) -> np.ndarray:
-    """(H, W, 3) float32 linear RGB, the compression's negative ringing cut off. DataError on other files."""
+    """(H, W, 3) float32 linear RGB, the compression's negative ringing cut off. InputError on other files."""
     import OpenEXR  # only the generator needs it, --check does not
 
     try:
         channels = OpenEXR.File(str(path)).channels()
     except RuntimeError as error:
-        raise DataError(f"--panorama_dir: {path} cannot be read as EXR: {error}") from error
+        raise InputError(f"--panorama_dir: {path} cannot be read as EXR: {error}") from error
     if "RGB" not in channels:
-        raise DataError(f"--panorama_dir: {path} has no RGB channels, only {', '.join(channels)}")
+        raise InputError(f"--panorama_dir: {path} has no RGB channels, only {', '.join(channels)}")
     return np.maximum(channels["RGB"].pixels.astype(np.float32), 0)
 
 
 def make_sample(panorama_dir: Path, output_dir: Path) -> None:
-    """Write images/ and pairs.jsonl. Raises DataError when PANORAMA_DIR does not hold the eight panoramas."""
+    """Write images/ and pairs.jsonl. Raises InputError when PANORAMA_DIR does not hold the eight panoramas."""
     files = sorted(panorama_dir.glob("*.exr"))
     if len(files) != PANORAMAS:
-        raise DataError(f"--panorama_dir: {panorama_dir} holds {len(files)} *.exr files; {PANORAMAS} are needed")
+        raise InputError(f"--panorama_dir: {panorama_dir} holds {len(files)} *.exr files; {PANORAMAS} are needed")
     rows = []
     for file in files:
         panorama = read_panorama(file)
@@ -77,10 +77,10 @@ def make_sample(panorama_dir: Path, output_dir: Path) -> None:
 
 
 def check_sample(output_dir: Path) -> str:
-    """One line about the sample in OUTPUT_DIR; DataError listing each promise of its README that does not hold."""
+    """One line about the sample in OUTPUT_DIR; InputError listing each promise of its README that does not hold."""
     listing = output_dir / "pairs.jsonl"
     if not listing.is_file():
-        raise DataError(f"--output_dir: {listing} does not exist; make it with --panorama_dir")
+        raise InputError(f"--output_dir: {listing} does not exist; make it with --panorama_dir")
     rows = [json.loads(line) for line in listing.read_text(encoding="utf-8").splitlines()]
     groups = [row["group"] for row in rows]
     faults = []
@@ -89,7 +89,7 @@ def check_sample(output_dir: Path) -> str:
     files = [output_dir / row[name] for row in rows for name in ("src", "tar")]
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
-        raise DataError(f"{output_dir} lacks {', '.join(missing)}; make it again with --panorama_dir")
+        raise InputError(f"{output_dir} lacks {', '.join(missing)}; make it again with --panorama_dir")
     total = sum(file.stat().st_size for file in files)
     if total > MAX_BYTES:
         faults.append(f"{total} bytes; at most {MAX_BYTES} were promised")
@@ -104,7 +104,7 @@ def check_sample(output_dir: Path) -> str:
         if low <= np.mean(psnrs) <= high:
             return f"{len(rows)} pairs, {total} bytes, {summary}"
         faults.append(f"{summary}; an average of {low} to {high} was promised")
-    raise DataError("\n".join(faults))
+    raise InputError("\n".join(faults))
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.panorama_dir:
             make_sample(args.panorama_dir, args.output_dir)
         print(check_sample(args.output_dir))
-    except DataError as error:
+    except InputError as error:
         parser.error(str(error))
     return 0
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from darkir.weights import read_checkpoint
+from darkir.checkpoint_file import read_checkpoint
 from tests.slurm.cluster import Cluster, why_not
 from tests.slurm.desk import ROOT, Desk, slow_python
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.run_records import differences, run_records
+from tests.helpers.run_records import differences, run_records
 from tests.slurm.cluster import Cluster
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -13,21 +13,21 @@ if sys.argv[1] == "-":  # a few lines of a wrapper, on standard input
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from data import stop
+from common import signals
 
-stop.install()
+signals.install()
 
 if Path(sys.argv[1]).name == "train_darkir_cv.py" and "SLURM_RESTART_COUNT" not in os.environ:
-    from darkir.engine import training
+    from engine.training import train
 
-    update = training.train_step
+    update = train.train_step
 
     def slow_update(*arguments):
         result = update(*arguments)
         time.sleep(float(os.environ["SLOW_SECONDS"]))
         return result
 
-    training.train_step = slow_update
+    train.train_step = slow_update
 
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")

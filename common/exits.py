@@ -1,0 +1,82 @@
+"""Exit codes of the scripts, and the one place that turns exceptions into them. Needs no torch.
+
+0 done; 1 our failure; 2 the user's input is wrong; 3 finished, with more rejected inputs than allowed; 75 stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from common.errors import InputError, OutOfMemory, RunFailed, Stopped, lacks_memory
+from common.signals import no_more
+from darkir.errors import ModelError  # the only import of darkir here: darkir stands alone, with an error of its own
+
+# A path that cannot exist was named by the user; any other fault of the system is not the input's.
+WRONG_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+LESS_MEMORY = "smaller batches or photos need less"
+DONE, FAILED, WRONG_INPUT, REJECTS, STOPPED = 0, 1, 2, 3, 75
+
+
+def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
+    """Wrap a script's main(argv) so that expected endings give their exit code and one message on stderr, no traceback.
+
+    Anything unexpected still raises with its traceback: that is a bug, and Python ends with code 1.
+    """
+
+    @functools.wraps(main)
+    def wrapper(argv: list[str] | None = None) -> int:
+        use_utf8_streams()
+        words = sys.argv[1:] if argv is None else argv
+        try:
+            return main(argv)
+        except (InputError, ModelError) as error:
+            return _say(f"error: {with_flag(str(error), words)}", WRONG_INPUT)
+        except Stopped as stop:
+            return _say(f"stopped: {stop}", STOPPED)
+        except OutOfMemory as failure:
+            return _say(f"failed: {failure}: {LESS_MEMORY}", FAILED)
+        except RunFailed as failure:
+            return _say(f"failed: {failure}", FAILED)
+        except OSError as failure:
+            where = f"{failure.filename}: " if failure.filename else ""
+            word, code = ("error", WRONG_INPUT) if failure.errno in WRONG_PATHS else ("failed", FAILED)
+            return _say(f"{word}: {with_flag(f'{where}{failure.strerror or failure}', words)}", code)
+        except (MemoryError, RuntimeError) as failure:
+            if not lacks_memory(failure):
+                raise
+            return _say(f"failed: not enough memory ({failure or 'no details'}): {LESS_MEMORY}", FAILED)
+        finally:
+            no_more()
+
+    return wrapper
+
+
+def with_flag(message: str, words: list[str]) -> str:
+    """`message`, and before it the flag of the command line `words` with whose path it begins, if it begins with one."""
+    flag = None
+    for word in words:
+        name, is_joined, value = word.partition("=") if word.startswith("--") else (flag, "=", word)
+        flag = name
+        path = str(Path(value)) if is_joined and value else None
+        if flag is not None and path is not None and message.startswith((f"{path} ", f"{path}:", f"{path}{os.sep}")):
+            return f"{flag} {message}"
+    return message
+
+
+def use_utf8_streams() -> None:
+    """Let stdout and stderr survive a terminal without UTF-8: what it cannot show is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _say(message: str, code: int) -> int:
+    sys.stdout.flush()
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()
+    return code

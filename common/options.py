@@ -1,0 +1,88 @@
+"""Dataclass fields <-> command-line flags: an option exists once, with its type, default and help. Needs no torch.
+
+MERGED: Nested dictionaries of options, as they stand in checkpoints, summaries and reports. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import types
+import typing
+from typing import Any, TypeVar
+
+Config = TypeVar("Config")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        # "(default: None)" tells a user nothing: the help text says what happens without the flag.
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """A parser for one script: no abbreviated flags (a new flag must not change what an old command means)."""
+    return argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
+
+
+def add_options(parser: argparse.ArgumentParser, config_class: type, title: str) -> None:
+    """Add one flag for each field of the dataclass `config_class` to `parser`, in a group with `title`."""
+    group = parser.add_argument_group(title)
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        group.add_argument(f"--{field.name}", **_argument(field, hints[field.name]))
+
+
+def from_args(config_class: type[Config], args: argparse.Namespace, parser: argparse.ArgumentParser) -> Config:
+    """Build the dataclass from parsed flags; a ValueError of its __post_init__ becomes a usage error (exit 2)."""
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(config_class)}
+    try:
+        return config_class(**values)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def require(condition: bool, message: str) -> None:
+    """For a config's __post_init__: ValueError naming the flag unless `condition` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def finite_float(text: str) -> float:
+    """A float that is neither NaN nor infinite: argparse's own float lets both through."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+finite_float.__name__ = "number"  # argparse names the type in its message
+
+
+def _argument(field: dataclasses.Field, hint: Any) -> dict:
+    options: dict[str, Any] = {"default": field.default, "help": field.metadata["help"].replace("%", "%%")}
+    if hint is bool:
+        return {**options, "action": "store_true"}
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is typing.Literal:
+        return {**options, "choices": typing.get_args(hint)}
+    return {**options, "type": finite_float if hint is float else hint}
+
+
+def plain(value: Any) -> Any:
+    """Tuples -> lists, so that a value equals itself after a round trip through a file."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options -> {"data.resolution": 384, ...}."""
+    pairs: dict[str, Any] = {}
+    for name, value in tree.items():
+        pairs.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return pairs

@@ -1,0 +1,135 @@
+"""Pairs -> what looks wrong with them: each is measured on small versions, in threads, then judged beside the rest."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from common.errors import Faults, InputError
+from common.memory import usable_cpus
+from common.threads import in_threads
+from data.audit.measures import Measures, measure
+from data.audit.rank import KINDS, Finding, rank
+from data.audit.scores import FEWEST_SCORES, Score, judge, read_scores
+from data.fingerprint import MIN_SIDE, UNUSABLE
+from data.manifest import Pair
+
+Log = Callable[[str], None]
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Audit:
+    """measures: one a pair. findings: worst first. notes: what could not be judged. seconds: for measuring."""
+
+    pairs: list[Pair]
+    measures: list[Measures]
+    findings: list[Finding]
+    notes: list[str]
+    seconds: float
+
+
+def audit_pairs(
+    pairs: list[Pair], oof: str | None = None, *, duplicates: bool = True, workers: int | None = None
+) -> Audit:
+    """Measure and judge `pairs`. oof: file of out-of-fold scores. duplicates: whether near-duplicates are looked for.
+
+    workers: threads, None = the CPUs of this process. A progress bar is shown on a terminal only.
+
+    Raises InputError with all images that cannot be used, as the split does (but a pair of two sizes is a finding), and
+    for an --oof file that is wrong or about other photos; Stopped.
+    """
+    scores, notes = _scores_of(pairs, oof) if oof else (None, [])
+    start = time.monotonic()
+    measures = _measure_all(pairs, workers or usable_cpus())
+    seconds = time.monotonic() - start
+    findings, more = rank(pairs, measures, scores, duplicates)
+    return Audit(pairs, measures, findings, notes + more, seconds)
+
+
+def audit_rows(audit: Audit) -> list[dict]:
+    """Rows of audit.jsonl, worst first: the pair's own row, and under "audit" where it stands, the reasons, numbers."""
+    return [_row(audit, finding) for finding in audit.findings]
+
+
+def count_kinds(audit: Audit) -> dict[str, int]:
+    """How many pairs have each kind of reason, in the order of harm; kinds without a pair are left out."""
+    counts = Counter(kind for finding in audit.findings for kind in {reason.kind for reason in finding.reasons})
+    return {kind: counts[kind] for kind in KINDS if counts[kind]}
+
+
+def report_audit(audit: Audit, log: Log) -> None:
+    """The result in a few lines, and a line for each of the 20 worst pairs."""
+    count = len(audit.pairs)
+    log(f"Audit: {count} pairs measured in {audit.seconds:.1f} s, {len(audit.findings)} look wrong")
+    for note in audit.notes:
+        log(f"Note: {note}")
+    for kind, pairs in count_kinds(audit).items():
+        log(f"{pairs:6d}  {KINDS[kind]}")
+    for finding in audit.findings[:SHOWN]:
+        pair = audit.pairs[finding.index]
+        log(f"  {pair.where}: {pair.src}: " + "; ".join(reason.text for reason in finding.reasons))
+    if len(audit.findings) > SHOWN:
+        log(f"  ... and {len(audit.findings) - SHOWN} more")
+
+
+def _scores_of(pairs: list[Pair], oof: str) -> tuple[dict[str, Score], list[str]]:
+    scores = read_scores(oof)
+    known = {pair.src for pair in pairs}
+    if not known & scores.keys():
+        raise InputError(f"--oof {oof}: none of its {len(scores)} photos is in the input; src must be written alike")
+    judged = judge(scores)
+    notes = [f"--oof: {len(known & scores.keys())} of {len(pairs)} pairs have an out-of-fold score"]
+    if others := len(scores.keys() - known):
+        notes.append(f"--oof: {others} of its {len(scores)} photos are not in the input: dropped, or of another run")
+    if not judged:
+        notes.append(f"out-of-fold scores were not judged: that needs {FEWEST_SCORES} photos, to know what is usual")
+    return judged, notes
+
+
+def _measure_all(pairs: list[Pair], workers: int) -> list[Measures]:
+    found = dict(in_threads(_measure_at(pairs), range(len(pairs)), workers, "Measuring pairs"))
+    faults = Faults()
+    for index, pair in enumerate(pairs):
+        if isinstance(found[index], InputError):
+            faults.add(pair.where, str(found[index]))
+        elif found[index].same_size and min(found[index].src.width, found[index].src.height) < MIN_SIDE:
+            size = f"{found[index].src.width}x{found[index].src.height}"
+            faults.add(pair.where, f"{pair.src} and {pair.tar}: {size} is too small, a side needs {MIN_SIDE} pixels")
+    faults.raise_if_any(*UNUSABLE)
+    return [found[index] for index in range(len(pairs))]
+
+
+def _measure_at(pairs: list[Pair]) -> Callable[[int], Measures]:
+    return lambda index: measure(pairs[index])
+
+
+def _row(audit: Audit, finding: Finding) -> dict:
+    pair, m = audit.pairs[finding.index], audit.measures[finding.index]
+    alignment = m.alignment and {
+        "right_px": round(m.alignment.shift[0], 2),
+        "down_px": round(m.alignment.shift[1], 2),
+        "rotation_degrees": round(m.alignment.rotation, 3),
+        "scale": round(m.alignment.scale, 5),
+        "rms_px": round(m.alignment.rms, 2),
+        "agreeing": round(m.alignment.agreeing, 3),
+    }
+    entry = {
+        "file": os.fsencode(pair.file).decode("utf-8", "backslashreplace"),
+        "line": pair.line,
+        "reasons": [{"kind": reason.kind, "text": reason.text} for reason in finding.reasons],
+        "alignment": alignment,
+        "structure": None if m.structure is None else round(m.structure, 3),
+        "psnr": round(m.psnr, 2),
+        "stops": round(m.change[0], 2),
+    }
+    for name, side in (("src", m.src), ("tar", m.tar)):
+        entry[name] = {"width": side.width, "height": side.height, "orientation": side.orientation}
+        entry[name] |= {"profile": side.profile, "white": round(side.white, 4)}
+    return {
+        **pair.row,
+        "audit": entry | {"lost_in_src": round(m.lost_in_src, 4), "lost_in_tar": round(m.lost_in_tar, 4)},
+    }

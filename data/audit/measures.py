@@ -1,0 +1,282 @@
+"""One pair of photos -> numbers that tell whether it looks right. Opens each image once, at a fraction of its size.
+
+MERGED: Image file -> the small version and the facts of its header that the audit measures. JPEGs are decoded small.
+
+MERGED: Two luma thumbnails -> do they show the same thing, as they are or after a turn? Blind to exposure and contrast.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms
+
+from data.audit.alignment import Alignment, align
+from data.colour import parse_profile
+from data.fingerprint import perceptual_hash
+from data.images import FORMATS, decode_bytes, read_file, resize
+from data.manifest import Pair
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32) / 255
+THUMB_SIDE = 128
+SAME_SCENE = 0.45  # similarity of structure
+SAME_TURNED = 0.55
+WHITE, NEARLY_WHITE = 250, 235  # second highest channel of a pixel
+PSNR_CAP_DB = 100.0
+CHANGES = ("brightness", "dark end", "bright end", "saturation", "contrast", "detail", "white")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One image: native size (upright), EXIF orientation, name of the ICC profile, perceptual hash, share of white."""
+
+    width: int
+    height: int
+    orientation: int
+    profile: str
+    phash: int | None
+    white: float
+
+
+@dataclass(frozen=True)
+class Measures:
+    """alignment: of tar on src, in native pixels of src; None when they cannot be aligned.
+
+    pixel: native pixels that one measured pixel stands for.
+
+    structure: similarity of the local structure, -1 to 1, after alignment; None when one image is flat.
+    turned: what was done to tar, when undoing it makes it fit src; else None.
+    lost_in_tar: share of the frame that is white in tar and not nearly so in src; lost_in_src: the other way round.
+    psnr: src against tar, dB.
+    change: from src to tar, in the order of CHANGES; brightness in stops, the others as parts of the range.
+    """
+
+    src: Side
+    tar: Side
+    alignment: Alignment | None
+    pixel: float
+    structure: float | None
+    turned: str | None
+    lost_in_tar: float
+    lost_in_src: float
+    psnr: float
+    change: tuple[float, ...]
+
+    @property
+    def same_size(self) -> bool:
+        return (self.src.width, self.src.height) == (self.tar.width, self.tar.height)
+
+
+def measure(pair: Pair) -> Measures:
+    """Read both images of `pair` and compare them; InputError for an image that cannot be read."""
+    return compare(read_small(pair.src_path), read_small(pair.tar_path))
+
+
+def compare(src: Small, tar: Small) -> Measures:
+    """Measure a pair that has been read; a tar of another size is stretched to that of src."""
+    height, width = src.pixels.shape[:2]
+    stretched = _sized(tar.pixels, (width, height))
+    lumas = [pixels @ LUMA for pixels in (src.pixels, stretched)]
+    alignment = align(*lumas)
+    structure = _structure(*lumas, alignment)
+    thumbs = [_sized(pixels, _thumb_size(width, height)) for pixels in (src.pixels, stretched)]
+    whites = [_second_channel(thumb) for thumb in thumbs]
+    pixel = src.width / width
+    return Measures(
+        _side(src, whites[0]),
+        _side(tar, whites[1]),
+        alignment.scaled(pixel) if alignment else None,
+        pixel,
+        structure,
+        _turned(src.pixels, tar.pixels) if structure is not None and structure < SAME_SCENE else None,
+        float(((whites[1] >= WHITE) & (whites[0] < NEARLY_WHITE)).mean()),
+        float(((whites[0] >= WHITE) & (whites[1] < NEARLY_WHITE)).mean()),
+        _psnr(src.pixels, stretched),
+        tuple((_look(thumbs[1]) - _look(thumbs[0])).tolist()),
+    )
+
+
+def _structure(src: np.ndarray, tar: np.ndarray, alignment: Alignment | None) -> float | None:
+    """Similarity as they are or after alignment, whichever is higher: an alignment may have been found by chance."""
+    size = _thumb_size(src.shape[1], src.shape[0])
+    first, second = (local_structure(_sized(luma, size)) for luma in (src, tar))
+    found = [similarity(first, second)]
+    if alignment is not None:
+        found.append(similarity(first, second, alignment.scaled(size[0] / src.shape[1])))
+    return max((value for value in found if value is not None), default=None)
+
+
+def _turned(src: np.ndarray, tar: np.ndarray) -> str | None:
+    square = (THUMB_SIDE, THUMB_SIDE)
+    name, fit = best_turn(*(local_structure(_sized(pixels, square) @ LUMA) for pixels in (src, tar)))
+    return name if fit >= SAME_TURNED else None
+
+
+def _side(small: Small, second_channel: np.ndarray) -> Side:
+    white = float((second_channel >= WHITE).mean())
+    return Side(small.width, small.height, small.orientation, small.profile, perceptual_hash(small.pixels), white)
+
+
+def _look(thumb: np.ndarray) -> np.ndarray:
+    """How bright, colourful and contrasted (H, W, 3) uint8 is: the numbers behind CHANGES."""
+    luma = thumb @ LUMA
+    low, high = np.percentile(luma, (10, 90))
+    saturation = (thumb.max(axis=2).astype(np.float32) - thumb.min(axis=2)).mean() / 255
+    detail = np.abs(np.diff(luma, axis=0)).mean() + np.abs(np.diff(luma, axis=1)).mean()
+    white = (_second_channel(thumb) >= WHITE).mean()
+    return np.array([np.log2(luma.mean() + 0.01), low, high, saturation, luma.std(), detail, white])
+
+
+def _second_channel(pixels: np.ndarray) -> np.ndarray:
+    """The middle one of three channels: where it is at the top, at most one channel still tells something."""
+    return pixels.sum(axis=2, dtype=np.int16) - pixels.max(axis=2) - pixels.min(axis=2)
+
+
+def _psnr(src: np.ndarray, tar: np.ndarray) -> float:
+    error = np.subtract(src, tar, dtype=np.float32).ravel()
+    mean = float(error @ error) / error.size
+    return PSNR_CAP_DB if mean == 0 else min(PSNR_CAP_DB, float(10 * np.log10(255**2 / mean)))
+
+
+def _thumb_size(width: int, height: int) -> tuple[int, int]:
+    reduction = max(1.0, max(width, height) / THUMB_SIDE)
+    # Detail is a difference of neighbours: it takes two.
+    return max(2, round(width / reduction)), max(2, round(height / reduction))
+
+
+def _sized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if size == image.shape[1::-1]:
+        return image
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+
+
+WORK_SIDE = 1000  # pixels of the long side: a 4000-pixel JPEG at a quarter needs no further resizing
+SRGB = "sRGB"
+
+
+@dataclass(frozen=True)
+class Small:
+    """pixels: (h, w, 3) uint8 sRGB, upright, long side at most 1000. width, height: native, upright.
+
+    orientation: the EXIF tag, 1 without a sound one. profile: name of the embedded ICC profile; "sRGB" also without one.
+    """
+
+    pixels: np.ndarray
+    width: int
+    height: int
+    orientation: int
+    profile: str
+
+
+def read_small(path: str | Path) -> Small:
+    """Read and shrink one image; InputError, as `images.decode` raises it, for what is no whole image."""
+    content = read_file(path)
+    scale = _jpeg_scale(content)
+    pixels = decode_bytes(content, path, jpeg_scale=scale)
+    # Only now: what cannot be decoded has been refused with a reason.
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        size, icc = image.size, image.info.get("icc_profile")
+        tag = image.getexif().get(ExifTags.Base.Orientation)
+    # A broken tag may hold anything that EXIF can: text, fractions, NaN.
+    orientation = int(tag) if tag in range(1, 9) else 1
+    width, height = size[::-1] if orientation in (5, 6, 7, 8) else size
+    reduction = max(1.0, max(width, height) / WORK_SIDE)
+    target = (max(1, round(width / reduction)), max(1, round(height / reduction)))
+    pixels = resize(pixels, target, _covered(pixels, width / scale, height / scale, orientation))
+    return Small(pixels, width, height, orientation, _profile_name(icc))
+
+
+def _jpeg_scale(content: bytes) -> int:
+    """The largest of 1, 2, 4, 8 at which a JPEG's long side keeps 1000 pixels; 1 for other files."""
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+            return next(scale for scale in (8, 4, 2, 1) if scale == 1 or max(image.size) >= scale * WORK_SIDE)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 1  # no JPEG, or a broken one, which the decoder refuses with its own words
+
+
+def _covered(pixels: np.ndarray, width: float, height: float, orientation: int) -> tuple[float, float, float, float]:
+    """The box of `pixels` that the photo fills: sides are rounded up, before the image is turned upright."""
+    rows, columns = pixels.shape[:2]
+    left = columns - width if orientation in (2, 3, 6, 7) else 0
+    top = rows - height if orientation in (3, 4, 7, 8) else 0
+    return left, top, left + width, top + height
+
+
+def _profile_name(icc: bytes | None) -> str:
+    if not icc or parse_profile(icc) is None:
+        return SRGB
+    try:
+        name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(icc))).strip()
+    except (ImageCms.PyCMSError, OSError):
+        name = ""  # littlecms is stricter than what converts the colours
+    return name or "a profile without a name"
+
+
+NEIGHBOURHOOD = 8  # pixels
+NOISE = 0.01  # of the luma's range: variation below it is no structure
+LEAST_OVERLAP = 0.1  # of the frame
+# What may have been done to a target: (quarter turns clockwise, mirrored before) -> its name.
+TURNS = {
+    (1, False): "turned by 90 degrees clockwise",
+    (2, False): "turned by 180 degrees",
+    (3, False): "turned by 90 degrees counter-clockwise",
+    (0, True): "mirrored left to right",
+    (2, True): "mirrored top to bottom",
+    (1, True): "mirrored and turned by 90 degrees clockwise",
+    (3, True): "mirrored and turned by 90 degrees counter-clockwise",
+}
+
+
+def local_structure(luma: np.ndarray) -> np.ndarray:
+    """(H, W) float32 luma in [0, 1] less its local mean, over its local deviation: alike under any tone curve."""
+    fine = luma - _blurred(luma)
+    return fine / (np.sqrt(np.maximum(_blurred(fine * fine), 0)) + NOISE)
+
+
+def similarity(first: np.ndarray, second: np.ndarray, motion: Alignment | None = None) -> float | None:
+    """Correlation, -1 to 1, of two structures of one size, `second` moved back by `motion`; None when one is flat.
+
+    Measured on 240 real pairs at 128 pixels: the same scene at least 0.65, another view of it at most 0.34.
+    """
+    if motion is not None:
+        second, there = _moved_back(second, motion)
+        if there.mean() < LEAST_OVERLAP:
+            return None
+        first, second = first[there], second[there]
+    if min(first.std(), second.std()) < NOISE:
+        return None
+    return float(np.corrcoef(first.ravel(), second.ravel())[0, 1])
+
+
+def best_turn(first: np.ndarray, second: np.ndarray) -> tuple[str, float]:
+    """Name of what was done to the square structure `second`, and the similarity to `first` when it is undone."""
+    fits = {}
+    for (quarters, mirrored), name in TURNS.items():
+        undone = np.rot90(second, quarters)  # numpy turns counter-clockwise
+        fits[name] = similarity(first, undone[:, ::-1] if mirrored else undone) or 0.0
+    best = max(fits, key=fits.get)
+    return best, fits[best]
+
+
+def _moved_back(image: np.ndarray, motion: Alignment) -> tuple[np.ndarray, np.ndarray]:
+    """`image` moved onto the one that it was aligned with, and where something of it lies."""
+    height, width = image.shape
+    turned, centre = motion.turned, (width + 1j * height) / 2
+    origin = centre + complex(*motion.shift) - turned * centre
+    matrix = (turned.real, -turned.imag, origin.real, turned.imag, turned.real, origin.imag)
+    moved = Image.fromarray(image).transform((width, height), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+    places = turned * (np.arange(width) + 0.5 + 1j * (np.arange(height)[:, None] + 0.5)) + origin
+    there = (places.real > 0.5) & (places.real < width - 0.5) & (places.imag > 0.5) & (places.imag < height - 0.5)
+    return np.asarray(moved), there
+
+
+def _blurred(image: np.ndarray) -> np.ndarray:
+    """Mean over about 8 x 8 pixels: down by an area mean, up by a smooth curve."""
+    height, width = image.shape
+    small = (max(1, width // NEIGHBOURHOOD), max(1, height // NEIGHBOURHOOD))
+    shrunk = Image.fromarray(image).resize(small, Image.Resampling.BOX)
+    return np.asarray(shrunk.resize((width, height), Image.Resampling.BICUBIC))

@@ -1,0 +1,112 @@
+"""One member of a FiveK pair: file content -> upright sRGB pixels, and what kind of file it was."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from common.errors import InputError
+from data import colour, optional_readers
+from data.colour import ProfileError, parse_profile
+from data.fivek.find import SourceFile
+from data.images import DECODE_ERRORS, DNG_VERSION, FORMATS, UnknownKind, decode_bytes
+
+RAW, JPEG = "dng", "jpeg"
+
+
+class NeedsPackage(InputError):
+    """An optional extra would read this file; not a verdict on the file."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """format: dng, jpeg, png, tiff, webp or bmp. size: (width, height) as stored, (0, 0) where only decoding tells.
+
+    profile: raw, none, srgb (or within a code of it), matrix (converted exactly), table (littlecms, 8 bit).
+    captured: the camera's date and time, "" if unknown.
+    """
+
+    format: str
+    size: tuple[int, int]
+    profile: str
+    captured: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """pixels: (H, W, 3) uint8 sRGB, upright, decoded at 1/scale of native_size (width, height)."""
+
+    pixels: np.ndarray
+    scale: int
+    native_size: tuple[int, int]
+
+
+def kind_of(content: bytes, file: SourceFile) -> Kind:
+    """Look at the header. What no reader recognises is left to `read_member`, which says why."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            captured = _captured(image)
+            if file.suffix == ".dng" or (image.format == "TIFF" and DNG_VERSION in image.tag_v2):
+                return Kind(RAW, (0, 0), "raw", captured)
+            name = {"MPO": JPEG}.get(image.format, image.format.lower())
+            return Kind(name, image.size, _profile_kind(image.info.get("icc_profile")), captured)
+    except (UnidentifiedImageError, *DECODE_ERRORS):
+        # A real DNG may have a preview that Pillow does not know.
+        return (
+            Kind(RAW, (0, 0), "raw", "") if file.suffix == ".dng" else Kind(file.suffix.lstrip("."), (0, 0), "none", "")
+        )
+
+
+def read_member(
+    content: bytes,
+    file: SourceFile,
+    kind: Kind,
+    *,
+    jpeg_scale: int,
+    long_side: int,
+    auto_wb: bool,
+    assume_prophoto: bool,
+) -> Member:
+    """Decode one file at full size, or smaller where its long side still reaches `long_side`.
+
+    jpeg_scale applies to JPEG. Raises InputError naming the file, NeedsPackage when an optional extra is missing.
+    """
+    if kind.format == RAW:
+        if not optional_readers.has_rawpy():
+            raise NeedsPackage(f"{file.path}: {optional_readers.INSTALL}")
+        pixels, scale = optional_readers.develop(content, file.path, long_side, auto_wb)
+        return Member(pixels, scale, (pixels.shape[1] * scale, pixels.shape[0] * scale))
+    untagged = colour.prophoto() if assume_prophoto else None
+    try:
+        pixels = decode_bytes(content, file.path, jpeg_scale=jpeg_scale, untagged=untagged)
+    except UnknownKind as error:
+        if not optional_readers.is_tiff(content):
+            raise
+        if not optional_readers.has_tifffile():
+            raise NeedsPackage(f"{error} ({optional_readers.INSTALL})") from None
+        pixels = optional_readers.decode_odd_tiff(content, file.path, untagged)
+    if kind.format != JPEG or jpeg_scale == 1:
+        return Member(pixels, 1, pixels.shape[1::-1])
+    upright = kind.size if pixels.shape[1] == -(-kind.size[0] // jpeg_scale) else kind.size[::-1]
+    return Member(pixels, jpeg_scale, upright)
+
+
+def _profile_kind(icc: bytes | None) -> str:
+    if not icc:
+        return "none"
+    try:
+        profile = parse_profile(icc)
+    except ProfileError:
+        return "broken"
+    if profile is None:
+        return "srgb"
+    return "table" if profile.curves is None else "matrix"
+
+
+def _captured(image: Image.Image) -> str:
+    exif = image.getexif()
+    taken = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
+    return taken.strip("\0 ") if isinstance(taken, str) else ""

@@ -1,0 +1,121 @@
+"""meta/KEY.json: what was made of one pair, from what. It is written last and is the only proof that a pair is done."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+
+from common.files import write_bytes, write_json
+from data.fivek.config import FivekConfig
+from data.fivek.match import REJECTED, Candidate
+from data.fivek.pair import Outcome, image_names, output_mtime_ns
+from data.images import DECODER
+
+SCHEMA_VERSION = 1
+PIPELINE = 1  # raise when the images of any pair, or the verdict on it, change
+PAIR = "pair"
+PIXEL_OPTIONS = ("min_resolution", "max_resolution", "jpeg_quality", "assume_profile", "auto_wb")
+
+
+class Recipe:
+    """What decides about the pixels besides the two files: options, and versions of the decoders."""
+
+    def __init__(self, config: FivekConfig):
+        options = {name: getattr(config, name) for name in PIXEL_OPTIONS}
+        plain = {"pipeline": PIPELINE, "decoder": DECODER, **options}
+        self._plain = _digest(plain)
+        self._with_raw = _digest({**plain, "raw": raw_version()})
+
+    def digest(self, candidate: Candidate) -> str:
+        """The digest that a record of this candidate carries; a raw decoder's version counts for raw files only."""
+        uses_raw = ".dng" in (candidate.input.suffix, candidate.target.suffix)
+        return self._with_raw if uses_raw else self._plain
+
+
+def raw_version() -> str | None:
+    """Version of rawpy, None without it."""
+    try:
+        return importlib.metadata.version("rawpy")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def record_path(output_dir: Path, key: str) -> Path:
+    """Where the record of a pair stands."""
+    return output_dir / "meta" / f"{key}.json"
+
+
+def read_record(output_dir: Path, key: str) -> dict | None:
+    """The record of a pair, or None when there is none that this version understands."""
+    try:
+        record = json.loads(record_path(output_dir, key).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("schema_version") == SCHEMA_VERSION else None
+
+
+def is_current(record: dict, candidate: Candidate, digest: str, output_dir: Path, verify: bool) -> bool:
+    """Whether a record speaks of these very files and this recipe, and the images that it names are still there.
+
+    Images are trusted by size and time; with `verify` their content is compared.
+    """
+    sources = [vars(file) for file in (candidate.input, candidate.target)]
+    if record.get("made_with") != digest or [record.get("input_file"), record.get("target_file")] != sources:
+        return False
+    row = record.get("row")
+    if record.get("status") == REJECTED:
+        return not any((output_dir / name).exists() for name in image_names(candidate.key).values())
+    return row is not None and all(_is_unchanged(output_dir / row[side], row, side, verify) for side in ("src", "tar"))
+
+
+def store(output_dir: Path, candidate: Candidate, outcome: Outcome, digest: str, licence: str) -> dict:
+    """Write the images of a pair, then its record; of a rejected one only the record, if it will be rejected again."""
+    path = record_path(output_dir, candidate.key)
+    # Without this, images of new options could for a moment stand beside the record of old ones.
+    path.unlink(missing_ok=True)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "key": candidate.key,
+        "status": REJECTED if outcome.reason else PAIR,
+        "reason": outcome.reason,
+        "made_with": digest,
+        "input_file": vars(candidate.input),
+        "target_file": vars(candidate.target),
+        **outcome.facts,
+        "licence": licence,
+    }
+    jpegs = (outcome.src_jpeg, outcome.tar_jpeg)
+    times = (output_mtime_ns(candidate.input), output_mtime_ns(candidate.target))
+    for name, jpeg, time in zip(image_names(candidate.key).values(), jpegs, times, strict=True):
+        if outcome.reason:
+            (output_dir / name).unlink(missing_ok=True)
+        else:
+            write_bytes(output_dir / name, jpeg, mtime_ns=time)
+    if outcome.lasting:
+        write_json(path, record)
+    return record
+
+
+def with_licence(output_dir: Path, record: dict, licence: str) -> dict:
+    """The record with the licence that is known now, also on disk."""
+    if record["licence"] == licence:
+        return record
+    record = {**record, "licence": licence}
+    write_json(record_path(output_dir, record["key"]), record)
+    return record
+
+
+def _is_unchanged(path: Path, row: dict, side: str, verify: bool) -> bool:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    if (status.st_size, status.st_mtime_ns) != (row[f"{side}_bytes"], row[f"{side}_mtime_ns"]):
+        return False
+    return not verify or hashlib.sha256(path.read_bytes()).hexdigest() == row[f"{side}_file_sha256"]
+
+
+def _digest(value: dict) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,197 @@
+"""The chosen candidate, its scores and what it has seen -> one .safetensors file, and a model card beside it.
+
+MERGED: A chosen candidate with its scores and what it has seen -> the model card, Markdown that stands beside the exported file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from common.files import write_bytes, write_text
+from common.log import RunLog
+from common.options import flat, plain
+from common.pages import fill
+from darkir.architectures import NAMES, NetworkConfig, arch_of, description, size_of, title
+from darkir.checkpoint_file import seen_digest, to_bytes
+from engine.exporting import onnx_export
+from engine.exporting.candidates import AVERAGE, UNSCORED_AVERAGE, Candidate, Summary, untouched_summary
+from engine.exporting.choose import Chosen
+from engine.inference import ENSEMBLE, IDENTITY
+from engine.metrics import DIGITS, METRICS
+from engine.runtime import created_with, versions
+from engine.testing.results import cell
+
+COLOR_SPACE, VALUE_RANGE = "sRGB", "[0, 1]"
+LAYOUT = "RGB, float32 (batch, 3, height, width)"
+
+
+def write_artefact(chosen: Chosen, output: Path, card: Path, onnx: Path | None, log: RunLog) -> None:
+    """Write `onnx` when that is wanted, the `card`, and `output` last, so that it never stands without its own card.
+
+    Raises RunFailed, with nothing written, when the ONNX file would differ from PyTorch.
+    """
+    content, difference = artefact_bytes(chosen), None
+    if onnx is not None:
+        difference = onnx_export.write_onnx(chosen.candidate.network, onnx)
+        log(f"{onnx}: differs from PyTorch by at most {difference:.1e} in onnxruntime")
+    output.unlink(missing_ok=True)  # with --overwrite: the old model must not stand beside the new card
+    write_text(card, model_card(chosen, output, content, None if onnx is None else (onnx, difference)))
+    write_bytes(output, content)
+    seen = len(json.dumps(chosen.candidate.seen.as_plain()))
+    log(f"{output}: {len(content) / 1e6:.1f} MB, {seen / 1e3:.0f} KB of them digests of the photos seen; card: {card}")
+
+
+def artefact_bytes(chosen: Chosen) -> bytes:
+    """The content of the .safetensors file."""
+    candidate = chosen.candidate
+    meta = {
+        "network": plain(dataclasses.asdict(candidate.config)),
+        "data": candidate.seen.as_plain(),
+        "config": options_of(candidate),
+        "metrics": _means(chosen.validation.get(candidate.name)),
+        "epoch": candidate.epoch,
+        "created_with": created_with(),
+    }
+    notes = {
+        "arch": arch_of(candidate.config),
+        "model_size": size_of(candidate.config) or "other",
+        "color_space": COLOR_SPACE,
+        "value_range": VALUE_RANGE,
+        "layout": LAYOUT,
+        "resolution": str(candidate.data["resolution"]),
+        "fit": candidate.data["fit"],
+        "weights": candidate.name,
+        "chosen_by": chosen.reason,
+        "warnings": json.dumps(chosen.warnings),
+        "scores": json.dumps(_scores(chosen), allow_nan=False),
+        "provenance": candidate.seen.describe()["provenance"],
+        "seen_count": str(len(candidate.seen.own | candidate.seen.earlier)),
+        "source_sha256": json.dumps(candidate.sources),
+        "toolkit": TOOLKIT,
+    }
+    return to_bytes(candidate.network.state_dict(), meta, notes)
+
+
+def _means(summary: Summary | None) -> dict[str, float]:
+    return {} if summary is None else {name: summary[name]["mean"] for name in METRICS}
+
+
+def _scores(chosen: Chosen) -> dict[str, Any]:
+    """All that was measured, with what is missing as null."""
+    candidate = chosen.candidate
+    return {
+        "validation": chosen.validation.get(candidate.name),
+        "validation_identity": untouched_summary([candidate]),
+        "validation_photos": len(candidate.validation or ()),
+        "test": chosen.test.get(candidate.name),
+        "test_of_all": chosen.test or None,
+        "test_photos": chosen.test_photos,
+        "test_digest": chosen.test_digest,
+    }
+
+
+TOOLKIT = "darkir-training-toolkit 0.1.0"
+BEHAVIOUR = {
+    "darkir": "DarkIR pools over the whole image and filters its whole spectrum.",
+    "restormer": "Restormer's attention over channels pools over the whole image.",
+}
+
+
+def model_card(chosen: Chosen, output: Path, content: bytes, onnx: tuple[Path, float] | None) -> str:
+    """The card's Markdown. content: the bytes of `output`; onnx: that file and its largest difference to PyTorch."""
+    candidate = chosen.candidate
+    arch, seen = arch_of(candidate.config), candidate.seen
+    return fill(
+        "model_card.md",
+        {"cell": lambda value: str(value).replace("|", "\\|")},
+        title=title(candidate.config),
+        name=output.name,
+        architecture=NAMES[arch],
+        config_class="NetworkConfig" if isinstance(candidate.config, NetworkConfig) else "RestormerConfig",
+        parameters=sum(parameter.numel() for parameter in candidate.network.parameters()),
+        weights="the mean of the folds' weights" if candidate.name == AVERAGE else candidate.name,
+        epoch=candidate.epoch,
+        chosen_by=chosen.reason,
+        warnings=chosen.warnings,
+        sources=candidate.sources,
+        sha256=hashlib.sha256(content).hexdigest(),
+        resolution=candidate.data["resolution"],
+        size_seen=_size_seen(**{name: candidate.data[name] for name in ("resolution", "fit")}),
+        fit=candidate.data["fit"],
+        onnx=None if onnx is None else _onnx(*onnx),
+        scores=_score_rows(chosen),
+        notes=_notes(chosen),
+        own=len(seen.own),
+        earlier=len(seen.earlier),
+        known=seen.known,
+        unknown_sources=seen.sources,
+        seen_sha256=seen_digest(seen.as_plain()),
+        behaviour=BEHAVIOUR[arch],
+        options=flat({"network": description(candidate.config), **options_of(candidate)}),
+        toolkit=TOOLKIT,
+        versions=", ".join(f"{name} {version}" for name, version in versions().items()),
+    )
+
+
+def _size_seen(resolution: int, fit: str) -> str:
+    return f"a short side of {resolution} pixels" if fit == "crop" else f"squares of {resolution} x {resolution} pixels"
+
+
+def options_of(candidate: Candidate) -> dict[str, Any]:
+    """What the training was asked for; the average belongs to no single fold's rows."""
+    options = candidate.options
+    if candidate.name != AVERAGE:
+        return options
+    return {name: value for name, value in options.items() if not name.endswith("_digest")}
+
+
+def _score_rows(chosen: Chosen) -> list[dict[str, str]]:
+    """Rows of the card's table: the exported weights first, then what they are to be compared with."""
+    candidate, rows = chosen.candidate, []
+    if candidate.validation is not None:
+        photos = f"validation, {len(candidate.validation)}"
+        rows += [
+            (photos, candidate.name, chosen.validation[candidate.name]),
+            (photos, IDENTITY, untouched_summary([candidate])),
+        ]
+    others = [name for name in chosen.test if name not in (candidate.name, IDENTITY, ENSEMBLE)]
+    order = [candidate.name, IDENTITY, *others, ENSEMBLE]
+    rows += [(f"test, {chosen.test_photos}", name, chosen.test[name]) for name in order if name in chosen.test]
+    return [
+        {"photos": photos, "model": name} | {metric: cell(summary[metric], DIGITS[metric], "") for metric in METRICS}
+        for photos, name, summary in rows
+    ]
+
+
+def _notes(chosen: Chosen) -> list[str]:
+    """How the numbers are to be read."""
+    candidate, notes = chosen.candidate, []
+    if candidate.validation is None:
+        notes.append(f"The average has {UNSCORED_AVERAGE}")
+    else:
+        notes.append(
+            "Validation photos took no part in the updates, but decided which epoch, and by default which fold, was kept: "
+            "their scores flatter a little"
+        )
+    if not chosen.test:
+        notes.append("Not scored on test photos")
+    if ENSEMBLE in chosen.test:
+        notes.append("`ensemble` is the mean of all folds' outputs, which this file is not: it holds one network")
+    return notes
+
+
+def _onnx(path: Path, difference: float) -> dict[str, Any]:
+    sizes = ", ".join(f"{batch} x {width} x {height}" for batch, _, height, width in onnx_export.PROVED_SIZES)
+    return {
+        "name": path.name,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "opset": onnx_export.OPSET,
+        "smallest": onnx_export.SMALLEST,
+        "largest": onnx_export.LARGEST,
+        "sizes": sizes,
+        "difference": difference,
+    }

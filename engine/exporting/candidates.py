@@ -1,0 +1,185 @@
+"""A finished cross-validation -> the networks that can be exported: every fold's best, and the mean of their weights.
+
+MERGED: Candidates and test photos -> their scores on photos that they did not learn from, as tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.errors import InputError
+from common.log import RunLog
+from darkir.architectures import Config
+from darkir.weights import Network, make_network
+from data.dataset import EvaluationPairs
+from data.loader import equal_size_batches, evaluation_loader
+from data.manifest import Pair
+from engine.checkpoint import BEST, finished
+from engine.inference import ENSEMBLE, IDENTITY, make_restorers, score_all
+from engine.metrics import METRICS
+from engine.models import Member, fold_checkpoints, read_members
+from engine.provenance import Seen
+from engine.runtime import Precision
+from engine.testing.results import Records, metric_table, summary_of
+
+AVERAGE = "average"
+IDENTITY_COLUMNS = tuple(f"identity_{name}" for name in METRICS)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One network that can be exported: eval mode, float32, on the CPU.
+
+    sources: the checkpoints that it is made of, relative to --cv_dir, with their sha256. validation: the recorded scores of
+    the photos that the fold did not learn from, with the identity's beside them; None for the average, which has no such photo.
+    """
+
+    name: str
+    network: Network
+    config: Config
+    seen: Seen
+    options: dict[str, Any]
+    epoch: int | None
+    sources: dict[str, str]
+    validation: list[dict] | None
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The data options of the training: resolution, fit, ..."""
+        return self.options["data"]
+
+
+def read_folds(cv_dir: Path, log: RunLog) -> list[Member]:
+    """The best checkpoint of every fold; InputError when one is missing, and when two are not of one kind of run."""
+    members = read_members(fold_checkpoints(cv_dir, None), log)
+    for what, values in {
+        "network": [member.config for member in members],
+        "training resolution": [member.recorded("resolution") for member in members],
+        "fit": [member.recorded("fit") for member in members],
+    }.items():
+        if None in values or values.count(values[0]) < len(values):
+            told = ", ".join(f"{member.name}: {value}" for member, value in zip(members, values, strict=True))
+            raise InputError(f"--cv_dir {cv_dir}: all folds must record one {what} ({told}); train them again")
+    return members
+
+
+def candidates_of(cv_dir: Path, members: list[Member]) -> list[Candidate]:
+    """Every fold with its recorded validation scores; then, of several folds, the average.
+
+    Raises InputError, naming the file, when a fold's record is not of its best checkpoint.
+    """
+    folds = [_fold(cv_dir, member) for member in members]
+    return [*folds, _average(folds)] if len(folds) > 1 else folds
+
+
+def _fold(cv_dir: Path, member: Member) -> Candidate:
+    record = finished(cv_dir / member.name)
+    scores, epoch = record["scores"], member.meta.get("epoch")
+    if not scores or not all(_is_score(row) for row in scores):
+        raise InputError(f"{cv_dir / member.name}: its last file holds no validation scores; train the fold again")
+    if record["finished"].get("best_epoch") != epoch:
+        raise InputError(
+            f"{member.path} is of epoch {epoch}, but the fold's recorded scores are of epoch "
+            f"{record['finished'].get('best_epoch')}; train the fold again"
+        )
+    return Candidate(
+        name=member.name,
+        network=member.network,
+        config=member.config,
+        seen=member.seen,
+        options=member.meta["config"],
+        epoch=epoch,
+        sources={f"{member.name}/{BEST}": member.sha256},
+        validation=scores,
+    )
+
+
+def _is_score(row: object) -> bool:
+    return isinstance(row, dict) and all(isinstance(row.get(name), float) for name in (*METRICS, *IDENTITY_COLUMNS))
+
+
+@torch.no_grad()
+def _average(folds: list[Candidate]) -> Candidate:
+    """The mean of the folds' weights, each tensor by itself; it has seen what any of them has."""
+    network = make_network(folds[0].config).eval()
+    states = [fold.network.state_dict() for fold in folds]
+    network.load_state_dict(
+        {name: torch.stack([state[name].double() for state in states]).mean(0).float() for name in states[0]}
+    )
+    return Candidate(
+        name=AVERAGE,
+        network=network,
+        config=folds[0].config,
+        seen=Seen(
+            own=frozenset().union(*(fold.seen.own for fold in folds)),
+            earlier=frozenset().union(*(fold.seen.earlier for fold in folds)),
+            known=all(fold.seen.known for fold in folds),
+            sources=tuple(sorted({source for fold in folds for source in fold.seen.sources})),
+        ),
+        options=folds[0].options,
+        epoch=None,
+        sources={name: sha256 for fold in folds for name, sha256 in fold.sources.items()},
+        validation=None,
+    )
+
+
+BATCH_SIZE = 1  # whole frames of many sizes; a larger batch changes no score
+UNSCORED_AVERAGE = (
+    "no validation score: every photo of the folds shaped it, so that only test photos can tell what it is worth"
+)
+
+Summary = dict[str, Any]
+
+
+def score_on_test(candidates: list[Candidate], pairs: list[Pair], device: torch.device, num_workers: int) -> Records:
+    """name -> one record a test photo, float32: the untouched photo, every candidate, and the ensemble of the folds.
+
+    Nothing for no photos. Raises as `score_all` does. The candidates' networks are on the CPU again afterwards.
+    """
+    if not pairs:
+        return {}
+    data, records = candidates[0].data, {}
+    dataset = EvaluationPairs(pairs, data["resolution"], data["fit"])
+    folds = [candidate for candidate in candidates if candidate.name != AVERAGE]
+    averages = [candidate for candidate in candidates if candidate.name == AVERAGE]
+    for group in filter(None, (averages, folds)):  # apart, or the average would be in the ensemble
+        batches = equal_size_batches(dataset, BATCH_SIZE)
+        loader = evaluation_loader(dataset, batches, num_workers, device.type == "cuda")
+        restorers = make_restorers(group, False, Precision(device.type, None), device)
+        records |= score_all(restorers, loader, pairs, device, lambda *_: None)
+        for candidate in group:
+            candidate.network.cpu()
+    return records
+
+
+def validation_summaries(candidates: list[Candidate]) -> dict[str, Summary]:
+    """Name -> mean and interval of each metric over the fold's own validation photos, and the identity's over all of them."""
+    folds = {c.name: summary_of(c.validation) for c in candidates if c.validation is not None}
+    return {IDENTITY: untouched_summary(candidates), **folds}
+
+
+def untouched_summary(candidates: list[Candidate]) -> Summary | None:
+    """The identity on the validation photos of these candidates; None when they have none."""
+    rows = [row for candidate in candidates for row in candidate.validation or ()]
+    return summary_of([{name: row[f"identity_{name}"] for name in METRICS} for row in rows]) if rows else None
+
+
+def log_scores(
+    candidates: list[Candidate], validation: dict[str, Summary], test: dict[str, Summary], photos: int, log: RunLog
+) -> None:
+    """Both tables, with the average's missing number said."""
+    counts = ", ".join(f"{c.name}: {len(c.validation)}" for c in candidates if c.validation is not None)
+    log(f"Validation, each fold on its own photos ({counts}), as recorded in training; mean and 95 % interval:")
+    for line in metric_table([(name, summary, "") for name, summary in validation.items()]):
+        log(f"   {line}")
+    if any(candidate.name == AVERAGE for candidate in candidates):
+        log(f"   {AVERAGE}: {UNSCORED_AVERAGE}")
+    if test:
+        log(f"Test, {photos} photos, mean and 95 % interval:")
+        order = [IDENTITY, *(c.name for c in candidates), ENSEMBLE]
+        for line in metric_table([(name, test[name], "") for name in order if name in test]):
+            log(f"   {line}")

@@ -1,0 +1,223 @@
+"""A network and whole frames -> one record of metrics an image. Validation, out-of-fold scores and the test all come from here.
+
+MERGED: Whether a batch of whole photos goes through a network in one pass or, photo by photo, in strips: equal but for rounding.
+
+MERGED: Several networks -> one restored photo, and the records of all of them from one pass over the photos.
+
+The ensemble is the mean of the clamped outputs. Networks run one after another on each batch, so what stays in memory
+is the batch, one output and the running sum.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from common import signals
+from common.errors import OutOfMemory, Stopped, lacks_memory
+from darkir.network import DarkIR
+from darkir.strips import restore_in_strips
+from darkir.weights import Network
+from data.loader import start_workers
+from data.manifest import Pair
+from engine.distributed import World
+from engine.metrics import METRICS, photo_records
+from engine.runtime import Precision, free_bytes
+
+Restore = Callable[[torch.Tensor], torch.Tensor]
+
+
+def to_float(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """uint8 (B, 3, H, W) -> float32 in [0, 1] on `device`; bytes travel, floats are made where they are used."""
+    return images.to(device, non_blocking=True).float().div_(255.0)
+
+
+def restorer(
+    network: nn.Module,
+    precision: Precision,
+    warn: Callable[[str], None] = warnings.warn,
+    free: Callable[[torch.device], int] = free_bytes,
+) -> Restore:
+    """A function from source (B, 3, H, W) in [0, 1] to the restored image, float32, clamped to [0, 1].
+
+    A DarkIR takes a batch in strips, with equal results but for rounding, when one pass would not fit into the `free` bytes
+    of the device, and on the CPU from half a megapixel on. When one pass runs out of CUDA memory all the same, `warn` is told, and
+    that batch and all as large or larger go in strips. Raises torch.OutOfMemoryError when strips do not fit either.
+    """
+    too_large = math.inf  # pixels
+
+    def restore(src: torch.Tensor) -> torch.Tensor:
+        nonlocal too_large
+        pixels = src.numel() // src.shape[1]
+        with torch.inference_mode(), precision.autocast():
+            if not strips_are_better(network, src, free(src.device)) and pixels < too_large:
+                try:
+                    return network(src).float().clamp(0.0, 1.0)
+                except torch.OutOfMemoryError:
+                    if not isinstance(network, DarkIR):
+                        raise
+                too_large = pixels
+                size = f"{len(src)} x {src.shape[3]} x {src.shape[2]}"
+                warn(f"No memory for {size} pixels in one pass: in strips from now on, which gives the same output")
+            return restore_in_strips(network, src).float().clamp_(0.0, 1.0)
+
+    return restore
+
+
+def identity(src: torch.Tensor) -> torch.Tensor:
+    """The baseline that leaves the photo as it is."""
+    return src
+
+
+def score(
+    restore: Restore, loader: Iterable[dict], pairs: list[Pair], device: torch.device, world: World
+) -> list[dict]:
+    """Score every image: [{"src", "psnr", "ssim", "l1"}] in the order of `pairs`, on every process of `world`.
+
+    `loader` yields this process's share of the frames. With several processes a signal is not looked at here: one that left
+    would let the others wait for ever.
+
+    Raises Stopped between batches when a signal asked for it, RunFailed for an output that is not finite, and InputError for
+    frames too small for SSIM.
+    """
+    records: list[dict | None] = [None] * len(pairs)
+    mine: list[tuple[int, dict]] = []
+    for src, tar, indices in frames(loader, device, stoppable=world.size == 1):
+        photos = [pairs[index] for index in indices]
+        mine += zip(indices, photo_records(restore(src), tar, photos, "validation"), strict=True)
+    for part in world.gather(mine):
+        for index, record in part:
+            records[index] = record
+    return records
+
+
+def frames(
+    loader: Iterable[dict], device: torch.device, stoppable: bool = True
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
+    """Yield (source, target, indices) with the images as float32 (B, 3, H, W) in [0, 1] on `device`."""
+    for batch in start_workers(loader):
+        if stoppable and signals.requested():
+            raise Stopped(f"{signals.requested()} received while scoring images")
+        yield to_float(batch["src"], device), to_float(batch["tar"], device), batch["index"].tolist()
+
+
+def mean_metrics(records: list[dict]) -> dict[str, float]:
+    """Mean over images of each metric."""
+    return {name: sum(record[name] for record in records) / len(records) for name in METRICS}
+
+
+# Peak of the one-pass form: so many residual streams (width x pixels, float32) and the libraries' work areas. 11.5 streams are
+# counted in the last decoder block, where the widest features take two each. On the CPU bench/bench_whole_photo.py measured
+# 740 to 840 MiB at 752 x 500 pixels (--height, --width) and 2360 to 2480 at 1504 x 1000, against 850 and 2640 by 13 streams;
+# with --kept, the allocator of the scripts that keep what is freed, 4110 at 1504 x 1000. CUDA's is the count with some room,
+# not measured.
+CUDA_STREAMS, CPU_STREAMS = 13, 23
+WORK_AREAS = 256 * 2**20
+# On the CPU a batch goes in strips from so many bytes of residual stream on (half a megapixel of DarkIR-m): a sixth of the
+# memory in about the same time, and in less than half of it where glibc gives freed memory back (bench/bench_whole_photo.py).
+CPU_STRIPS_FROM = 64 * 2**20
+
+
+def stream_bytes(network: DarkIR, src: torch.Tensor) -> int:
+    """Bytes of the widest residual stream for (B, 3, H, W) images, the padding included."""
+    batch, _, height, width = src.shape
+    padded = (height + -height % network.multiple) * (width + -width % network.multiple)
+    return 4 * network.config.width * batch * padded
+
+
+def one_pass_bytes(network: DarkIR, src: torch.Tensor) -> int:
+    """Estimate of the peak memory of `network(src)` without gradients, in bytes."""
+    streams = CPU_STREAMS if src.device.type == "cpu" else CUDA_STREAMS
+    return streams * stream_bytes(network, src) + WORK_AREAS
+
+
+def strips_are_better(network: torch.nn.Module, src: torch.Tensor, free: int) -> bool:
+    """Whether a batch (B, 3, H, W) should go in strips, with `free` bytes left on its device. Only DarkIR can."""
+    if not isinstance(network, DarkIR):
+        return False
+    if src.device.type == "cpu" and stream_bytes(network, src) >= CPU_STRIPS_FROM:
+        return True
+    return one_pass_bytes(network, src) > free
+
+
+IDENTITY, ENSEMBLE = "identity", "ensemble"
+# Dimensions of (B, 3, H, W) to turn over: as shot, left-right, upside down, both.
+FLIPS = ((), (3,), (2,), (2, 3))
+
+
+class Named(Protocol):
+    """What is scored: a network and its name."""
+
+    name: str
+    network: Network
+
+
+OnRestored = Callable[[list[int], torch.Tensor, torch.Tensor, torch.Tensor, list[float]], None]
+
+
+def make_restorers(
+    models: Sequence[Named], tta: bool, precision: Precision, device: torch.device
+) -> dict[str, Restore]:
+    """Move the networks to `device` and give one restoring function for each: (B, 3, H, W) in [0, 1] in and out."""
+    restorers = {}
+    for model in models:
+        restore = restorer(model.network.to(device, memory_format=torch.channels_last), precision)
+        restorers[model.name] = with_flips(restore) if tta else restore
+    return restorers
+
+
+def with_flips(restore: Restore) -> Restore:
+    """`--tta`: the mean of the outputs for the four flips of a photo, each flipped back. Four forward passes."""
+
+    def restore_flips(src: torch.Tensor) -> torch.Tensor:
+        return sum(restore(src.flip(dims)).flip(dims) for dims in FLIPS) / len(FLIPS)
+
+    return restore_flips
+
+
+def restored_by_each(restorers: dict[str, Restore], src: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield (name, restored (B, 3, H, W) in [0, 1]) for every network, then the ensemble when there are several."""
+    total = torch.zeros_like(src) if len(restorers) > 1 else None
+    for name, restore in restorers.items():
+        try:
+            restored = restore(src)
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
+            size = f"{len(src)} x {src.shape[3]} x {src.shape[2]} pixels"
+            raise OutOfMemory(f"{name}: no memory on {src.device} for a batch of {size}") from error
+        if total is not None:
+            total += restored
+        yield name, restored
+    if total is not None:
+        yield ENSEMBLE, total.div_(len(restorers))
+
+
+def score_all(
+    restorers: dict[str, Restore],
+    loader: Iterable[dict],
+    pairs: list[Pair],
+    device: torch.device,
+    on_restored: OnRestored,
+) -> dict[str, list[dict]]:
+    """Score the untouched photo, every network and the ensemble.
+
+    Returns name -> [{"src", "psnr", "ssim", "l1"}] in the order of `pairs`. `on_restored(indices, src, restored, tar,
+    psnr)` gets each batch with the final output: the ensemble's, or the only network's.
+    Raises Stopped between batches, RunFailed when an output is not finite, InputError for frames too small for SSIM.
+    """
+    names = [IDENTITY, *restorers, *([ENSEMBLE] if len(restorers) > 1 else [])]
+    records: dict[str, list[dict]] = {name: [{}] * len(pairs) for name in names}
+    for src, tar, indices in frames(loader, device):
+        photos = [pairs[index] for index in indices]
+        for name, restored in [(IDENTITY, identity(src)), *restored_by_each(restorers, src)]:
+            scored = photo_records(restored, tar, photos, name)
+            for index, record in zip(indices, scored, strict=True):
+                records[name][index] = record
+        on_restored(indices, src, restored, tar, [record["psnr"] for record in scored])
+    return records

@@ -1,0 +1,131 @@
+"""Results -> report.html, which opens from disk: no network, no other files but curves and full-size pictures."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from common.files import write_text
+from common.options import flat
+from common.pages import fill
+from engine.inference import ENSEMBLE, IDENTITY
+from engine.metrics import DIGITS, METRICS, paired_difference
+from engine.testing.comparison import epochs_text, improvement_text, verdict_text
+
+REPORT = "report.html"
+WORST_ROWS = 50  # photos listed in a cross-validation report; oof_predictions.csv has all
+
+
+def write_test_report(output_dir: Path, results: dict[str, Any], rows: list[dict], pictures: list[dict]) -> None:
+    """Write `output_dir`/report.html of a test-set evaluation.
+
+    results: content of test_results.json. rows: those of per_image.csv, models in one order within each photo.
+    pictures: [{"index": photo's position, "jpeg": bytes, "file": relative path or None}], worst first; the bytes are
+    embedded, the file is linked.
+    """
+    photos = by_photo(rows)
+    final = ENSEMBLE if ENSEMBLE in photos[0]["by_model"] else results["folds"][-1]["model"]
+    cards = [
+        {
+            "photo": photos[picture["index"]],
+            "source": "data:image/jpeg;base64," + base64.b64encode(picture["jpeg"]).decode("ascii"),
+            "link": quote(picture["file"]) if picture["file"] else None,
+        }
+        for picture in pictures
+    ]
+    page = render(
+        "test_report.html",
+        results=results,
+        final=final,
+        photos=sorted(photos, key=lambda photo: photo["by_model"][final]["psnr"]),
+        better=sum(photo["by_model"][final]["psnr"] > photo["by_model"][IDENTITY]["psnr"] for photo in photos),
+        models=list(photos[0]["by_model"]),
+        cards=cards,
+        several=len(results["models"]) > 1,
+        unknown=[model for model in results["models"] if model["provenance"] == "unknown"],
+    )
+    write_text(output_dir / REPORT, page)
+
+
+def write_cv_report(
+    output_dir: Path,
+    summary: dict[str, Any],
+    predictions: list[dict],
+    histories: dict[int, list[dict]],
+    curves: dict[int, Path],
+) -> None:
+    """Write `output_dir`/report.html of a cross-validation, whole or with folds still missing.
+
+    summary: content of cv_summary.json. predictions: rows of oof_predictions.csv. histories: fold -> history.json's
+    records. curves: fold -> curves.png somewhere below `output_dir`; a file that is not there is named, not linked.
+    """
+    folds = [fold_row(fold, predictions, histories.get(fold["fold"])) for fold in summary["folds"]]
+    linked = {
+        fold: quote(path.relative_to(output_dir).as_posix()) if path.exists() else None for fold, path in curves.items()
+    }
+    page = render(
+        "cv_report.html",
+        summary=summary,
+        folds=folds,
+        missing=[fold["fold"] for fold in folds if fold["status"] != "finished"],
+        unknown=[fold for fold in folds if fold["status"] == "finished" and fold["provenance"] == "unknown"],
+        gain=gain(predictions),
+        better=sum(row["psnr"] > row["identity_psnr"] for row in predictions),
+        worst=sorted(predictions, key=lambda row: row["psnr"])[:WORST_ROWS],
+        curves=linked,
+        settings=flat(summary["config"]),
+    )
+    write_text(output_dir / REPORT, page)
+
+
+def by_photo(rows: list[dict]) -> list[dict]:
+    """Rows of per_image.csv -> [{"src", "by_model": {model: row}}] in the order of the photos.
+
+    A photo ends where a model comes again: two rows of a test set may carry the same src text.
+    """
+    photos: list[dict] = []
+    for row in rows:
+        if not photos or row["model"] in photos[-1]["by_model"]:
+            photos.append({"src": row["src"], "by_model": {}})
+        photos[-1]["by_model"][row["model"]] = row
+    return photos
+
+
+def fold_row(fold: dict, predictions: list[dict], history: list[dict] | None) -> dict:
+    """A fold of the summary, with what its photos and its history add to it."""
+    rows = [row for row in predictions if row["fold"] == fold["fold"]]
+    if not rows:
+        return fold
+    identity = sum(row["identity_psnr"] for row in rows) / len(rows)
+    return {
+        **fold,
+        "photos": len(rows),
+        "identity_psnr": identity,
+        "gain": fold["best_psnr"] - identity,
+        "minutes": sum(record["seconds"] for record in history) / 60 if history else None,
+        "skipped_steps": sum(record["skipped_steps"] for record in history) if history else None,
+    }
+
+
+def gain(predictions: list[dict]) -> dict[str, dict] | None:
+    """Out-of-fold difference to the untouched photo, photo by photo, for each metric; None without predictions."""
+    if not predictions:
+        return None
+    return {
+        name: paired_difference([row[f"identity_{name}"] for row in predictions], [row[name] for row in predictions])
+        for name in METRICS
+    }
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template that shows metrics, with the filters that write them."""
+    filters = {
+        "metric": lambda value, name: f"{value:.{DIGITS[name]}f}",
+        "signed": lambda value, name: f"{value:+.{DIGITS[name]}f}",
+        "improvement": improvement_text,
+        "verdict": verdict_text,
+        "epochs": epochs_text,
+    }
+    return fill(template, filters, metrics=METRICS, **values)

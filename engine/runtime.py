@@ -1,0 +1,116 @@
+"""The machine that a run gets: device, number format, versions."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+import sys
+from dataclasses import dataclass
+
+import numpy
+import PIL
+import torch
+import torchvision
+
+from common.errors import InputError
+from common.memory import host_free_bytes
+
+# Of glibc's malloc.h, and mallopt(3): the largest block that is kept, and how much may lie free before it is given back.
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+KEPT_BLOCK, OLD_GLIBC_BLOCK = 2**30, 2**25  # the second is the most that older versions take
+NEVER = -1
+
+
+def choose_device(name: str) -> torch.device:
+    """`--device auto|cuda|cpu|cuda:N` -> the device; InputError when it names one that is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"--device {name}: not a device; use auto, cuda, cpu or cuda:N") from error
+    if device.type not in ("cuda", "cpu"):
+        raise InputError(f"--device {name}: only cuda and cpu are supported")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise InputError(f"--device {name}: this machine has {count} CUDA devices; use --device auto or cpu")
+    return device
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """On the CPU: what tensors free stays with this process, for the tensors to come. glibc only, nothing on CUDA.
+
+    By default glibc gives large blocks back at once, and the system clears every page of the next ones again: on photos of
+    512 x 512 more than a third of the time of an inference.
+    """
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    if not mallopt(M_MMAP_THRESHOLD, KEPT_BLOCK):
+        mallopt(M_MMAP_THRESHOLD, OLD_GLIBC_BLOCK)
+    mallopt(M_TRIM_THRESHOLD, NEVER)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The number format of the network's forward pass; losses, spectrum and metrics stay in float32 whatever it is."""
+
+    device_type: str
+    dtype: torch.dtype | None
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Context for the network's forward pass."""
+        if self.dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device_type, dtype=self.dtype)
+
+    @property
+    def needs_scaler(self) -> bool:
+        """float16 gradients underflow without loss scaling; bfloat16 has float32's range."""
+        return self.dtype is torch.float16
+
+    def describe(self) -> str:
+        return "float32" if self.dtype is None else f"mixed, {str(self.dtype).removeprefix('torch.')}"
+
+
+def choose_precision(device: torch.device, mixed: bool, amp_dtype: str) -> Precision:
+    """`--mixed_precision` and `--amp_dtype auto|bf16|fp16`: auto takes bfloat16 where the device has it, else float16."""
+    if not mixed:
+        return Precision(device.type, None)
+    if amp_dtype == "auto":
+        has_bf16 = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+        amp_dtype = "bf16" if has_bf16 else "fp16"
+    return Precision(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[amp_dtype])
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that a device can still give. CUDA: what the driver has left and what torch holds unused; CPU: host_free_bytes."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return host_free_bytes()
+
+
+def describe_device(device: torch.device) -> str:
+    """One phrase for the log."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that can change a result, as plain strings."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "numpy": numpy.__version__,
+        "pillow": PIL.__version__,
+    }
+
+
+def created_with() -> dict:
+    """How a file came about: the command and the versions."""
+    return {"argv": list(sys.argv), "versions": versions()}

@@ -1,0 +1,186 @@
+"""--baseline FILE or --baseline_l1 X -> what to compare with: metrics of the same photos, in this run's order, or a bare L1."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.errors import Faults, InputError
+from common.options import require
+from data.fingerprint import row_digest, set_digest
+from data.manifest import Pair
+from engine.metrics import METRICS
+from engine.testing.results import COLUMNS, PER_IMAGE, RESULTS, SCHEMA_VERSION, final_model
+
+MEAN_TOLERANCE = 1e-6  # between the mean of per_image.csv's values and the one in the results
+
+
+@dataclass(frozen=True)
+class BaselineConfig:
+    """What the results are compared with, if anything."""
+
+    baseline: Path | None = field(
+        default=None,
+        metadata={"help": "test_results.json of another evaluation of the same photos, per_image.csv beside it"},
+    )
+    baseline_l1: float | None = field(
+        default=None,
+        metadata={"help": "a bare mean L1 instead, above 0 and at most 1 (images in [0, 1]); gives no interval"},
+    )
+
+    def __post_init__(self):
+        both = self.baseline is not None and self.baseline_l1 is not None
+        require(not both, "--baseline and --baseline_l1 together: give one of them")
+        if self.baseline_l1 is not None:
+            require(
+                0 < self.baseline_l1 <= 1,
+                f"--baseline_l1 {self.baseline_l1}: must be above 0 and at most 1, as the mean absolute error of images in [0, 1]",
+            )
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """`records`: {"psnr", "ssim", "l1"} of each photo in the order of this run's photos; with a bare `l1`, there are none."""
+
+    l1: float
+    path: Path | None = None
+    results: dict[str, Any] | None = None
+    records: list[dict] | None = None
+
+
+def read_baseline(config: BaselineConfig, pairs: list[Pair], output_dir: Path) -> Baseline | None:
+    """The baseline that the flags name, or None without one. `pairs`: this run's photos, with digests in their rows.
+
+    Raises InputError when the file is missing, broken or foreign, lies where this run writes, or is about other photos.
+    """
+    if config.baseline is None:
+        return None if config.baseline_l1 is None else Baseline(config.baseline_l1)
+    path = config.baseline
+    results = _read_results(path)
+    if path.resolve().parent == output_dir.resolve():
+        raise InputError(
+            f"--baseline {path} lies in --output_dir {output_dir}, where this run would overwrite it; choose another"
+        )
+    digest = set_digest([pair.row for pair in pairs])
+    if results["test_digest"] != digest:
+        raise InputError(
+            f"--baseline {path} was measured on other test photos than those of {pairs[0].file} "
+            f"(test_digest {results['test_digest'][:12]}, here {digest[:12]}); evaluate its models on this --test_jsonl"
+        )
+    records = _read_records(path.with_name(PER_IMAGE), results)
+    return Baseline(results["ensemble"]["l1"]["mean"], path, results, _in_order(records, results, pairs, path))
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    """The content of a test_results.json that holds what a comparison needs, whatever network it is about."""
+    if not path.is_file():
+        state = "is a folder" if path.is_dir() else "is missing"
+        raise InputError(f"--baseline {path} {state}; name the {RESULTS} of another evaluation")
+    try:
+        results = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+        fault = _fault(results)
+    except (ValueError, RecursionError) as error:
+        fault = f"not JSON: {error}"
+    if fault:
+        raise InputError(
+            f"--baseline {path}: not a {RESULTS} of evaluate_darkir_test.py ({fault}); evaluate its models again"
+        )
+    return results
+
+
+def _fault(results: Any) -> str | None:
+    """What a comparison would miss in `results`, or None."""
+    if not isinstance(results, dict):
+        return "no JSON object"
+    if results.get("schema_version") != SCHEMA_VERSION:
+        return f"schema_version {results.get('schema_version')!r}, expected {SCHEMA_VERSION}"
+    if not isinstance(results.get("test_digest"), str):
+        return "no test_digest"
+    for key, needed in (("folds", "model"), ("models", "name"), ("photos", "src"), ("photos", "digest")):
+        entries = results.get(key, [] if key == "photos" else None)
+        whole = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+        if not whole or not all(isinstance(entry.get(needed), str) for entry in entries):
+            return f"no {needed} in {key}"
+    if not results["folds"]:
+        return "no folds"
+    if not isinstance(results.get("settings", {}), dict):
+        return "settings is no object"
+    summary = results.get("ensemble")
+    means = [summary[name].get("mean") for name in METRICS] if _has_summaries(summary) else []
+    return None if means and all(isinstance(mean, (int, float)) for mean in means) else "no means of the ensemble"
+
+
+def _has_summaries(summary: Any) -> bool:
+    return isinstance(summary, dict) and all(isinstance(summary.get(name), dict) for name in METRICS)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _read_records(path: Path, results: dict[str, Any]) -> list[dict]:
+    """The rows of per_image.csv about the model that the results are for, as numbers."""
+    mean = results["ensemble"]["l1"]["mean"]
+    if not path.is_file():
+        raise InputError(
+            f"--baseline: {path} is missing, and it holds the value of each photo; copy it there, "
+            f"or compare with the mean alone: --baseline_l1 {mean:.6g}"
+        )
+    faults, records = Faults(), []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.DictReader(handle)
+            lacking = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+            if lacking:
+                raise InputError(f"--baseline: {path}:1: no column {', '.join(lacking)}; expected {','.join(COLUMNS)}")
+            for row in reader:
+                if row["model"] == final_model(results):
+                    records.append(_numbers(row, f"{path}:{reader.line_num}", faults))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"--baseline: {path} is not CSV in UTF-8 ({error})") from error
+    faults.raise_if_any("--baseline: rows that cannot be used", "Evaluate the baseline's models again.")
+    _refuse_strangers(path, records, results)
+    return records
+
+
+def _numbers(row: dict, where: str, faults: Faults) -> dict:
+    record = {"src": row["src"]}
+    for name in METRICS:
+        try:
+            record[name] = float(row[name] or "")
+        except ValueError:
+            record[name] = math.nan
+        if not math.isfinite(record[name]) or (name == "l1" and record[name] <= 0):
+            rule = "a number above 0" if name == "l1" else "a finite number"
+            faults.add(where, f"{name} is {row[name]!r}, expected {rule}")
+    return record
+
+
+def _refuse_strangers(path: Path, records: list[dict], results: dict[str, Any]) -> None:
+    """InputError when the two files are not of one evaluation."""
+    for name in METRICS:
+        stated = results["ensemble"][name]["mean"]
+        mean = math.fsum(record[name] for record in records) / len(records) if records else math.nan
+        if not abs(mean - stated) <= MEAN_TOLERANCE:  # also when there is no row and the mean is NaN
+            raise InputError(
+                f"--baseline: {path} does not belong to the {RESULTS} beside it: its {len(records)} rows of "
+                f"{final_model(results)} have mean {name} {mean:.6g}, the results say {stated:.6g}; evaluate again"
+            )
+
+
+def _in_order(records: list[dict], results: dict[str, Any], pairs: list[Pair], path: Path) -> list[dict]:
+    """The baseline's records in the order of `pairs`: found by content where the results record it, else by src."""
+    by_src = {record["src"]: record for record in records}
+    src_of = {photo["digest"]: photo["src"] for photo in results.get("photos", [])}
+    wanted = [src_of.get(row_digest(pair.row), pair.src) for pair in pairs]
+    lacking = [src for src in wanted if src not in by_src]
+    if lacking or len(records) != len(pairs):
+        raise InputError(
+            f"--baseline {path}: {len(records)} photos for the {len(pairs)} of {pairs[0].file}, without "
+            f"{', '.join(lacking[:5]) or 'a clear match'}; evaluate its models on this --test_jsonl"
+        )
+    return [by_src[src] for src in wanted]

@@ -1,0 +1,122 @@
+"""Records of single photos -> test_results.json, per_image.csv and the table at the end of the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from common.files import write_csv, write_json
+from data.fingerprint import row_digest, set_digest
+from data.manifest import Pair
+from engine.inference import ENSEMBLE, IDENTITY
+from engine.metrics import METRICS, paired_difference, summarise
+from engine.models import Member
+from engine.runtime import created_with
+from engine.testing.config import EvaluationConfig
+
+SCHEMA_VERSION = 1
+RESULTS, PER_IMAGE = "test_results.json", "per_image.csv"
+COLUMNS = ["src", "model", *METRICS]
+# Title, column width and digits of a metric in the table of the log.
+TABLE = {"psnr": ("PSNR dB", 25, 2), "ssim": ("SSIM", 28, 4), "l1": ("L1", 28, 4)}
+
+Records = dict[str, list[dict]]
+
+
+def build_results(
+    members: list[Member], records: Records, pairs: list[Pair], settings: dict[str, Any]
+) -> dict[str, Any]:
+    """test_results.json's content.
+
+    `ensemble` is what one would deploy: with one model it is that model, and `records` has no separate entry for it.
+    `gain` is the image-by-image difference to the untouched photo. `photos` lets a later comparison find a photo by
+    its content, under whatever path it was listed.
+    """
+    final = records.get(ENSEMBLE, records[members[-1].name])
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "test_digest": set_digest([pair.row for pair in pairs]),
+        "n": len(pairs),
+        "photos": [{"src": pair.src, "digest": row_digest(pair.row)} for pair in pairs],
+        "models": [member.describe() for member in members],
+        "ensemble": summary_of(final),
+        "folds": [{"model": member.name, **summary_of(records[member.name])} for member in members],
+        "identity": summary_of(records[IDENTITY]),
+        "gain": {name: paired_difference(_column(records[IDENTITY], name), _column(final, name)) for name in METRICS},
+        "settings": settings,
+        "created_with": created_with(),
+    }
+
+
+def describe_settings(
+    config: EvaluationConfig, test_jsonl: Path, base_dir: Path | None, precision: str, device: str
+) -> dict[str, Any]:
+    """What determined the numbers, as plain types; loader processes and pictures do not."""
+    return {
+        "test_jsonl": str(test_jsonl),
+        "base_dir": None if base_dir is None else str(base_dir),
+        "resolution": config.resolution,
+        "fit": config.fit,
+        "tta": config.tta,
+        "batch_size": config.batch_size,
+        "precision": precision,
+        "device": device,
+    }
+
+
+def per_image_rows(records: Records) -> list[dict]:
+    """One row a photo and model, photos in file order: {"src", "model", "psnr", "ssim", "l1"}."""
+    by_photo = zip(*records.values(), strict=True)
+    return [{**record, "model": name} for photo in by_photo for name, record in zip(records, photo, strict=True)]
+
+
+def write_results(output_dir: Path, results: dict[str, Any], rows: list[dict]) -> None:
+    """Write per_image.csv and test_results.json into `output_dir`."""
+    write_csv(output_dir / PER_IMAGE, COLUMNS, rows)
+    write_json(output_dir / RESULTS, results)
+
+
+def final_model(results: dict[str, Any]) -> str:
+    """The name in per_image.csv's `model` column of what one would deploy: the ensemble, or the only model."""
+    return ENSEMBLE if len(results["folds"]) > 1 else results["folds"][0]["model"]
+
+
+def result_table(results: dict[str, Any]) -> list[str]:
+    """Lines for the log: one row a model with mean and 95 % interval of each metric; then baseline and difference."""
+    named = [(IDENTITY, results["identity"], ""), *((fold["model"], fold, "") for fold in results["folds"])]
+    if len(results["folds"]) > 1:
+        named.append((ENSEMBLE, results["ensemble"], ""))
+    if "comparison" in results:
+        named.append(("baseline", results["comparison"]["baseline"], ""))
+        named.append(("difference", results["comparison"]["difference"], "+"))
+    return metric_table(named)
+
+
+def metric_table(named: list[tuple[str, dict[str, Any], str]]) -> list[str]:
+    """Lines for the log from (name, summary of each metric, "+" for signed numbers or ""): a title, then one row each."""
+    width = max(len(name) for name, _, _ in named) + 2
+    header = "".join(f"{title:<{columns}}" for title, columns, _ in TABLE.values())
+    lines = [f"{'':<{width}}{header}".rstrip()]
+    for name, summary, sign in named:
+        cells = [
+            f"{cell(summary.get(metric), digits, sign):<{columns}}" for metric, (_, columns, digits) in TABLE.items()
+        ]
+        lines.append(f"{name:<{width}}{''.join(cells)}".rstrip())
+    return lines
+
+
+def cell(summary: dict[str, Any] | None, digits: int, sign: str) -> str:
+    """`mean [low, high]`; a bare number has no interval, and a metric that a baseline lacks no cell."""
+    if summary is None:
+        return ""
+    numbers = [f"{value:{sign}.{digits}f}" for value in (summary["mean"], *(summary["ci95"] or ()))]
+    return numbers[0] if summary["ci95"] is None else f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
+
+
+def summary_of(records: list[dict]) -> dict[str, Any]:
+    """Mean, spread and interval of each metric over the photos of `records`."""
+    return {name: summarise(_column(records, name)) for name in METRICS}
+
+
+def _column(records: list[dict], name: str) -> list[float]:
+    return [record[name] for record in records]

@@ -1,0 +1,168 @@
+"""The options of train_darkir_cv.py that decide about a run, each once: type, default, help, and whether it changes a result.
+
+An option whose field says `changes_result: False` may differ in a rerun of the same folder. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from common.options import require
+from darkir.architectures import MODEL_SIZES, Config
+from data.config import DataConfig
+from losses.config import LossConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network, and what it starts from."""
+
+    arch: Literal["darkir", "restormer"] = field(
+        default="darkir", metadata={"help": "the architecture: DarkIR, or Restormer as the baseline to compare with"}
+    )
+    model_size: Literal["m", "l", "tiny"] = field(
+        default="m",
+        metadata={
+            "help": "darkir: m has width 32, 3.3 M parameters, l width 64, 13 M; restormer: l is the published one, "
+            "dim 48, 26 M, and m has dim 24, 3.8 M, about the parameters of DarkIR-m at three times its operations; "
+            "tiny: width 8, for trying things out"
+        },
+    )
+    layer_norm: Literal["WithBias", "BiasFree"] = field(
+        default="WithBias",
+        metadata={"help": "LayerNorm of restormer; published weights for denoising are BiasFree, the others WithBias"},
+    )
+    pretrained_path: str | None = field(
+        default=None,
+        metadata={"help": "weights to start from: a checkpoint of this toolkit or a published file"},
+    )
+    allow_partial: bool = field(
+        default=False, metadata={"help": "accept --pretrained_path weights that fill only a part of the network"}
+    )
+
+    def __post_init__(self) -> None:
+        require(
+            self.arch == "restormer" or self.layer_norm == "WithBias",
+            f"--layer_norm {self.layer_norm} with --arch {self.arch}: only restormer has a choice of it",
+        )
+
+    @property
+    def network(self) -> Config:
+        """The network's description."""
+        config = MODEL_SIZES[self.arch][self.model_size]
+        return dataclasses.replace(config, layer_norm=self.layer_norm) if self.arch == "restormer" else config
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the weights are updated, and when a run ends."""
+
+    epochs: int = field(default=100, metadata={"help": "passes over the training pairs"})
+    batch_size: int = field(default=8, metadata={"help": "pairs in a batch"})
+    lr: float = field(default=1e-4, metadata={"help": "peak learning rate of AdamW; a cosine takes it down to 1 %"})
+    warmup_epochs: int = field(default=5, metadata={"help": "epochs of linear warm-up, cut to 10 % of all updates"})
+    weight_decay: float = field(default=1e-4, metadata={"help": "AdamW weight decay of the convolution kernels"})
+    grad_clip: float = field(default=1.0, metadata={"help": "largest 2-norm of the gradient (0: no clipping)"})
+    accumulate_steps: int = field(default=1, metadata={"help": "batches whose mean gradient makes one update"})
+    ema_decay: float = field(
+        default=0.999, metadata={"help": "decay of the weight average that is validated and kept (0: off)"}
+    )
+    early_stopping_patience: int = field(
+        default=15, metadata={"help": "epochs without a better validation PSNR before the run ends (0: never)"}
+    )
+    mixed_precision: bool = field(default=False, metadata={"help": "run the network in 16 bit where that is safe"})
+    amp_dtype: Literal["auto", "bf16", "fp16"] = field(
+        default="auto",
+        metadata={"help": "16-bit format: auto takes bf16 where the device has it, else fp16 with loss scaling"},
+    )
+    compile: bool = field(default=False, metadata={"help": "compile the network with torch.compile"})
+    checkpoint_activations: bool = field(
+        default=False,
+        metadata={
+            "help": "compute a block's features again for the gradient: less memory, more time, the same result",
+            "changes_result": False,
+        },
+    )
+    seed: int = field(default=42, metadata={"help": "seed of weights, order, crops and augmentation"})
+    save_every: int = field(
+        default=10,
+        metadata={"help": "epochs between kept checkpoint_epoch_N.pt files (0: none)", "changes_result": False},
+    )
+    checkpoint_every_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "updates between saves of checkpoint_last.pt inside an epoch; default: about every two minutes",
+            "changes_result": False,
+        },
+    )
+    skip_bad_batches: int = field(
+        default=0,
+        metadata={
+            "help": "updates with a non-finite loss or gradient that a run may leave out before it stops",
+            "changes_result": False,
+        },
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate_steps"):
+            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
+        not_negative = ("warmup_epochs", "weight_decay", "grad_clip", "early_stopping_patience", "save_every")
+        for name in (*not_negative, "skip_bad_batches", "seed"):
+            require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: must not be negative")
+        require(self.seed < 2**63, f"--seed {self.seed}: must be below 2**63")
+        every = self.checkpoint_every_steps
+        require(every is None or every >= 1, f"--checkpoint_every_steps {every}: must be at least 1")
+        require(self.lr > 0, f"--lr {self.lr}: must be above 0")
+        require(0 <= self.ema_decay < 1, f"--ema_decay {self.ema_decay}: must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How pre-trained weights are treated with care."""
+
+    freeze_stages: int = field(
+        default=0, metadata={"help": "encoder stages, counted from the input, that do not learn"}
+    )
+    unfreeze_every: int = field(
+        default=0,
+        metadata={"help": "epochs after which one more frozen stage learns, the deepest first (0: they stay frozen)"},
+    )
+    layer_decay: float = field(
+        default=1.0,
+        metadata={"help": "factor on the learning rate for each stage nearer to the input (1: the same everywhere)"},
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("freeze_stages", "unfreeze_every"):
+            require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: must not be negative")
+        require(0 < self.layer_decay <= 1, f"--layer_decay {self.layer_decay}: must be in (0, 1]")
+        require(
+            self.freeze_stages > 0 or self.unfreeze_every == 0,
+            "--unfreeze_every needs --freeze_stages: nothing is frozen",
+        )
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything a run was asked for, whatever its fold. The configs have one name here, in checkpoints and in reports."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    overwrite: bool = False
+    resume: Path | None = None
+
+
+# Section of Options -> its class, and the title that --help gives it.
+SECTIONS: dict[str, tuple[type, str]] = {
+    "data": (DataConfig, "data"),
+    "model": (ModelConfig, "model"),
+    "train": (TrainConfig, "training"),
+    "loss": (LossConfig, "losses"),
+    "finetune": (FinetuneConfig, "fine-tuning"),
+}

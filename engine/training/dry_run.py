@@ -1,0 +1,115 @@
+"""`--dry_run`: everything is checked and timed, nothing is written. Says what the run would take before a cluster is booked."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from common.log import RunLog
+from data.dataset import decoded_pair
+from engine import checkpoint
+from engine.distributed import World
+from engine.inference import restorer, to_float
+from engine.training.config import Options
+from engine.training.feed import Feed, plan_epochs
+from engine.training.learner import Learner
+from engine.training.plans import FoldPlan
+from engine.training.resume import find_start, find_state, refuse_leaks, requested_config
+from engine.training.self_test import MemoryUse, Rehearsal, rehearse_on_copy, self_test
+from engine.training.train import Run, begin, describe, make_run
+
+TIMED_UPDATES = 3
+TIMED_FRAMES = 3
+STATE_BYTES = 16  # a parameter in a state file: raw, averaged, and AdamW's two moments, float32 each
+WEIGHT_BYTES = 4
+GIB = 2**30
+
+
+def dry_run(plans: list[FoldPlan], options: Options, device: torch.device, output_dir: Path, log: RunLog) -> None:
+    """Check every plan's rows and weights, rehearse the first unfinished one, and log estimates of time, memory and disk.
+
+    Raises what the run itself would raise: InputError, ModelError, RunFailed.
+    """
+    todo = [plan for plan in plans if checkpoint.finished(plan.folder) is None]
+    log(f"Dry run: {len(plans)} runs, {len(plans) - len(todo)} of them finished; nothing is written")
+    if not todo:
+        return
+    run = make_run(todo[0], options, device, World(), log)
+    learner, progress, _ = begin(run)
+    epochs = options.train.epochs
+    epochs_left = [epochs - progress.epochs, *(epochs - _epochs_done(plan, options, log) for plan in todo[1:])]
+    log("No test photo among training or validation rows, or in what the starting weights saw")
+    describe(run, learner)
+    feed = Feed(run.plan, options, run.epoch_plan, device, World(), decoded_pair)
+    rehearsal = rehearse_on_copy(learner.network, run.objective, run.precision, device, options.train)
+    memory = self_test(rehearsal, feed, options.train, log)
+    seconds = _epoch_seconds(run, rehearsal, feed)
+    log(
+        f"Estimate: {seconds:.0f} s an epoch, {seconds * sum(epochs_left) / 3600:.1f} hours for {sum(epochs_left)} epochs in "
+        f"{len(todo)} runs"
+    )
+    _log_disk(learner, options, len(todo), output_dir, log)
+    _log_memory(memory, options.train.batch_size, log)
+
+
+def _epochs_done(plan: FoldPlan, options: Options, log: RunLog) -> int:
+    """Refuse what the run of this plan would refuse before it makes a network; how many epochs it has behind it."""
+    plan_epochs(plan, options)
+    start = find_start(plan, options, log)
+    refuse_leaks(plan, start, log)
+    found = find_state(plan, options, start, requested_config(plan, options), log)
+    return 0 if found is None else len(found[1]["progress"]["history"])
+
+
+def _epoch_seconds(run: Run, rehearsal: Rehearsal, feed: Feed) -> float:
+    """Seconds of one epoch, from a few timed updates and validation frames on a copy of the network."""
+    updates, frames = [], []
+    for _ in range(TIMED_UPDATES):
+        started = time.monotonic()
+        batch = feed.first_batch()
+        loaded = time.monotonic()
+        rehearsal.update(batch)
+        updates.append((loaded - started, time.monotonic() - loaded))
+    dataset = feed.validation.dataset
+    restore = restorer(rehearsal.learner.network, run.precision)
+    for index in range(min(TIMED_FRAMES, len(dataset))):
+        started = time.monotonic()
+        restore(to_float(dataset[index]["src"][None], run.device)).sum().item()
+        frames.append(time.monotonic() - started)
+    load, step = (statistics.median(column) for column in zip(*updates, strict=True))
+    frame, workers = statistics.median(frames), run.options.data.num_workers
+    run.log(
+        f"One batch: {step:.2f} s to compute, {load:.2f} s to load in one process; one validation photo: {frame:.2f} s"
+    )
+    # Workers load while the device computes; without them the two add up.
+    waited = max(step, load / workers) if workers else step + load
+    return run.epoch_plan.updates * run.options.train.accumulate_steps * waited + len(dataset) * frame
+
+
+def _log_disk(learner: Learner, options: Options, runs: int, output_dir: Path, log: RunLog) -> None:
+    train = options.train
+    parameters = sum(parameter.numel() for parameter in learner.network.parameters())
+    kept = train.epochs // train.save_every if train.save_every else 0
+    # While a state is written, the last, the one before and the new one stand side by side.
+    needed = runs * parameters * (STATE_BYTES * (3 + kept) + WEIGHT_BYTES * 2)
+    place = next(folder for folder in (output_dir.absolute(), *output_dir.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    verdict = "enough" if free > needed else "⚠️  NOT ENOUGH"
+    log(f"Disk: {needed / GIB:.2f} GiB of checkpoints for {runs} runs, {free / GIB:.1f} GiB free at {place}: {verdict}")
+
+
+def _log_memory(use: MemoryUse | None, batch_size: int, log: RunLog) -> None:
+    if use is None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        log(f"Memory: {peak / GIB:.2f} GiB so far in this process")
+        return
+    needed = use.fixed + batch_size * use.per_sample
+    log(
+        f"GPU memory: about {needed / GIB:.1f} of {use.capacity / GIB:.1f} GiB at batch {batch_size}; "
+        f"estimated largest batch: {use.largest_batch()}"
+    )

@@ -1,0 +1,92 @@
+"""The rows of one run -> its batches: made on the GPU where the decoded pairs fit, else by loader processes from pack or files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.utils.data import default_collate
+
+from common.log import RunLog
+from data.cache import ResidentPairs, open_cache, open_resident
+from data.dataset import EvaluationPairs, Source, TrainingPairs, decoded_pair
+from data.loader import BatchKeys, EpochPlan, Mixing, equal_size_batches, evaluation_loader, training_batches
+from engine.distributed import World
+from engine.runtime import free_bytes
+from engine.training.config import Options
+from engine.training.plans import FoldPlan
+
+
+class Feed:
+    """Batches {"src", "tar": uint8 (B, 3, H, W), "index": (B,)} of one process, the same whatever they are made from.
+
+    validation: whole frames, in batches of one size; its `dataset` gives single ones.
+    """
+
+    def __init__(
+        self,
+        plan: FoldPlan,
+        options: Options,
+        epoch_plan: EpochPlan,
+        device: torch.device,
+        world: World,
+        source: Source,
+        resident: ResidentPairs | None = None,
+    ):
+        data, train = options.data, options.train
+        self.epoch_plan, self.train, self.world, self.resident = epoch_plan, train, world, resident
+        self.workers, self.pin = data.num_workers, device.type == "cuda"
+        pairs = [*plan.train, *plan.mix]
+        self.samples = TrainingPairs(pairs, data.resolution, data.fit, data.preprocess, train.seed, source)
+        frames = EvaluationPairs(plan.val, data.resolution, data.fit, source)
+        batches = world.share(equal_size_batches(frames, train.batch_size))
+        if resident is not None:
+            self.validation = resident.frames(frames, batches)
+        else:
+            self.validation = evaluation_loader(frames, batches, data.num_workers, self.pin)
+
+    def training(self, first_update: int) -> Iterator[dict]:
+        """All batches from update `first_update` to the last one of the last epoch."""
+        train, world = self.train, self.world
+        keys = BatchKeys(self.epoch_plan, train.seed, train.epochs, first_update, world.rank, world.size)
+        if self.resident is not None:
+            return self.resident.training_batches(self.samples, keys)
+        return training_batches(self.samples, keys, self.workers, self.pin)
+
+    def first_batch(self) -> dict:
+        """This process's share of the batch that the first update will see, loaded in this process."""
+        keys = self.epoch_plan.keys(self.train.seed, 0)[: self.train.batch_size]
+        return default_collate([self.samples[key] for key in self.world.share(keys)])
+
+    def names(self, group: list[dict]) -> str:
+        """The sources of the photos in some batches, for messages."""
+        return ", ".join(self.samples.pairs[index].src for batch in group for index in batch["index"].tolist())
+
+
+def plan_epochs(plan: FoldPlan, options: Options) -> EpochPlan:
+    """How many updates make an epoch, and which pairs each of them sees. Raises InputError for an absurd batch."""
+    train, ratio = options.train, options.data.mix_ratio if plan.mix else 0.0
+    mixing = Mixing(len(plan.mix), ratio, train.epochs)
+    return EpochPlan(len(plan.train), train.batch_size, train.accumulate_steps, mixing)
+
+
+def open_feed(
+    plan: FoldPlan, options: Options, epoch_plan: EpochPlan, device: torch.device, world: World, log: RunLog
+) -> Feed:
+    """The feed that --cache asks for. Raises InputError (a photo, no room on the disk), Stopped."""
+    data, cache, resident = options.data, None, None
+    if data.cache != "off":
+        output_dir = plan.folder if plan.number is None else plan.folder.parent
+        folder = Path(data.cache_dir) if data.cache_dir else output_dir / "cache"
+        pairs = [*plan.train, *plan.val, *plan.mix]
+        cache = open_cache(pairs, data.resolution, data.fit, data.cache, folder, log)
+    free = free_on_gpu(device)
+    if cache is not None and data.cache == "auto" and free is not None:
+        resident = open_resident(cache, device, free, log)
+    return Feed(plan, options, epoch_plan, device, world, cache or decoded_pair, resident)
+
+
+def free_on_gpu(device: torch.device) -> int | None:
+    """Bytes that a GPU can still give; None for the CPU, whose memory the pack is mapped into anyway."""
+    return free_bytes(device) if device.type == "cuda" else None

@@ -1,0 +1,137 @@
+"""Where a run stands, and what is known of each of its epochs: running sums -> one record -> red flags and a log line.
+
+Everything here is plain numbers: it is saved whole in checkpoint_last.pt, and history.json is its list of records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.errors import RunFailed
+
+EMPTY_TOTALS = {"loss": 0.0, "grad_norm": 0.0, "updates": 0, "overflowed": 0, "left_out": 0, "seconds": 0.0}
+STALE_EPOCHS = 5
+GAP_SHARE = 0.25
+
+ADVICE = {
+    "validation_not_falling": "no lower validation L1 for {n} epochs: try a lower --lr, --preprocess strong_aug, or stop here",
+    "gap_growing": "validation L1 leaves the training L1 behind (gap {gap:.4f}): more photos, --preprocess strong_aug, "
+    "or --mix_jsonl; fewer epochs",
+    "worse_than_first_epoch": "validation PSNR is {drop:.2f} dB below the first epoch's: the rate destroys what was learned "
+    "before; try --lr a third as high, --layer_decay 0.8 or --freeze_stages",
+    "non_finite_steps": "{n} updates of this epoch were left out as not finite: look at the photos named above, lower --lr",
+}
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is saved, and a resumed run continues from exactly this.
+
+    step: updates over all epochs. totals: sums over the open epoch's updates. best: the best epoch's record with its scores for
+    every validation image. bad_batches: updates left out by --skip_bad_batches.
+    """
+
+    step: int = 0
+    history: list[dict] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+    epochs_without_gain: int = 0
+    stopped_early: bool = False
+    bad_batches: int = 0
+    totals: dict[str, Any] = field(default_factory=lambda: dict(EMPTY_TOTALS, terms={}))
+
+    @property
+    def epochs(self) -> int:
+        """Finished epochs."""
+        return len(self.history)
+
+    def count_update(self, terms: dict[str, float], grad_norm: float, skipped: bool, seconds: float) -> None:
+        """Add an update: its loss terms, gradient norm, and whether a float16 overflow made it a skipped step."""
+        totals = self.totals
+        self._count_step(seconds)
+        totals["loss"] += sum(terms.values())
+        totals["grad_norm"] += grad_norm
+        totals["overflowed"] += int(skipped)
+        for name, value in terms.items():
+            totals["terms"][name] = totals["terms"].get(name, 0.0) + value
+
+    def count_bad_batch(self, seconds: float) -> None:
+        """Add an update that was left out because a number was not finite."""
+        self._count_step(seconds)
+        self.totals["left_out"] += 1
+
+    def _count_step(self, seconds: float) -> None:
+        self.step += 1
+        self.totals["updates"] += 1
+        self.totals["seconds"] += seconds
+
+    def end_epoch(
+        self, scores: list[dict], means: dict[str, float], lr: float, samples_per_update: int
+    ) -> dict[str, Any]:
+        """Close the open epoch: append its record to the history and return it; `best` and the patience count follow.
+
+        scores: of every validation image; means: {"psnr", "ssim", "l1"} over them. Raises RunFailed when nothing was learned.
+        """
+        totals, epoch = self.totals, self.epochs + 1
+        if totals["left_out"] == totals["updates"]:
+            raise RunFailed(f"every update of epoch {epoch} was left out as not finite; nothing was learned")
+        skipped = totals["overflowed"] + totals["left_out"]
+        measured, applied = max(1, totals["updates"] - totals["left_out"]), max(1, totals["updates"] - skipped)
+        is_best = self.best is None or means["psnr"] > self.best["psnr"]
+        record = {
+            "epoch": epoch,
+            "train_loss": totals["loss"] / measured,
+            "train_terms": {name: value / measured for name, value in totals["terms"].items()},
+            "val_loss": means["l1"],
+            "val_psnr": means["psnr"],
+            "val_ssim": means["ssim"],
+            "lr": lr,
+            "is_best": is_best,
+            "grad_norm": totals["grad_norm"] / applied,
+            "skipped_steps": skipped,
+            "flags": [],
+            "seconds": totals["seconds"],
+            "images_per_second": totals["updates"] * samples_per_update / totals["seconds"],
+        }
+        self.history.append(record)
+        self.totals = dict(EMPTY_TOTALS, terms={})
+        self.epochs_without_gain = 0 if is_best else self.epochs_without_gain + 1
+        if is_best:
+            self.best = {"epoch": epoch, **means, "scores": scores}
+        return record
+
+
+def epoch_line(record: dict, epochs: int) -> str:
+    """The log line of one epoch, as DESIGN lays it down."""
+    return (
+        f"Epoch {record['epoch']:3d}/{epochs}: Train Loss={record['train_loss']:.4f}, Val Loss={record['val_loss']:.4f}, "
+        f"Val PSNR={record['val_psnr']:.2f}dB, Val SSIM={record['val_ssim']:.4f}, LR={record['lr']:.2e}"
+        + (" 🏆 BEST" if record["is_best"] else "")
+    )
+
+
+def red_flags(history: list[dict], left_out: int, lambda_l1: float, pretrained: bool) -> dict[str, str]:
+    """Signs that the newest epoch of `history` raises: name -> one line with figures and advice. They never change the run.
+
+    left_out: updates of this epoch that were not finite (float16 overflows are part of normal loss scaling).
+    """
+    found: dict[str, dict] = {}
+    newest = history[-1]
+    stale = len(history) - 1 - min(range(len(history)), key=lambda epoch: history[epoch]["val_loss"])
+    if stale >= STALE_EPOCHS and stale % STALE_EPOCHS == 0:
+        found["validation_not_falling"] = {"n": stale}
+    gaps = [
+        record["val_loss"] - record["train_terms"]["l1"] / lambda_l1
+        for record in history
+        if lambda_l1 > 0 and "l1" in record["train_terms"]
+    ]
+    newest_gaps = gaps[-STALE_EPOCHS - 1 :]
+    growing = all(after > before for before, after in zip(newest_gaps, newest_gaps[1:], strict=False))
+    if len(gaps) > STALE_EPOCHS and growing and gaps[-1] > GAP_SHARE * newest["val_loss"]:
+        found["gap_growing"] = {"gap": gaps[-1]}
+    drop = history[0]["val_psnr"] - newest["val_psnr"]
+    if pretrained and drop > 0:
+        found["worse_than_first_epoch"] = {"drop": drop}
+    if left_out:
+        found["non_finite_steps"] = {"n": left_out}
+    return {name: ADVICE[name].format(**figures) for name, figures in found.items()}

@@ -1,0 +1,130 @@
+"""Rows on disk -> the runs to make: one plan a fold of a split, or one plan from a --train_jsonl. Proves the split before a run."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.errors import Faults, InputError
+from common.log import RunLog
+from data.fingerprint import fingerprint_pairs, near_duplicate_pairs
+from data.images import DECODER
+from data.manifest import Pair, read_pairs
+from data.split_files import verify_splits
+from data.splits import hold_out
+from engine.training.config import Options
+
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """One run: fold number (None for a single run), its folder, its rows, the test rows it must not see, and rows mixed in.
+
+    split: {"folder", "base_dir"} of the split that the rows are from, absolute paths (base_dir: None unless it was given).
+    """
+
+    number: int | None
+    folder: Path
+    train: list[Pair]
+    val: list[Pair]
+    test: list[Pair]
+    mix: list[Pair] = field(default_factory=list)
+    split: dict[str, str | None] | None = None
+
+    @property
+    def name(self) -> str:
+        return "Single run" if self.number is None else f"Fold {self.number}"
+
+
+def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunLog) -> list[FoldPlan]:
+    """One plan a fold, or that of --fold alone, after the split has been verified against its metadata and every photo against
+    its digest.
+
+    Raises InputError: edited or missing split files, changed photos, another number of folds.
+    """
+    splits_dir, base_dir, n_folds = args.data_splits_dir, args.base_dir, args.n_folds
+    metadata = verify_splits(splits_dir)
+    if len(metadata["folds"]) != n_folds:
+        raise InputError(f"--n_folds {n_folds}: {splits_dir} has {len(metadata['folds'])} folds")
+    test = checked_pairs(splits_dir / "test.jsonl", base_dir, log)
+    mix = mixed_pairs(options, log)
+    base = None if base_dir is None else str(base_dir.resolve())
+    split = {"folder": str(splits_dir.resolve()), "base_dir": base}
+    plans = []
+    for number in range(1, n_folds + 1):
+        folder = splits_dir / f"fold_{number}"
+        train, val = (checked_pairs(folder / name, base_dir, log) for name in ("train.jsonl", "val.jsonl"))
+        plans.append(FoldPlan(number, args.output_dir / f"fold_{number}", train, val, test, mix, split))
+    report_lookalikes({"test": test, "validation": [pair for plan in plans for pair in plan.val], "mixed": mix}, log)
+    return [plan for plan in plans if args.fold in (None, plan.number)]
+
+
+def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> FoldPlan:
+    """The plan of one run. Validation pairs: --val_jsonl, else val.jsonl beside the rows, else a group-safe share of them."""
+    train_jsonl, val_jsonl, test_jsonl, base_dir = args.train_jsonl, args.val_jsonl, args.test_jsonl, args.base_dir
+    train = checked_pairs(train_jsonl, base_dir, log)
+    beside = train_jsonl.parent / "val.jsonl"
+    if val_jsonl is None and beside.exists():
+        val_jsonl = beside
+        log(f"Validation pairs: {beside}")
+    if val_jsonl is not None:
+        val = checked_pairs(val_jsonl, base_dir, log)
+    else:
+        train, val = hold_out(train, near_duplicate_pairs(train), args.val_ratio, options.train.seed)
+        log(
+            f"Validation pairs: {len(val)} held out of {train_jsonl} (--val_ratio {args.val_ratio:g}), {len(train)} left for training"
+        )
+    if test_jsonl is None:
+        log("No --test_jsonl: nothing checks these rows against a test set")
+    test = [] if test_jsonl is None else checked_pairs(test_jsonl, base_dir, log)
+    mix = mixed_pairs(options, log)
+    report_lookalikes({"training": train, "validation": val, "test": test, "mixed": mix}, log)
+    report_shared_groups({"training": train, "validation": val, "test": test}, log)
+    return FoldPlan(None, args.output_dir, train, val, test, mix)
+
+
+def report_lookalikes(sides: dict[str, list[Pair]], log: RunLog) -> None:
+    """A warning for each two rows on different sides that look the same, with both names; equal test photos are refused later."""
+    rows = [(side, pair) for side, pairs in sides.items() for pair in pairs]
+    hits = [
+        hit for hit in near_duplicate_pairs([pair for _, pair in rows]) if rows[hit.first][0] != rows[hit.second][0]
+    ]
+    for hit in hits[:SHOWN]:
+        (side, pair), (other_side, other) = rows[hit.first], rows[hit.second]
+        log(f"⚠️  {pair.src} ({side}, {pair.where}) looks the same as {other.src} ({other_side}, {other.where})")
+    if len(hits) > SHOWN:
+        log(f"⚠️  ... and {len(hits) - SHOWN} more rows that look the same on two sides")
+
+
+def report_shared_groups(sides: dict[str, list[Pair]], log: RunLog) -> None:
+    """A warning for each two sides that share groups: rows that were divided by hand may do so, those of a split never."""
+    named = {side: {pair.group for pair in pairs} - {None} for side, pairs in sides.items()}
+    for first, second in itertools.combinations(named, 2):
+        shared = sorted(named[first] & named[second])
+        if shared:
+            shown = ", ".join(shared[:SHOWN]) + (" ..." if len(shared) > SHOWN else "")
+            log(f"⚠️  {len(shared)} groups stand both in {first} and in {second}: {shown}; scores will flatter")
+
+
+def mixed_pairs(options: Options, log: RunLog) -> list[Pair]:
+    """The rows of --mix_jsonl; their relative paths start at its own folder, whatever --base_dir says."""
+    return [] if options.data.mix_jsonl is None else checked_pairs(Path(options.data.mix_jsonl), None, log)
+
+
+def checked_pairs(path: Path, base_dir: Path | None, log: RunLog) -> list[Pair]:
+    """The rows of `path` with the content digests of their photos; unchanged files are not decoded again.
+
+    Raises InputError naming every photo whose pixels are no longer those that the row's digest was made from.
+    """
+    recorded = read_pairs(path, base_dir, warn=log)
+    pairs = fingerprint_pairs(recorded)
+    faults = Faults()
+    for then, now in zip(recorded, pairs, strict=True):
+        for side in ("src", "tar"):
+            if then.row.get("decoder") == DECODER and then.row.get(f"{side}_sha256") != now.row[f"{side}_sha256"]:
+                faults.add(now.where, f"{getattr(now, side)} is not the photo that this row's digest was made from")
+    faults.raise_if_any("photos that changed", "Make the splits again, or bring the photos back.")
+    return pairs

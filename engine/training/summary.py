@@ -1,0 +1,94 @@
+"""Finished folds -> cv_summary.json, oof_predictions.csv and report.html. Rebuilt by whoever finishes a fold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from common.files import FolderLock, remove_stale_temporaries, write_csv, write_json
+from common.log import RunLog
+from engine import checkpoint
+from engine.metrics import DIGITS, METRICS, summarise
+from engine.provenance import Seen
+from engine.report import write_cv_report
+from engine.runtime import created_with
+
+SCHEMA_VERSION = 1
+OOF_COLUMNS = ["src", "fold", *METRICS, *(f"identity_{name}" for name in METRICS)]
+LOCK_WAIT_SECONDS = 60.0
+
+
+def update_summary(output_dir: Path, n_folds: int, log: RunLog) -> dict[str, Any]:
+    """Rebuild the three files from the folds that are finished, naming the missing ones; returns the summary.
+
+    Folds of one output_dir may run side by side: a short lock on it keeps their updates apart.
+    """
+    with FolderLock(output_dir, wait=LOCK_WAIT_SECONDS):
+        remove_stale_temporaries(output_dir)
+        contents = {fold: checkpoint.finished(output_dir / f"fold_{fold}") for fold in range(1, n_folds + 1)}
+        done = {fold: content for fold, content in contents.items() if content is not None}
+        rows = [{"fold": fold, **score} for fold, content in done.items() for score in content["scores"]]
+        summary = build_summary(contents, rows)
+        write_json(output_dir / "cv_summary.json", summary)
+        write_csv(output_dir / "oof_predictions.csv", OOF_COLUMNS, rows)
+        histories = {fold: content["history"] for fold, content in done.items()}
+        curves = {fold: output_dir / f"fold_{fold}" / "curves.png" for fold in done}
+        write_cv_report(output_dir, summary, rows, histories, curves)
+    log_summary(summary, log)
+    return summary
+
+
+def build_summary(contents: dict[int, dict | None], rows: list[dict]) -> dict[str, Any]:
+    """cv_summary.json's content; every photo outside the test set counts once in `oof`, scored by the model that never saw it."""
+    done = [content["finished"] for content in contents.values() if content is not None]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created_with": created_with(),
+        "config": next((content["config"] for content in contents.values() if content is not None), {}),
+        "folds": [fold_entry(fold, content) for fold, content in contents.items()],
+        **{f"best_{name}": mean_and_std([fold[f"best_{name}"] for fold in done]) for name in METRICS},
+        "oof": pooled(rows, ""),
+        "identity": pooled(rows, "identity_"),
+    }
+
+
+def fold_entry(fold: int, content: dict | None) -> dict[str, Any]:
+    """One fold's line in the summary, with what its weights saw; a missing fold is named, not left out."""
+    if content is None:
+        return {"fold": fold, "status": "missing"}
+    seen = Seen.from_checkpoint(content, f"fold_{fold}/{checkpoint.FINAL}")
+    return {**content["finished"], "status": "finished", **seen.describe()}
+
+
+def mean_and_std(values: list[float]) -> dict[str, float] | None:
+    """Mean and sample standard deviation over folds; None without folds."""
+    if not values:
+        return None
+    whole = summarise(values)
+    return {"mean": whole["mean"], "std": whole["std"]}
+
+
+def pooled(rows: list[dict], prefix: str) -> dict[str, Any]:
+    """Mean, standard deviation and bootstrap interval of each metric over all pooled photos."""
+    result: dict[str, Any] = {"n": len(rows)}
+    for name in METRICS:
+        result[name] = summarise([row[prefix + name] for row in rows]) if rows else None
+    return result
+
+
+def log_summary(summary: dict[str, Any], log: RunLog) -> None:
+    """The result in a few lines, for the end of the log."""
+    missing = [str(fold["fold"]) for fold in summary["folds"] if fold["status"] == "missing"]
+    if missing:
+        log(f"Folds still missing from the summary: {', '.join(missing)}")
+    if not summary["oof"]["n"]:
+        return
+    log(f"Out of fold, {summary['oof']['n']} photos, mean and 95 % interval:")
+    for name, digits in DIGITS.items():
+        unit = " dB" if name == "psnr" else ""
+        ours, theirs = summary["oof"][name], summary["identity"][name]
+        low, high = ours["ci95"]
+        log(
+            f"   {name.upper():4s} {ours['mean']:.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
+            f"   identity {theirs['mean']:.{digits}f}{unit}"
+        )

@@ -1,0 +1,92 @@
+"""What a person watches while a run goes on: history.json, curves.png, TensorBoard scalars and a few validation pictures.
+
+MERGED: history.json's records -> curves.png: loss, PSNR, SSIM and learning rate over epochs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+
+from common.files import atomic_output, write_json
+from data.dataset import EvaluationPairs
+from engine.inference import Restore, to_float
+
+PICTURES = 4
+CURVES_EVERY = 10
+SCALARS = ("train_loss", "val_loss", "val_psnr", "val_ssim", "lr", "grad_norm", "images_per_second")
+
+
+class Tracker:
+    """Writes a run's records into its folder; after a resume it overwrites what came after `epochs_done`."""
+
+    def __init__(self, folder: Path, epochs_done: int):
+        self.folder = folder
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epochs_done + 1)
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.writer.close()
+
+    def epoch(self, history: list[dict]) -> None:
+        """Write the whole history, and the newest record's scalars at its epoch."""
+        record = history[-1]
+        write_json(self.folder / "history.json", history)
+        for name in SCALARS:
+            self.writer.add_scalar(name, record[name], record["epoch"])
+        for name, value in record["train_terms"].items():
+            self.writer.add_scalar(f"train_terms/{name}", value, record["epoch"])
+        self.writer.flush()
+        if record["epoch"] % CURVES_EVERY == 0:
+            self.curves(history)
+
+    def curves(self, history: list[dict]) -> None:
+        """Draw curves.png from the whole history."""
+        write_curves(self.folder / "curves.png", history)
+
+    def pictures(self, epoch: int, dataset: EvaluationPairs, restore: Restore, device: torch.device) -> None:
+        """Add the same few validation photos every time: source | restored | target, values in [0, 1]."""
+        for index in range(0, len(dataset), -(-len(dataset) // PICTURES)):
+            sample = dataset[index]
+            src = to_float(sample["src"][None], device)
+            strip = torch.cat([src, restore(src), to_float(sample["tar"][None], device)], dim=3)
+            self.writer.add_image(f"validation/{dataset.pairs[index].stem}", strip[0].cpu().numpy(), epoch)
+
+
+# Panel title -> (record key, label) of its lines.
+PANELS = {
+    "Loss": (("train_loss", "training (weighted sum)"), ("val_loss", "validation (L1)")),
+    "Validation PSNR (dB)": (("val_psnr", None),),
+    "Validation SSIM": (("val_ssim", None),),
+    "Learning rate": (("lr", None),),
+}
+SINGLE_POINT, LINE_ONLY = "o", ""
+
+
+def write_curves(path: Path, history: list[dict]) -> None:
+    """Draw the records (at least one) and write the PNG whole; a dashed line marks the best epoch."""
+    # A Figure of its own, not pyplot: no global state, no display, whatever MPLBACKEND says.
+    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    epochs = [record["epoch"] for record in history]
+    best = max((record["epoch"] for record in history if record["is_best"]), default=None)
+    for axes, (title, lines) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
+        for name, label in lines:
+            marker = SINGLE_POINT if len(history) == 1 else LINE_ONLY
+            axes.plot(epochs, [record[name] for record in history], label=label, marker=marker)
+        if best is not None:
+            axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best epoch {best}")
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axes.grid(alpha=0.3)
+        if len(lines) > 1:
+            axes.legend(fontsize=9)
+    figure.axes[-1].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    with atomic_output(path) as temporary:
+        # No software entry: the same history gives the same bytes.
+        figure.savefig(temporary, dpi=110, metadata={"Software": None})

@@ -1,0 +1,42 @@
+"""The options of the objective: the weight of every loss term. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+TERMS = ("l1", "vgg", "ssim", "edge", "freq", "side")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss terms. Raises ValueError naming the flag when one is negative or not finite, or all are 0."""
+
+    lambda_l1: float = field(default=1.0, metadata={"help": "weight of L1; 0 leaves it out"})
+    lambda_vgg: float = field(default=0.1, metadata={"help": "weight of the VGG19 perceptual term; 0 leaves it out"})
+    lambda_ssim: float = field(default=0.1, metadata={"help": "weight of 1 - SSIM; 0 leaves it out"})
+    lambda_edge: float = field(default=0.0, metadata={"help": "weight of the Laplacian edge term; 0 leaves it out"})
+    lambda_freq: float = field(default=0.0, metadata={"help": "weight of the Fourier amplitude term; 0 leaves it out"})
+    lambda_side: float = field(
+        default=0.0,
+        metadata={
+            "help": "weight of the side output's term (L1 + 0.01 VGG19 at 1/8 size; needs the VGG19 weights); 0 leaves it out"
+        },
+    )
+    vgg_weights: str | None = field(
+        default=None, metadata={"help": "VGG19 weights file (without: vgg19-dcbb9e9d.pth in torch's hub cache)"}
+    )
+
+    def __post_init__(self) -> None:
+        for term in TERMS:
+            weight = getattr(self, f"lambda_{term}")
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"--lambda_{term} {weight}: a loss weight is 0 or more")
+        if not self.active():
+            flags = ", ".join(f"--lambda_{term}" for term in TERMS)
+            raise ValueError(f"all loss weights are 0, so there is nothing to train on; set one of {flags}")
+
+    def active(self) -> dict[str, float]:
+        """Terms with a weight above 0, by name."""
+        weights = {term: getattr(self, f"lambda_{term}") for term in TERMS}
+        return {term: weight for term, weight in weights.items() if weight > 0}

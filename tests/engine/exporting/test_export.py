@@ -1,0 +1,174 @@
+"""export_model.py through the front door: the file, and what is offered by which number."""
+
+import json
+import re
+import shutil
+
+import pytest
+import safetensors.torch
+import torch
+
+import evaluate_darkir_test
+import export_model
+from common.files import write_json
+from darkir.weights import read_weights
+from tests.helpers.evaluate_runs import results_of
+from tests.helpers.exits import refusal
+from tests.helpers.export_runs import argv_of, best_of, change, contents_of, export, metadata_of
+
+FLAGS = "--cv_dir --choose --test_jsonl --base_dir --num_workers --output --onnx --overwrite --device"
+
+
+def test_flags_are_exactly_these(capsys):
+    with pytest.raises(SystemExit):
+        export_model.main(["--help"])
+    assert set(re.findall(r"^  (--\w+)", capsys.readouterr().out, re.MULTILINE)) == set(FLAGS.split())
+
+
+def test_the_file_holds_the_best_fold_and_says_what_it_is(exported, finished_run):
+    path, best = exported / "model.safetensors", best_of(finished_run)
+    source = read_weights(finished_run / best / "checkpoint_best.pt")
+    tensors = safetensors.torch.load_file(path)
+    assert {name: (tensor.dtype, tensor.tolist()) for name, tensor in tensors.items()} == {
+        name: (torch.float32, tensor.tolist()) for name, tensor in source.params.items()
+    }
+    metadata = metadata_of(path)
+    assert all(isinstance(value, str) for value in metadata.values())
+    assert {name: metadata[name] for name in ("arch", "model_size", "color_space", "resolution", "fit", "weights")} == {
+        "arch": "darkir",
+        "model_size": "tiny",
+        "color_space": "sRGB",
+        "resolution": "16",
+        "fit": "crop",
+        "weights": best,
+    }
+    assert metadata["provenance"] == "known" and int(metadata["seen_count"]) == len(source.meta["data"]["own"])
+    assert list(json.loads(metadata["source_sha256"])) == [f"{best}/checkpoint_best.pt"]
+    scores = json.loads(metadata["scores"])
+    assert scores["validation"]["psnr"]["mean"] == pytest.approx(source.meta["metrics"]["psnr"])
+    assert scores["test_photos"] == 2 and scores["test_of_all"].keys() >= {"identity", "fold_1", "fold_2", "average"}
+
+
+def test_the_toolkit_reads_back_what_a_checkpoint_says(exported, finished_run):
+    meta = read_weights(exported / "model.safetensors").meta
+    source = read_weights(finished_run / best_of(finished_run) / "checkpoint_best.pt").meta
+    for entry in ("data", "config", "metrics", "epoch"):
+        assert meta[entry] == source[entry], entry
+    assert meta["network"]["dilations"] == source["network"]["dilations"]
+
+
+def test_the_same_command_gives_the_same_bytes(exported, finished_run, two_folds, tmp_path):
+    assert export(finished_run, two_folds, tmp_path / "model.safetensors") == 0
+    for name in ("model.safetensors", "model.md"):
+        assert (tmp_path / name).read_bytes() == (exported / name).read_bytes()
+
+
+def test_both_tables_and_the_missing_score_of_the_average_are_in_the_log(finished_run, two_folds, tmp_path, capsys):
+    assert export(finished_run, two_folds, tmp_path / "m.safetensors") == 0
+    log = capsys.readouterr().out
+    validation, test = log.split("Test, 2 photos", 1)
+    assert "average: no validation score" in validation and "average " not in validation.split("Validation, each", 1)[1]
+    for name in ("identity", "fold_1", "fold_2", "average", "ensemble"):
+        assert re.search(rf"^   {name} +\d+\.\d\d \[", test, re.MULTILINE), name
+    assert f"Exported: {best_of(finished_run)} (highest validation PSNR of 2 folds" in log
+
+
+def evaluate(checkpoint, test_jsonl, output):
+    words = ["--checkpoint", checkpoint, "--test_jsonl", test_jsonl, "--output_dir", output, "--num_workers", 0]
+    return evaluate_darkir_test.main([str(word) for word in words])
+
+
+def test_evaluation_scores_the_file_as_it_scores_the_fold(exported, finished_run, two_folds, tmp_path):
+    paths = {
+        "file": exported / "model.safetensors",
+        "fold": finished_run / best_of(finished_run) / "checkpoint_best.pt",
+    }
+    results = {}
+    for name, path in paths.items():
+        assert evaluate(path, two_folds / "test.jsonl", tmp_path / name) == 0
+        results[name] = results_of(tmp_path / name)
+    assert results["file"]["ensemble"] == results["fold"]["ensemble"]
+    assert results["file"]["settings"]["resolution"] == 16
+    (model,), (fold,) = (results[name]["models"] for name in paths)
+    assert model["provenance"] == "known" and model["validation"] == fold["validation"]
+    scores = json.loads(metadata_of(paths["file"])["scores"])
+    for metric, summary in scores["test"].items():
+        assert summary["mean"] == pytest.approx(results["fold"]["ensemble"][metric]["mean"], abs=1e-5)
+
+
+def test_the_ensemble_of_the_table_is_that_of_the_folds_alone(exported, finished_run, two_folds, tmp_path):
+    words = ["--cv_dir", finished_run, "--test_jsonl", two_folds / "test.jsonl", "--output_dir", tmp_path / "out"]
+    assert evaluate_darkir_test.main([str(word) for word in [*words, "--num_workers", 0]]) == 0
+    ensemble = json.loads(metadata_of(exported / "model.safetensors")["scores"])["test_of_all"]["ensemble"]
+    for metric, summary in results_of(tmp_path / "out")["ensemble"].items():
+        assert ensemble[metric]["mean"] == pytest.approx(summary["mean"], abs=1e-5), metric
+
+
+def test_evaluation_refuses_a_photo_that_the_file_has_seen(exported, two_folds, tmp_path, capsys):
+    rows = two_folds / "fold_1" / "val.jsonl"
+    count = len(rows.read_text(encoding="utf-8").splitlines())
+    assert evaluate(exported / "model.safetensors", rows, tmp_path / "out") == 2
+    assert f"saw {count} of the {count} test photos" in capsys.readouterr().err
+
+
+def test_the_average_is_the_mean_and_warns_when_it_is_worse(own_run, two_folds, tmp_path, capsys):
+    best = best_of(own_run)
+    contents = contents_of(own_run)
+    other = next(fold for fold in contents if fold != best)
+    contents[other]["params"]["ending.bias"] += 1.0
+    # Each fold saw one photo that the others did not; one was fine-tuned from weights of unknown origin.
+    for number, (fold, content) in enumerate(contents.items()):
+        content["data"]["own"].append(f"{number:064x}")
+        torch.save(content, own_run / fold / "checkpoint_best.pt")
+    change(
+        own_run / other / "checkpoint_best.pt", data=contents[other]["data"] | {"known": False, "sources": ["x.pth"]}
+    )
+    assert export(own_run, two_folds, tmp_path / "m.safetensors", "--choose", "average") == 0
+    assert re.search(
+        rf"⚠️  the average scores .* dB on the test photos, {best} .*; export {best} instead", capsys.readouterr().out
+    )
+    for name, tensor in safetensors.torch.load_file(tmp_path / "m.safetensors").items():
+        both = [content["params"][name].double() for content in contents.values()]
+        assert torch.allclose(tensor.double(), sum(both) / 2, rtol=0, atol=1e-6), name
+    scores = json.loads(metadata_of(tmp_path / "m.safetensors")["scores"])
+    assert scores["validation"] is None and scores["test"] == scores["test_of_all"]["average"]
+    card = (tmp_path / "m.md").read_text(encoding="utf-8")
+    assert (
+        "The average has no validation score" in card
+        and "| validation" not in card
+        and "**Warning**: the average" in card
+    )
+    seen = read_weights(tmp_path / "m.safetensors").meta["data"]
+    assert set(seen["own"]) == {digest for content in contents.values() for digest in content["data"]["own"]}
+    assert not seen["known"] and seen["sources"] == ["x.pth"] and "Provenance: unknown" in card
+
+
+def test_without_test_photos_the_average_is_refused_and_a_fold_says_so(finished_run, tmp_path, capsys):
+    message = refusal(
+        capsys, export_model.main, *argv_of(finished_run, None, tmp_path / "m.safetensors", "--choose", "average")
+    )
+    assert "--choose average" in message and "--test_jsonl" in message and not list(tmp_path.iterdir())
+    assert export(finished_run, None, tmp_path / "m.safetensors", "--choose", "fold_1") == 0
+    assert "not scored on test photos, as no --test_jsonl is given" in capsys.readouterr().out
+    assert metadata_of(tmp_path / "m.safetensors")["weights"] == "fold_1"
+    assert "- Not scored on test photos" in (tmp_path / "m.md").read_text(encoding="utf-8")
+
+
+def test_the_test_photos_of_the_recorded_split_are_found_when_it_is_that_split(own_run, two_folds, tmp_path, capsys):
+    def recorded(splits):
+        path = own_run / "fold_1" / "checkpoint_best.pt"
+        change(path, created_with={"argv": ["train_darkir_cv.py", "--data_splits_dir", str(splits), "--epochs", "2"]})
+
+    recorded(two_folds)
+    assert export(own_run, None, tmp_path / "found.safetensors") == 0
+    assert f"Test photos: {two_folds / 'test.jsonl'}" in capsys.readouterr().out
+    assert json.loads(metadata_of(tmp_path / "found.safetensors")["scores"])["test_photos"] == 2
+
+    other = shutil.copytree(two_folds, tmp_path / "split")
+    metadata = json.loads((other / "split_metadata.json").read_text(encoding="utf-8"))
+    metadata["folds"] = metadata["folds"][:1]
+    write_json(other / "split_metadata.json", metadata)
+    recorded(other)
+    assert export(own_run, None, tmp_path / "other.safetensors") == 0
+    assert "holds another split than the one that was trained on" in capsys.readouterr().out
+    assert json.loads(metadata_of(tmp_path / "other.safetensors")["scores"])["test"] is None

@@ -1,0 +1,56 @@
+"""export_model.py --onnx: onnxruntime gives what PyTorch gives, or no file is left."""
+
+import sys
+
+import pytest
+import torch
+
+import export_model
+from common.errors import RunFailed
+from darkir import NetworkConfig, RestormerConfig, load_network
+from darkir.weights import make_network
+from engine.exporting import onnx_export
+from tests.darkir.test_network import active
+from tests.helpers.exits import refusal
+from tests.helpers.export_runs import argv_of, export
+
+
+def test_onnx_gives_the_same_output_at_odd_sizes(own_run, two_folds, tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    assert export(own_run, two_folds, tmp_path / "m.safetensors", "--onnx", tmp_path / "m.onnx") == 0
+    network = load_network(tmp_path / "m.safetensors")
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    for size in ((1, 3, 301, 200), (2, 3, 33, 47)):
+        photo = torch.rand(size)
+        (output,) = session.run(["restored"], {"src": photo.numpy()})
+        with torch.inference_mode():
+            assert (network(photo) - torch.from_numpy(output)).abs().max() < 1e-4
+    assert "opset 18" in (tmp_path / "m.md").read_text(encoding="utf-8")
+
+
+ONE_BLOCK = NetworkConfig(width=4, enc_blocks=(1,), middle_enc_blocks=0, middle_dec_blocks=0, dec_blocks=(0,))
+FEW_BLOCKS = RestormerConfig(dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, heads=(1, 2, 2, 4))
+
+
+@pytest.mark.parametrize("config", [ONE_BLOCK, FEW_BLOCKS], ids=["darkir", "restormer"])
+def test_onnx_of_each_architecture_gives_the_same_output(tmp_path, config):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    assert onnx_export.write_onnx(active(make_network(config)).eval(), tmp_path / "m.onnx") < 1e-5
+
+
+def test_onnx_that_differs_leaves_nothing(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    monkeypatch.setattr(onnx_export, "TOLERANCE", 0.0)
+    with pytest.raises(RunFailed, match="onnxruntime differs by .* nothing is written"):
+        onnx_export.write_onnx(make_network(ONE_BLOCK).eval(), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_onnx_without_its_packages_is_refused_at_the_start(finished_run, two_folds, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    flags = ["--onnx", tmp_path / "m.onnx"]
+    message = refusal(capsys, export_model.main, *argv_of(finished_run, two_folds, tmp_path / "m.safetensors", *flags))
+    assert "--onnx needs the packages onnx, onnxscript and onnxruntime" in message and not list(tmp_path.iterdir())

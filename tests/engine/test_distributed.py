@@ -1,0 +1,161 @@
+"""Two processes train what one would: the same batches, losses and scores; one writes, all stop together."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import train_darkir_cv
+from common.files import write_jsonl
+from darkir.checkpoint_file import read_checkpoint
+from data.loader import BatchKeys, EpochPlan
+from engine.distributed import World, average_gradients, read_world
+from tests.helpers.paths import ROOT
+from tests.helpers.photos import write_pairs
+
+SMALL = ["--model_size", "tiny", "--resolution", "16", "--batch_size", "4", "--num_workers", "0", "--lambda_vgg", "0"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Seven pairs: five to train on (not a multiple of the batch), two of another size to validate on."""
+    folder = tmp_path_factory.mktemp("photos")
+    rows = [json.loads(line) for line in write_pairs(folder, 5, first_seed=600).read_text().splitlines()]
+    write_jsonl(folder / "train.jsonl", rows)
+    write_pairs(folder / "val", 3, first_seed=700, width=30, height=22)
+    write_pairs(folder / "val2", 2, first_seed=710)
+    vals = [
+        (folder / name, json.loads(line)) for name in ("val", "val2") for line in open(folder / name / "pairs.jsonl")
+    ]
+    write_jsonl(folder / "val.jsonl", [{side: str(base / row[side]) for side in ("src", "tar")} for base, row in vals])
+    return folder
+
+
+def command(photos, output, *flags, epochs=10):
+    argv = ["--train_jsonl", photos / "train.jsonl", "--output_dir", output, "--epochs", epochs, *SMALL, *flags]
+    return [ROOT / "train_darkir_cv.py", *argv]
+
+
+def run(launcher, arguments):
+    ended = subprocess.run(
+        [str(part) for part in [*launcher, *arguments]], capture_output=True, text=True, check=False, timeout=240
+    )
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def history(output):
+    return json.loads((output / "history.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def two_and_one(photos, tmp_path_factory):
+    """The same 20 updates (2 an epoch) by two processes and by one."""
+    folder = tmp_path_factory.mktemp("runs")
+    code, out, errors = run(TORCHRUN, command(photos, folder / "two"))
+    assert code == 0, errors
+    assert "2 processes, each with 2 of the 4 pairs of a batch" in out
+    assert run([sys.executable], command(photos, folder / "one"))[0] == 0
+    return folder
+
+
+def test_losses_and_scores_of_20_updates_agree(two_and_one):
+    two, one = history(two_and_one / "two"), history(two_and_one / "one")
+    assert len(two) == len(one) == 10
+    for ours, theirs in zip(two, one, strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
+        for name in ("val_loss", "val_psnr", "val_ssim"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
+
+
+def test_scores_of_the_same_weights_are_the_same(two_and_one):
+    """Validation is shared out without padding: every photo once."""
+    two = read_checkpoint(two_and_one / "two" / "checkpoint_final.pt")
+    one = read_checkpoint(two_and_one / "one" / "checkpoint_final.pt")
+    assert [score["src"] for score in two["scores"]] == [score["src"] for score in one["scores"]]
+    assert len(two["scores"]) == 5
+    for ours, theirs in zip(two["scores"], one["scores"], strict=True):
+        for name in ("identity_psnr", "identity_ssim", "identity_l1"):  # needs no weights: equal to the last digit
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-6)
+
+
+def test_one_process_writes(two_and_one):
+    lines = (two_and_one / "two" / "train.log").read_text().splitlines()
+    assert sum(line.startswith("Epoch") for line in lines) == 10
+
+
+def test_a_run_may_continue_with_another_number_of_processes(photos, two_and_one, tmp_path):
+    arguments = command(photos, tmp_path, "--checkpoint_every_steps", "1", epochs=10)
+    with subprocess.Popen(
+        [str(part) for part in [sys.executable, *arguments]], stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert any(line.startswith("Epoch") for line in first.stdout)
+        first.terminate()
+        first.communicate(timeout=60)
+    assert first.returncode == 75
+    code, out, errors = run(TORCHRUN, arguments)
+    assert code == 0 and "Continuing single run" in out, errors
+    ours, theirs = history(tmp_path)[-1], history(two_and_one / "one")[-1]
+    assert ours["val_psnr"] == pytest.approx(theirs["val_psnr"], rel=1e-4)
+
+
+def test_a_signal_to_one_process_stops_all_with_a_state(photos, tmp_path):
+    arguments = [str(part) for part in [*TORCHRUN, *command(photos, tmp_path, epochs=2000)]]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
+        assert any(line.startswith("Epoch") for line in launcher.stdout)
+        children = subprocess.run(["pgrep", "-P", str(launcher.pid)], capture_output=True, text=True, check=True)
+        os.kill(int(children.stdout.split()[-1]), signal.SIGUSR1)
+        _, errors = launcher.communicate(timeout=120)
+    assert launcher.returncode != 0 and "state saved at update" in errors
+    assert read_checkpoint(tmp_path / "checkpoint_last.pt")["step"] > 0
+
+
+def test_the_batch_must_be_shared_evenly(photos, tmp_path, monkeypatch, capsys):
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    argv = [str(part) for part in command(photos, tmp_path, "--batch_size", "3")[1:]]
+    assert train_darkir_cv.main(argv) == 2
+    assert "--batch_size 3: must be a multiple of the 2 processes" in capsys.readouterr().err
+
+
+def test_shares_are_disjoint_and_complete():
+    plan = EpochPlan(pairs=7, batch_size=4, accumulate_steps=2)
+    whole, first, second = (list(BatchKeys(plan, 3, 2, 1, rank, ranks)) for rank, ranks in ((0, 1), (0, 2), (1, 2)))
+    assert len(whole) == len(first) == len(second) == 2
+    for batch, ours, theirs in zip(whole, first, second, strict=True):
+        assert len(ours) == len(theirs) == 2 and sorted(batch) == sorted([*ours, *theirs])
+
+
+def test_the_place_is_read_from_torchrun_or_an_srun_step_only(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("SLURM_") or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+            monkeypatch.delenv(name)
+    assert read_world() == World(0, 0, 1)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert read_world() == World(0, 0, 1)  # the batch shell of a job with two tasks
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_LOCALID", "1")
+    assert read_world() == World(1, 1, 2)
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert read_world() == World(3, 1, 4)
+
+
+def test_one_process_needs_no_one_else():
+    world, parameter = World(), torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.tensor([1.0, 2.0])
+    average_gradients([parameter], world)
+    world.wait_for_all()
+    assert (
+        parameter.grad.tolist() == [1.0, 2.0]
+        and world.gather("x") == ["x"]
+        and not world.any(False, torch.device("cpu"))
+    )

@@ -1,0 +1,185 @@
+"""A planted copy of a test photo is refused at each of the three gates: split, training, evaluation; whatever it is called."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import create_data_splits
+import evaluate_darkir_test
+import train_darkir_cv
+from common.files import write_jsonl
+from tests.helpers.photos import darker, scene, write_pairs
+from tests.helpers.train_runs import SMALLEST
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Ten pairs as JPEG, split; and other pairs that belong to nobody."""
+    folder = tmp_path_factory.mktemp("world")
+    rows = []
+    for seed in range(500, 510):
+        rows.append({side: f"{seed}_{side}.jpg" for side in ("src", "tar")})
+        for side, picture in (("src", darker(scene(seed))), ("tar", scene(seed))):
+            Image.fromarray(picture).save(folder / rows[-1][side], quality=95)
+    write_jsonl(folder / "pairs.jsonl", rows)
+    assert split(folder / "pairs.jsonl", folder / "split") == 0
+    write_pairs(folder / "other", 5, first_seed=530)
+    return folder
+
+
+def split(rows, output):
+    argv = ["--input_jsonl", rows, "--test_size", 2, "--n_folds", 2, "--output_dir", output]
+    return create_data_splits.main([str(word) for word in argv])
+
+
+def train(output, *flags):
+    return train_darkir_cv.main([str(word) for word in ["--output_dir", output, *SMALLEST, *flags]])
+
+
+def evaluate(weights, rows, output):
+    argv = ["--checkpoint", weights, "--test_jsonl", rows, "--output_dir", output, "--num_workers", 0]
+    return evaluate_darkir_test.main([str(word) for word in argv])
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def renamed(path: Path, folder: Path, name: str) -> Path:
+    return Path(shutil.copy(path, folder / f"holiday_{name}.jpeg"))
+
+
+def saved_as_png(path: Path, folder: Path, name: str) -> Path:
+    Image.open(path).save(folder / f"{name}.png", compress_level=9)
+    return folder / f"{name}.png"
+
+
+def linked(path: Path, folder: Path, name: str) -> Path:
+    (folder / f"{name}_link.jpg").symlink_to(path)
+    return folder / f"{name}_link.jpg"
+
+
+def absolute(row: dict, folder: Path) -> dict:
+    return {side: str(folder / row[side]) for side in ("src", "tar")}
+
+
+COPIES = [renamed, saved_as_png, linked]
+
+
+def planted(world, tmp_path, copy) -> tuple[dict, Path]:
+    """A test row, and a JSONL of other photos with a copy of that row's photo in its last line."""
+    test_row = rows_of(world / "split" / "test.jsonl")[0]
+    row = {side: str(copy(world / test_row[side], tmp_path, side)) for side in ("src", "tar")}
+    others = [absolute(row, world / "other") for row in rows_of(world / "other" / "pairs.jsonl")]
+    write_jsonl(tmp_path / "planted.jsonl", [*others, row])
+    return test_row, tmp_path / "planted.jsonl"
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_the_split_refuses_a_photo_that_stands_there_twice(world, tmp_path, capsys, copy):
+    test_row, _ = planted(world, tmp_path, copy)
+    rows = [absolute(row, world) for row in rows_of(world / "pairs.jsonl")]
+    twin = {side: str(copy(world / test_row[side], tmp_path, f"again_{side}")) for side in ("src", "tar")}
+    write_jsonl(tmp_path / "pairs.jsonl", [*rows, twin])
+    assert split(tmp_path / "pairs.jsonl", tmp_path / "split") == 2
+    message = capsys.readouterr().err
+    assert "pairs.jsonl:11" in message and twin["src"] in message and test_row["src"] in message
+    assert not (tmp_path / "split").exists()
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_training_refuses_a_copy_of_a_test_photo(world, tmp_path, capsys, copy):
+    test_row, rows = planted(world, tmp_path, copy)
+    flags = ["--test_jsonl", world / "split" / "test.jsonl", "--val_ratio", "0.3"]
+    assert train(tmp_path / "run", "--train_jsonl", rows, *flags) == 2
+    message = capsys.readouterr().err
+    assert "planted.jsonl:6" in message and test_row["src"] in message and "test.jsonl:1" in message
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+def test_training_refuses_a_copy_among_mixed_pairs_and_in_what_the_start_has_seen(world, tmp_path, capsys):
+    test_row, rows = planted(world, tmp_path, saved_as_png)
+    folds = ["--data_splits_dir", world / "split", "--n_folds", 2, "--fold", 1]
+    assert train(tmp_path / "mixed", *folds, "--mix_jsonl", rows) == 2
+    message = capsys.readouterr().err
+    assert "planted.jsonl:6" in message and test_row["src"] in message
+    assert train(tmp_path / "pretrained", "--train_jsonl", rows, "--val_ratio", "0.3") == 0
+    capsys.readouterr()
+    assert train(tmp_path / "run", *folds, "--pretrained_path", tmp_path / "pretrained" / "checkpoint_best.pt") == 2
+    message = capsys.readouterr().err
+    assert "the starting weights saw 1 of the 2 test photos" in message and test_row["src"] in message
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_evaluation_refuses_weights_that_saw_a_copy_of_a_test_photo(world, tmp_path, capsys, copy):
+    test_row, rows = planted(world, tmp_path, copy)
+    assert train(tmp_path / "own", "--train_jsonl", rows, "--val_ratio", "0.3") == 0
+    start = ["--pretrained_path", tmp_path / "own" / "checkpoint_best.pt"]
+    assert train(tmp_path / "earlier", "--train_jsonl", world / "other" / "pairs.jsonl", *start) == 0
+    for run in ("own", "earlier"):
+        capsys.readouterr()
+        weights = tmp_path / run / "checkpoint_best.pt"
+        assert evaluate(weights, world / "split" / "test.jsonl", tmp_path / "results") == 2, run
+        message = capsys.readouterr().err
+        assert test_row["src"] in message and "test.jsonl:1" in message and "saw 1 of the 2 test photos" in message
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("name", ["test.jsonl", "fold_1/train.jsonl", "fold_2/val.jsonl"])
+def test_training_notices_an_edited_fold_file(world, tmp_path, capsys, name):
+    shutil.copytree(world, tmp_path / "world")
+    path = tmp_path / "world" / "split" / name
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    other = tmp_path / "world" / "split" / ("fold_1/val.jsonl" if "train" in name else "fold_1/train.jsonl")
+    path.write_text("".join([*lines, other.read_text(encoding="utf-8").splitlines(keepends=True)[0]]), encoding="utf-8")
+    assert train(tmp_path / "run", "--data_splits_dir", tmp_path / "world" / "split", "--n_folds", 2) == 2
+    message = capsys.readouterr().err
+    assert str(path) in message and "was changed" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_lookalikes_on_two_sides_of_a_single_run_are_reported_with_both_names(world, tmp_path, capsys):
+    test_row = rows_of(world / "split" / "test.jsonl")[0]
+    near = {}
+    for side in ("src", "tar"):
+        with Image.open(world / test_row[side]) as image:
+            brighter = np.clip(np.asarray(image).astype(int) + 3, 0, 255).astype(np.uint8)
+        near[side] = str(tmp_path / f"near_{side}.png")
+        Image.fromarray(brighter).save(near[side])
+    others = [absolute(row, world / "other") for row in rows_of(world / "other" / "pairs.jsonl")]
+    write_jsonl(tmp_path / "train.jsonl", [*others[:3], near])
+    write_jsonl(tmp_path / "val.jsonl", others[3:])
+    flags = ["--train_jsonl", tmp_path / "train.jsonl", "--test_jsonl", world / "split" / "test.jsonl", "--dry_run"]
+    assert train(tmp_path / "run", *flags) == 0
+    out = capsys.readouterr().out
+    line = next(line for line in out.splitlines() if "looks the same as" in line)
+    assert near["src"] in line and "train.jsonl:4" in line and test_row["src"] in line and "test.jsonl:1" in line
+    assert out.count("looks the same as") == 1
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_training_refuses_a_copy_of_a_validation_photo(world, tmp_path, capsys, copy):
+    photo, rows = planted(world, tmp_path, copy)
+    flags = ["--val_jsonl", world / "split" / "test.jsonl"]
+    assert train(tmp_path / "run", "--train_jsonl", rows, *flags) == 2
+    message = capsys.readouterr().err
+    assert "planted.jsonl:6" in message and f"validation photo {photo['src']} (" in message
+    others = [absolute(row, world / "other") for row in rows_of(world / "other" / "pairs.jsonl")]
+    write_jsonl(tmp_path / "others.jsonl", others)
+    assert train(tmp_path / "run", "--train_jsonl", tmp_path / "others.jsonl", *flags, "--mix_jsonl", rows) == 2
+    assert "planted.jsonl:6" in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+def test_groups_on_two_sides_of_a_single_run_are_told(world, tmp_path, capsys):
+    others = [absolute(row, world / "other") for row in rows_of(world / "other" / "pairs.jsonl")]
+    house, street = ({**row, "group": name} for row, name in zip(others, ("house", "street"), strict=False))
+    write_jsonl(tmp_path / "train.jsonl", [house, street, others[2]])
+    write_jsonl(tmp_path / "val.jsonl", [{**others[3], "group": "house"}, others[4]])
+    assert train(tmp_path / "run", "--train_jsonl", tmp_path / "train.jsonl", "--dry_run") == 0
+    warning = [line for line in capsys.readouterr().out.splitlines() if "stand both in" in line]
+    assert len(warning) == 1 and "1 groups stand both in training and in validation: house;" in warning[0]

@@ -1,0 +1,154 @@
+"""PSNR, SSIM and L1 against hand-computed values and an independent SSIM; the bootstrap of their means."""
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import InputError
+from engine import metrics
+from engine.metrics import image_metrics, paired_difference, summarise
+
+
+def constant(value, batch=1, height=16, width=16):
+    return torch.full((batch, 3, height, width), float(value))
+
+
+def noise(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def ssim_oracle(a, b):
+    """Wang et al. 2004 in float64 by explicit windows: Gaussian 11 x 11, sigma 1.5, no padding, mean over channels."""
+    offsets = np.arange(11) - 5
+    line = np.exp(-(offsets**2) / (2 * 1.5**2))
+    window = np.outer(line, line) / line.sum() ** 2
+    c1, c2 = 0.01**2, 0.03**2
+    scores = []
+    for x, y in zip(a, b, strict=True):
+        views = [np.lib.stride_tricks.sliding_window_view(plane, (11, 11)) for plane in (x, y)]
+        mean_x, mean_y = ((view * window).sum(axis=(2, 3)) for view in views)
+        dx, dy = views[0] - mean_x[..., None, None], views[1] - mean_y[..., None, None]
+        var_x, var_y, cov = ((p * q * window).sum(axis=(2, 3)) for p, q in ((dx, dx), (dy, dy), (dx, dy)))
+        luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+        scores.append((luminance * (2 * cov + c2) / (var_x + var_y + c2)).mean())
+    return float(np.mean(scores))
+
+
+def test_hand_computed_values():
+    (record,) = image_metrics(constant(0.5), constant(0.4))
+    assert set(record) == {"psnr", "ssim", "l1"} and all(type(value) is float for value in record.values())
+    assert record["psnr"] == pytest.approx(20.0, abs=1e-4)
+    assert record["l1"] == pytest.approx(0.1, abs=1e-6)
+    assert record["ssim"] == pytest.approx((2 * 0.2 + 1e-4) / (0.25 + 0.16 + 1e-4), abs=1e-4)
+
+
+def test_one_wrong_pixel():
+    restored, target = constant(0.0), constant(0.0)
+    restored[0, 1, 3, 4] = 1.0
+    (record,) = image_metrics(restored, target)
+    assert record["psnr"] == pytest.approx(10 * np.log10(3 * 16 * 16), abs=1e-4)
+    assert record["l1"] == pytest.approx(1 / (3 * 16 * 16))
+
+
+@pytest.mark.parametrize("shape", [(11, 11), (24, 17)])
+def test_ssim_agrees_with_an_independent_one(shape):
+    target = noise(2, 3, *shape)
+    restored = (target * 0.7 + 0.1 * noise(2, 3, *shape, seed=1)).clamp(0, 1)
+    for index, record in enumerate(image_metrics(restored, target)):
+        expected = ssim_oracle(restored[index].double().numpy(), target[index].double().numpy())
+        assert record["ssim"] == pytest.approx(expected, abs=2e-5)
+
+
+def test_equal_images_are_capped_at_100_db():
+    assert image_metrics(noise(1, 3, 16, 16), noise(1, 3, 16, 16)) == [{"psnr": 100.0, "ssim": 1.0, "l1": 0.0}]
+    (almost,) = image_metrics(constant(0.5), constant(0.5 + 1e-6))
+    assert almost["psnr"] == 100.0
+
+
+def test_both_images_are_clamped():
+    assert image_metrics(constant(1.4), constant(1.0)) == image_metrics(constant(1.0), constant(1.0))
+    assert image_metrics(constant(0.0), constant(-3.0)) == image_metrics(constant(0.0), constant(0.0))
+
+
+def test_an_image_does_not_depend_on_its_batch():
+    restored, target = noise(5, 3, 37, 29, seed=1), noise(5, 3, 37, 29, seed=2)
+    restored[1] = target[1]
+    restored[2] = 0.0
+    together = image_metrics(restored, target)
+    for index, record in enumerate(together):
+        (alone,) = image_metrics(restored[index : index + 1], target[index : index + 1])
+        assert record["psnr"] == pytest.approx(alone["psnr"], abs=1e-4)
+        assert record["ssim"] == pytest.approx(alone["ssim"], abs=1e-6)
+        assert record["l1"] == pytest.approx(alone["l1"], abs=1e-7)
+
+
+def test_autocast_and_half_precision_inputs_do_not_change_the_arithmetic():
+    restored, target = noise(2, 3, 20, 20, seed=1), noise(2, 3, 20, 20, seed=2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = image_metrics(restored, target)
+    assert mixed == image_metrics(restored, target)
+    half = restored.bfloat16()
+    assert image_metrics(half, target) == image_metrics(half.float(), target)
+
+
+def test_memory_layout_does_not_matter():
+    restored, target = noise(2, 3, 20, 20, seed=1), noise(2, 3, 20, 20, seed=2)
+    plain = image_metrics(restored, target)
+    for mine, theirs in zip(image_metrics(restored.to(memory_format=torch.channels_last), target), plain, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 64), (64, 10), (1, 1)])
+def test_small_images_are_refused(height, width):
+    with pytest.raises(InputError, match=f"{width} x {height} pixels"):
+        image_metrics(constant(0, height=height, width=width), constant(0, height=height, width=width))
+
+
+def test_unequal_shapes_are_refused():
+    with pytest.raises(InputError, match="differ in shape"):
+        image_metrics(constant(0, batch=1), constant(0, batch=2))
+
+
+def test_summary_of_hand_computed_values():
+    summary = summarise([1.0, 2.0, 3.0, 4.0])
+    assert summary["mean"] == 2.5 and summary["std"] == pytest.approx(np.sqrt(5 / 3))
+    low, high = summary["ci95"]
+    # The mean of 4 draws from {1, 2, 3, 4} is at most 1.25 in 5 of 256 cases (1.95 %) and at most 1.5 in 15 (5.9 %).
+    assert (low, high) == (1.5, 3.5)
+
+
+def test_interval_agrees_with_the_normal_one_for_many_values():
+    values = np.random.Generator(np.random.PCG64(3)).normal(20, 3, 400)
+    summary = summarise(values.tolist())
+    half_width = 1.96 * values.std(ddof=1) / 20
+    np.testing.assert_allclose(summary["ci95"], [values.mean() - half_width, values.mean() + half_width], atol=0.05)
+
+
+def test_summary_is_the_same_every_time():
+    values = noise(50).tolist()
+    assert summarise(values) == summarise(values)
+
+
+def test_one_value_has_no_spread():
+    assert summarise([21.5]) == {"mean": 21.5, "std": 0.0, "ci95": [21.5, 21.5]}
+
+
+def test_interval_does_not_depend_on_how_many_resamples_are_drawn_at_once(monkeypatch):
+    values = noise(30).tolist()
+    at_once = summarise(values)
+    monkeypatch.setattr(metrics, "CHUNK", 30 * 3333)
+    assert summarise(values) == at_once
+
+
+@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
+def test_unusable_values_are_refused(values):
+    with pytest.raises(ValueError, match="finite numbers are needed"):
+        summarise(values)
+
+
+def test_paired_difference_is_after_minus_before():
+    before, after = [10.0, 20.0, 30.0], [11.0, 21.0, 31.0]
+    assert paired_difference(before, after) == {"mean": 1.0, "std": 0.0, "ci95": [1.0, 1.0]}
+    assert paired_difference(after, before)["mean"] == -1.0
+    with pytest.raises(ValueError, match="3 and 2"):
+        paired_difference(before, after[:2])

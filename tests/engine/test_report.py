@@ -1,0 +1,244 @@
+"""Both reports and the curves: what stands in them, that they need no network, and that nothing in a row becomes markup."""
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engine.report import write_cv_report, write_test_report
+from engine.training.tracking import write_curves
+from tests.helpers.report_page import Page
+
+METRICS = ("psnr", "ssim", "l1")
+CREATED = {"argv": ["script.py", "--flag"], "versions": {"python": "3.10", "torch": "2.11"}}
+KNOWN = {"provenance": "known", "provenance_sources": []}
+JPEG = b"\xff\xd8 not really"
+
+
+def summary(mean):
+    return {"mean": mean, "std": 0.5, "ci95": [mean - 1, mean + 1]}
+
+
+def metrics(psnr):
+    return {"psnr": summary(psnr), "ssim": summary(0.8), "l1": summary(0.1)}
+
+
+def model(name, provenance="known"):
+    return {
+        "name": name, "path": f"cv/{name}.pt", "sha256": "ab" * 32, "network": "DarkIR-m (width 32)", "epoch": 9,
+        "parameters": 3321638, "validation": {"psnr": 21.25}, "provenance": provenance, "provenance_sources": [],
+    }  # fmt: skip
+
+
+def results(models):
+    return {
+        "schema_version": 1, "test_digest": "d" * 64, "n": 3, "models": models, "ensemble": metrics(25.0),
+        "folds": [{"model": entry["name"], **metrics(24.0)} for entry in models], "identity": metrics(14.0),
+        "gain": metrics(11.0), "settings": {"resolution": 384, "base_dir": None}, "created_with": CREATED,
+    }  # fmt: skip
+
+
+def image_rows(names, photos):
+    """Rows as in per_image.csv; `photos`: src -> PSNR of the last model (the others get 1 dB less each)."""
+    return [
+        {"src": src, "model": name, "psnr": psnr - (len(names) - 1 - position), "ssim": 0.8, "l1": 0.1}
+        for src, psnr in photos
+        for position, name in enumerate(names)
+    ]
+
+
+def ensemble_page(folder, photos=(("x.jpg", 20.0), ("y.jpg", 10.0), ("z.jpg", 15.0)), **changes):
+    entries = changes.get("models", [model("fold_1"), model("fold_2")])
+    names = ["identity", *(entry["name"] for entry in entries), *(["ensemble"] if len(entries) > 1 else [])]
+    pictures = [{"index": 1, "jpeg": JPEG, "file": changes.get("file")}, {"index": 2, "jpeg": JPEG, "file": None}]
+    write_test_report(folder, results(entries), image_rows(names, photos), pictures)
+    return Page(folder / "report.html")
+
+
+def oof_rows(fold, count=4):
+    return [
+        {"fold": fold, "src": f"f{fold}_{i}.jpg", "psnr": 20.0 + i, "ssim": 0.8, "l1": 0.1,
+         "identity_psnr": 15.0, "identity_ssim": 0.6, "identity_l1": 0.2}
+        for i in range(count)
+    ]  # fmt: skip
+
+
+def history(epochs=3):
+    return [
+        {"epoch": epoch, "train_loss": 1 / epoch, "val_loss": 0.5 / epoch, "val_psnr": 20.0 + epoch, "val_ssim": 0.8,
+         "lr": 1e-4 / epoch, "is_best": epoch < 3, "seconds": 90.0, "skipped_steps": epoch - 1}
+        for epoch in range(1, epochs + 1)
+    ]  # fmt: skip
+
+
+def cv_page(folder, finished=(1, 2, 3), missing=(), curves=None, provenance=None):
+    folds = [
+        {"fold": fold, "status": "finished", "best_epoch": 2, "best_psnr": 21.5, "best_ssim": 0.8, "best_l1": 0.1,
+         "epochs_run": 3, "stopped_early": fold == 2, **(provenance or KNOWN)}
+        for fold in finished
+    ] + [{"fold": fold, "status": "missing"} for fold in missing]  # fmt: skip
+    rows = [row for fold in finished for row in oof_rows(fold)]
+    content = {
+        "schema_version": 1, "created_with": CREATED, "config": {"data": {"resolution": 96}, "seed": 42},
+        "folds": sorted(folds, key=lambda fold: fold["fold"]),
+        **{f"best_{name}": {"mean": 21.5, "std": 0.3} if finished else None for name in METRICS},
+        "oof": {"n": len(rows), **(metrics(21.5) if rows else dict.fromkeys(METRICS))},
+        "identity": {"n": len(rows), **(metrics(15.0) if rows else dict.fromkeys(METRICS))},
+    }  # fmt: skip
+    write_cv_report(folder, content, rows, {fold: history() for fold in finished}, curves or {})
+    return Page(folder / "report.html")
+
+
+def test_test_report_has_the_table_and_the_photos_worst_first(tmp_path):
+    page = ensemble_page(tmp_path)
+    assert page.cells("identity")[0][1:] == [
+        "14.00 [13.00, 15.00]",
+        "0.8000 [-0.2000, 1.8000]",
+        "0.1000 [-0.9000, 1.1000]",
+    ]
+    assert [row[1] for row in page.cells("fold_")[:2]] == ["24.00 [23.00, 25.00]"] * 2
+    assert page.cells("ensemble")[0][1] == "25.00 [24.00, 26.00]"
+    assert page.cells("gain")[0][1] == "+11.00 [+10.00, +12.00]"
+    photos = [row for row in page.cells("") if row[0].endswith(".jpg")]
+    assert [row[0] for row in photos] == ["y.jpg", "z.jpg", "x.jpg"]
+    assert photos[0][1:6] == ["7.00", "8.00", "9.00", "10.00", "+3.00"]
+    assert "Better than the untouched photo, by PSNR, on 3 of 3" in page.text
+    assert page.text.index("y.jpg") < page.text.index("z.jpg")
+
+
+def test_reports_need_nothing_from_outside(tmp_path):
+    curve = tmp_path / "fold_1" / "curves.png"
+    write_curves(curve, history())
+    for page in (ensemble_page(tmp_path), cv_page(tmp_path, curves={1: curve})):
+        assert not {"script", "link", "iframe", "object"} & set(page.tags)
+        for address in page.addresses:
+            assert address.startswith("data:image/jpeg;base64,") or (tmp_path / address).exists(), address
+    assert "fold_1/curves.png" in page.addresses
+    assert not re.search(r"https?:|url\(|@import", (tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_pictures_link_to_full_size_files_with_any_name(tmp_path):
+    page = ensemble_page(tmp_path, file="visuals/50% #1?_comparison.jpg")
+    assert "visuals/50%25%20%231%3F_comparison.jpg" in page.addresses
+    assert "--save_visuals" not in page.text
+    assert "--save_visuals" in ensemble_page(tmp_path).text
+
+
+def test_text_of_rows_never_becomes_markup(tmp_path):
+    page = ensemble_page(
+        tmp_path, photos=(("<script>alert(1)</script>.jpg", 3.0), ('"><img src=x>.jpg', 2.0), ("c", 1.0))
+    )
+    assert "script" not in page.tags and "x" not in page.addresses
+    assert "<script>alert(1)</script>.jpg" in page.text and '"><img src=x>.jpg' in page.text
+
+
+def test_two_photos_with_one_src_text_stay_two(tmp_path):
+    page = ensemble_page(tmp_path, photos=(("same.jpg", 3.0), ("same.jpg", 2.0), ("c.jpg", 9.0)))
+    assert len(page.cells("same.jpg")) == 2
+
+
+def test_provenance_is_shown(tmp_path):
+    page = ensemble_page(tmp_path, models=[model("fold_1"), model("fold_2", "unknown")])
+    assert "Provenance unknown." in page.text and "No model saw a test photo" not in page.text
+    assert [row[5] for row in page.cells("fold_") if "DarkIR-m (width 32)" in row] == ["known", "unknown"]
+    page = ensemble_page(tmp_path)
+    assert "Provenance unknown." not in page.text and "No model saw a test photo" in page.text
+
+
+def test_one_model_has_no_ensemble(tmp_path):
+    page = ensemble_page(tmp_path, models=[model("best.pt")])
+    assert "nsemble" not in page.text
+    assert page.cells("best.pt")[0][1] == "24.00 [23.00, 25.00]"
+
+
+def test_settings_versions_and_digests_are_shown(tmp_path):
+    page = ensemble_page(tmp_path)
+    assert ["resolution", "384"] in page.cells("resolution") and ["base_dir", "none given"] in page.cells("base_dir")
+    for text in ("script.py --flag", "torch 2.11", "d" * 64, "ab" * 32, "3,321,638"):
+        assert text in page.text
+
+
+def test_cv_report_has_folds_out_of_fold_and_identity(tmp_path):
+    page = cv_page(tmp_path)
+    assert page.cells("out of fold")[0][1] == "21.50 [20.50, 22.50]"
+    assert page.cells("identity")[0][1] == "15.00 [14.00, 16.00]"
+    assert page.cells("gain")[0][1].startswith("+6.50 [+")
+    assert page.cells("2")[0] == [
+        "2", "4", "2", "21.50", "0.8000", "0.1000", "15.00", "+6.50", "3 (early stop)", "3", "4.5", "known",
+    ]  # fmt: skip
+    assert page.cells("mean ± std")[0][3] == "21.50 ± 0.30"
+    photos = [row[0] for row in page.cells("f") if row[0].endswith(".jpg")]
+    assert len(photos) == 12 and photos[:4] == ["f1_0.jpg", "f2_0.jpg", "f3_0.jpg", "f1_1.jpg"]
+    assert ["data.resolution", "96"] in page.cells("data.") and ["seed", "42"] in page.cells("seed")
+    assert "Not finished" not in page.text
+
+
+def test_cv_report_names_missing_folds_and_curves(tmp_path):
+    page = cv_page(tmp_path, finished=(1, 3), missing=(2,), curves={1: tmp_path / "fold_1" / "curves.png"})
+    assert "2 of 3 folds finished, 8 photos" in page.text and "Not finished yet: fold 2." in page.text
+    assert page.cells("2")[0] == ["2", "missing"]
+    assert "Fold 1: no curves.png" in page.text and page.addresses == []
+
+
+def test_cv_report_shows_provenance(tmp_path):
+    unknown = {"provenance": "unknown", "provenance_sources": ["published <v1>.pt"]}
+    page = cv_page(tmp_path, finished=(1, 3), missing=(2,), provenance=unknown)
+    assert [row[-1] for row in page.cells("1")[:1] + page.cells("3")[:1]] == ["unknown", "unknown"]
+    assert (
+        "Provenance unknown. Fold 1 started from published <v1>.pt; Fold 3 started from published <v1>.pt:" in page.text
+    )
+    assert "Provenance known" not in page.text
+    page = cv_page(tmp_path)
+    assert "Provenance known" in page.text and "Provenance unknown" not in page.text
+    page = cv_page(tmp_path, finished=(), missing=(1,))
+    assert "Provenance known" not in page.text and "Provenance unknown" not in page.text
+
+
+def test_cv_report_without_any_fold(tmp_path):
+    page = cv_page(tmp_path, finished=(), missing=(1, 2))
+    assert "0 of 2 folds finished" in page.text and "Not finished yet: fold 1, fold 2." in page.text
+
+
+def test_long_list_of_photos_is_cut_and_says_so(tmp_path):
+    rows = oof_rows(1, count=60)
+    folds = [{"fold": 1, "status": "finished", "best_epoch": 1, "best_psnr": 1.0, "best_ssim": 1.0, "best_l1": 1.0,
+              "epochs_run": 1, "stopped_early": False, **KNOWN}]  # fmt: skip
+    content = {
+        "created_with": CREATED, "config": {}, "folds": folds, "oof": {"n": 60, **metrics(1.0)},
+        "identity": {"n": 60, **metrics(1.0)}, **{f"best_{name}": {"mean": 1.0, "std": 0.0} for name in METRICS},
+    }  # fmt: skip
+    write_cv_report(tmp_path, content, rows, {1: history()}, {})
+    page = Page(tmp_path / "report.html")
+    assert len([row for row in page.cells("f1_")]) == 50
+    assert "oof_predictions.csv has all 60" in page.text
+
+
+def test_curves_are_a_whole_png_and_the_same_every_time(tmp_path):
+    path = tmp_path / "curves.png"
+    write_curves(path, history(1))
+    first = path.read_bytes()
+    write_curves(path, history(12))
+    with Image.open(path) as image:
+        image.load()
+        assert image.format == "PNG" and image.width > 800
+    longer = path.read_bytes()
+    write_curves(path, history(12))
+    assert path.read_bytes() == longer != first
+    assert [entry.name for entry in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
+    ensemble_page(tmp_path)
+    before = (tmp_path / "report.html").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", _no_space)
+        patch.setattr("os.replace", _no_space)
+        with pytest.raises(OSError, match="no space"):
+            cv_page(tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
+
+
+def _no_space(*arguments):
+    raise OSError("no space")

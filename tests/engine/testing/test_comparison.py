@@ -1,0 +1,152 @@
+"""Results against a baseline, through evaluate_darkir_test.py: gray photos whose metrics are known by hand."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from common.files import write_json, write_jsonl
+from tests.helpers.comparison_runs import OURS, SRC, THEIRS, run, save_model, write_baseline
+from tests.helpers.report_page import Page
+
+
+def comparison_of(output):
+    return json.loads((output / "test_results.json").read_text(encoding="utf-8"))["comparison"]
+
+
+def compared(gray_pairs, output, *flags):
+    assert run(gray_pairs, output, *flags) == 0
+    return comparison_of(output)
+
+
+def per_photo(folder, model):
+    """{last part of src: L1} of one model in a results folder."""
+    with (folder / "per_image.csv").open(encoding="utf-8", newline="") as handle:
+        return {Path(row["src"]).name: float(row["l1"]) for row in csv.DictReader(handle) if row["model"] == model}
+
+
+def test_differences_improvement_and_verdict_equal_those_by_hand(gray_pairs, other_results, tmp_path):
+    comparison = compared(gray_pairs, tmp_path / "out", "--baseline", other_results / "test_results.json")
+    # Of the 27 draws of 3 photos, 1 in 27 (3.7 %) is three times the least value: the 2.5 % point lies on it.
+    l1 = comparison["difference"]["l1"]
+    assert l1["mean"] == pytest.approx((-4 - 6 - 3) / 3 / 255, abs=1e-6)
+    assert l1["ci95"] == pytest.approx([-6 / 255, -3 / 255], abs=1e-6)
+    gains = [-20 * math.log10(OURS[src] / 255) - psnr for src, (psnr, _, _) in THEIRS.items()]
+    assert comparison["difference"]["psnr"]["mean"] == pytest.approx(sum(gains) / 3, abs=1e-3)
+    assert comparison["difference"]["psnr"]["ci95"] == pytest.approx([min(gains), max(gains)], abs=1e-3)
+    bright = [(SRC + step) / 255 for step in OURS.values()]
+    ours = [(2 * SRC / 255 * y + 1e-4) / ((SRC / 255) ** 2 + y * y + 1e-4) for y in bright]
+    theirs = [ssim for _, ssim, _ in THEIRS.values()]
+    assert comparison["difference"]["ssim"]["mean"] == pytest.approx((sum(ours) - sum(theirs)) / 3, abs=1e-4)
+    improvement = comparison["l1_improvement_percent"]
+    assert improvement["mean"] == pytest.approx(100 * (1 - 75 / 88), abs=1e-3)
+    assert improvement["ci95"] == pytest.approx([100 * (1 - 30 / 33), 100 * (1 - 25 / 31)], abs=1e-3)
+    assert comparison["verdict"] == [
+        {"target_percent": 10, "reached": True, "inside_interval": True},
+        {"target_percent": 15, "reached": False, "inside_interval": True},
+        {"target_percent": 20, "reached": False, "inside_interval": False},
+    ]
+    assert comparison["epochs_to_best"] == {
+        "ours": {"each": [7], "mean": 7.0},
+        "baseline": {"each": [12, None], "mean": 12.0},
+    }
+    baseline = comparison["baseline"]
+    assert (baseline["path"], baseline["models"]) == (str(other_results / "test_results.json"), ["one", "two"])
+    assert baseline["l1"]["mean"] == pytest.approx(88 / 3 / 255, abs=1e-9)
+    assert comparison["notes"] == []
+
+
+def test_comparison_stands_in_log_table_and_report(gray_pairs, other_results, tmp_path, capsys):
+    assert run(gray_pairs, tmp_path / "out", "--baseline", other_results / "test_results.json") == 0
+    log = capsys.readouterr().out
+    table = {line.split()[0]: line for line in log.splitlines() if line}
+    assert table["baseline"].endswith("0.1150 [0.0941, 0.1294]") and "19.17" in table["baseline"]
+    assert table["difference"].endswith("-0.0170 [-0.0235, -0.0118]")
+    said = "+14.8 % [+9.1, +19.4]"
+    verdict = (
+        "+10 % reached (open: inside the interval); +15 % not reached (open: inside the interval); +20 % not reached"
+    )
+    assert said in log and verdict in log and "Epochs to best: 7; baseline: 12, ? (mean 12.0)" in log
+    page = Page(tmp_path / "out" / "report.html")
+    assert page.cells("baseline")[0][3] == "0.1150 [0.0941, 0.1294]"
+    assert page.cells("difference")[0][3] == "-0.0170 [-0.0235, -0.0118]"
+    assert said in page.text and verdict in page.text and "baseline: 12, ? (mean 12.0)" in page.text
+    assert "one, two" in page.text
+
+
+def test_without_a_baseline_nothing_is_compared(gray_pairs, tmp_path, capsys):
+    assert run(gray_pairs, tmp_path / "out") == 0
+    assert "comparison" not in json.loads((tmp_path / "out" / "test_results.json").read_text())
+    for text in (capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text(encoding="utf-8")):
+        assert "Improvement of L1" not in text and "Comparison" not in text
+
+
+def test_photos_are_matched_by_content_under_other_paths_and_in_another_order(gray_pairs, tmp_path):
+    rows = [
+        {"src": f"{gray_pairs}/{src}", "tar": f"{gray_pairs}/{src.replace('src', 'tar')}"} for src in reversed(OURS)
+    ]
+    write_jsonl(tmp_path / "moved.jsonl", rows)
+    save_model(tmp_path / "darker.pt", -3)
+    flags = ["--checkpoint", tmp_path / "darker.pt", "--test_jsonl", tmp_path / "moved.jsonl"]
+    assert run(gray_pairs, tmp_path / "first", *flags) == 0
+    comparison = compared(gray_pairs, tmp_path / "out", "--baseline", tmp_path / "first" / "test_results.json")
+    before, after = per_photo(tmp_path / "first", "darker.pt"), per_photo(tmp_path / "out", "best.pt")
+    assert before == pytest.approx({src: (step + 3) / 255 for src, step in OURS.items()}, abs=1e-6)
+    assert after == pytest.approx({src: step / 255 for src, step in OURS.items()}, abs=1e-6)
+    # The same 3 code values on every photo: only a right match leaves an interval without width.
+    assert comparison["difference"]["l1"]["ci95"] == pytest.approx([-3 / 255, -3 / 255], abs=1e-6)
+    assert comparison["l1_improvement_percent"]["mean"] == pytest.approx(100 * 9 / 84, abs=1e-3)
+    assert [entry["reached"] for entry in comparison["verdict"]] == [True, False, False]
+    assert comparison["notes"] == []
+
+
+def test_csv_saved_by_a_spreadsheet_is_read(gray_pairs, other_results, tmp_path):
+    path = other_results / "per_image.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    comparison = compared(gray_pairs, tmp_path / "out", "--baseline", other_results / "test_results.json")
+    assert comparison["difference"]["l1"]["mean"] == pytest.approx(-13 / 3 / 255, abs=1e-6)
+
+
+def test_a_bare_number_gives_no_interval_and_says_so(gray_pairs, tmp_path, capsys):
+    comparison = compared(gray_pairs, tmp_path / "out", "--baseline_l1", 0.125)
+    assert comparison["baseline"] == {"path": None, "models": [], "l1": {"mean": 0.125, "std": None, "ci95": None}}
+    assert list(comparison["difference"]) == ["l1"]
+    assert comparison["difference"]["l1"]["mean"] == pytest.approx(25 / 255 - 0.125, abs=1e-6)
+    improvement = comparison["l1_improvement_percent"]
+    assert improvement["mean"] == pytest.approx(100 * (1 - 25 / 255 / 0.125), abs=1e-3)  # 21.6 %
+    assert improvement["ci95"] is None
+    assert [(entry["reached"], entry["inside_interval"]) for entry in comparison["verdict"]] == [(True, None)] * 3
+    assert comparison["epochs_to_best"] == {"ours": {"each": [7], "mean": 7.0}, "baseline": None}
+    page = Page(tmp_path / "out" / "report.html")
+    for text in (capsys.readouterr().out, page.text):
+        assert "no interval" in text and "+21.6 %" in text and "baseline: not recorded" in text
+        assert "+20 % reached" in text and "inside the interval" not in text
+    assert page.cells("baseline")[0] == ["baseline", "", "", "0.1250"]
+    assert page.cells("difference")[0] == ["difference", "", "", "-0.0270"]
+
+
+def test_a_result_below_its_baseline_is_flagged_with_advice(gray_pairs, tmp_path, capsys):
+    better = {src: (30.0, 0.9, step) for src, step in zip(OURS, (10, 15, 20), strict=True)}
+    other_results = write_baseline(tmp_path / "other", gray_pairs, better)
+    comparison = compared(gray_pairs, tmp_path / "out", "--baseline", other_results / "test_results.json")
+    assert comparison["l1_improvement_percent"]["mean"] == pytest.approx(100 * (1 - 75 / 45), abs=1e-3)
+    (note,) = comparison["notes"]
+    assert "worse than the baseline" in note and "--lr" in note
+    assert note in capsys.readouterr().out and note in Page(tmp_path / "out" / "report.html").text
+
+
+def test_what_weakens_a_comparison_is_said(gray_pairs, tmp_path, capsys):
+    other_results = write_baseline(
+        tmp_path / "other", gray_pairs, settings={"resolution": 384, "fit": "crop", "tta": True}
+    )
+    path = other_results / "test_results.json"
+    results = json.loads(path.read_text())
+    results["models"][1]["provenance"] = "unknown"
+    write_json(path, results)
+    changed, unknown = compared(gray_pairs, tmp_path / "out", "--baseline", path)["notes"]
+    assert "resolution 384 there, 16 here" in changed and "tta True there, False here" in changed
+    assert "fit" not in changed and "precision" not in changed
+    assert "provenance is unknown (two)" in unknown
+    assert changed in capsys.readouterr().out

@@ -1,0 +1,185 @@
+"""Fine-tuning through train_darkir_cv.py: what is frozen stays, what is mixed in is counted, what goes wrong is flagged."""
+
+import json
+
+import pytest
+import torch
+
+import train_darkir_cv
+from common.files import write_jsonl
+from darkir import DarkIR, NetworkConfig
+from darkir.architectures import count_stages, stage_of
+from darkir.checkpoint_file import read_checkpoint
+from data.loader import EpochPlan, Mixing
+from engine.training import train as training
+from engine.training.history import red_flags
+from engine.training.learner import FinetuneConfig, frozen_stages, rate_scale
+from engine.training.update import NonFinite
+from tests.helpers.exits import refusal
+from tests.helpers.photos import write_pairs
+from tests.helpers.train_runs import SMALL, stop_at
+
+TINY = NetworkConfig(width=8)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Own pairs with a validation set, and foreign ones to mix in."""
+    folder = tmp_path_factory.mktemp("photos")
+    rows = [json.loads(line) for line in write_pairs(folder, 6, first_seed=400).read_text().splitlines()]
+    write_jsonl(folder / "train.jsonl", rows[:4])
+    write_jsonl(folder / "val.jsonl", rows[4:])
+    write_pairs(folder / "foreign", 5, first_seed=500)
+    torch.manual_seed(0)
+    torch.save({"params": DarkIR(TINY).state_dict()}, folder / "start.pt")
+    return folder
+
+
+def train(photos, output, *flags, epochs=2):
+    argv = ["--train_jsonl", str(photos / "train.jsonl"), "--output_dir", str(output), "--epochs", str(epochs)]
+    return train_darkir_cv.main([*argv, *SMALL, "--pretrained_path", str(photos / "start.pt"), *flags])
+
+
+def changed_stages(photos, output, name="checkpoint_last.pt"):
+    """Stages in which any raw weight differs from the start."""
+    before = read_checkpoint(photos / "start.pt")["params"]
+    after = read_checkpoint(output / name)["raw_params"]
+    return {stage_of(key, TINY) for key in before if not torch.equal(before[key], after[key])}
+
+
+def test_every_parameter_has_its_stage():
+    stages = {name: stage_of(name, TINY) for name in DarkIR(TINY).state_dict()}
+    assert set(stages.values()) == set(range(7)) and count_stages(TINY) == 7
+    expected = {"intro.weight": 0, "downs.0.weight": 0, "encoders.2.modules_list.0.beta": 2, "side_out.bias": 3}
+    expected |= {"middle_blks_dec.modules_list.0.gamma": 3, "ups.0.0.weight": 4, "decoders.2.modules_list.0.beta": 6}
+    assert {name: stages[name] for name in expected} == expected and stages["ending.bias"] == 6
+
+
+def test_frozen_stages_keep_their_weights_and_the_others_learn(photos, tmp_path):
+    assert train(photos, tmp_path, "--freeze_stages", "2") == 0
+    assert changed_stages(photos, tmp_path) == {2, 3, 4, 5, 6}
+
+
+def test_stages_thaw_one_by_one_the_deepest_first(photos, tmp_path, capsys):
+    flags = ["--freeze_stages", "2", "--unfreeze_every", "1", "--save_every", "1", "--lr", "1e-3"]
+    assert train(photos, tmp_path, *flags, epochs=3) == 0
+    thawed = [changed_stages(photos, tmp_path, f"checkpoint_epoch_{epoch}.pt") for epoch in (1, 2, 3)]
+    assert thawed == [{2, 3, 4, 5, 6}, {1, 2, 3, 4, 5, 6}, {0, 1, 2, 3, 4, 5, 6}]
+    out = capsys.readouterr().out
+    assert (
+        "Stage 2 learns from epoch 2 on; 1 stay frozen" in out
+        and "Stage 1 learns from epoch 3 on; 0 stay frozen" in out
+    )
+
+
+def test_thawing_survives_a_stop(photos, tmp_path, monkeypatch):
+    flags = ["--freeze_stages", "2", "--unfreeze_every", "1", "--mix_jsonl", str(photos / "foreign" / "pairs.jsonl")]
+    assert train(photos, tmp_path / "whole", *flags, epochs=3) == 0
+    for poll in (3, 5):
+        with monkeypatch.context() as patch:
+            stop_at(patch, poll)
+            assert train(photos, tmp_path / f"stopped_{poll}", *flags, epochs=3) == 75
+        assert train(photos, tmp_path / f"stopped_{poll}", *flags, epochs=3) == 0
+        ours, theirs = (read_checkpoint(tmp_path / n / "checkpoint_last.pt") for n in (f"stopped_{poll}", "whole"))
+        assert all(torch.equal(ours["raw_params"][name], theirs["raw_params"][name]) for name in ours["raw_params"])
+
+
+def test_layer_decay_slows_the_stages_near_the_input(photos, tmp_path):
+    assert rate_scale("ending.bias", TINY, 0.5) == 1.0 and rate_scale("intro.weight", TINY, 0.5) == 0.5**6
+    assert train(photos, tmp_path / "same") == 0
+    assert train(photos, tmp_path / "decayed", "--layer_decay", "0.5") == 0
+    start = read_checkpoint(photos / "start.pt")["params"]
+    moved = {}
+    for run in ("same", "decayed"):
+        raw = read_checkpoint(tmp_path / run / "checkpoint_last.pt")["raw_params"]
+        moved[run] = {name: (raw[name] - start[name]).abs().max().item() for name in ("intro.weight", "ending.bias")}
+    assert moved["decayed"]["intro.weight"] < 0.1 * moved["same"]["intro.weight"]
+    assert moved["decayed"]["ending.bias"] > 0.5 * moved["same"]["ending.bias"]
+
+
+def test_freezing_is_a_pure_function_of_the_epoch():
+    config = FinetuneConfig(freeze_stages=3, unfreeze_every=2)
+    assert [frozen_stages(config, epoch) for epoch in range(8)] == [3, 3, 2, 2, 1, 1, 0, 0]
+    assert frozen_stages(FinetuneConfig(freeze_stages=2), 99) == 2
+
+
+def test_the_share_of_foreign_samples_falls_to_nothing():
+    plan = EpochPlan(pairs=20, batch_size=4, accumulate_steps=1, mixing=Mixing(pairs=7, ratio=0.5, epochs=5))
+    foreign = [[key.index - 20 for key in plan.keys(1, epoch) if key.index >= 20] for epoch in range(5)]
+    assert [len(indices) for indices in foreign] == [10, 8, 5, 2, 0]
+    assert all(0 <= index < 7 for indices in foreign for index in indices)
+    assert plan.keys(1, 0) == plan.keys(1, 0) and len(set(plan.keys(1, 0))) == 20
+
+
+def test_mixed_pairs_change_training_and_travel_as_earlier_data(photos, tmp_path, capsys):
+    assert train(photos, tmp_path / "plain") == 0
+    assert train(photos, tmp_path / "mixed", "--mix_jsonl", str(photos / "foreign" / "pairs.jsonl")) == 0
+    assert "5 pairs are mixed in: 50% of the samples of the first epoch" in capsys.readouterr().out
+    plain, mixed = (read_checkpoint(tmp_path / name / "checkpoint_best.pt") for name in ("plain", "mixed"))
+    assert len(mixed["data"]["earlier"]) == 4 * 5 and plain["data"]["earlier"] == []
+    assert not torch.equal(plain["params"]["ending.bias"], mixed["params"]["ending.bias"])
+
+
+def test_a_test_photo_among_mixed_pairs_is_refused(photos, tmp_path, capsys):
+    flags = ["--mix_jsonl", str(photos / "foreign" / "pairs.jsonl")]
+    flags += ["--test_jsonl", str(photos / "foreign" / "pairs.jsonl")]
+    assert train(photos, tmp_path, *flags) == 2
+    assert "has the content of test photo" in capsys.readouterr().err
+
+
+def test_partial_weights_need_leave_and_tell_what_is_missing(photos, tmp_path, capsys):
+    params = read_checkpoint(photos / "start.pt")["params"]
+    partial = {name: tensor for name, tensor in params.items() if not name.startswith("decoders.2")}
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in partial.items()}}, tmp_path / "partial.pt")
+    flags = ["--pretrained_path", str(tmp_path / "partial.pt")]
+    assert train(photos, tmp_path / "run", *flags, epochs=1) == 2
+    assert "--allow_partial" in capsys.readouterr().err
+    assert train(photos, tmp_path / "run", *flags, "--allow_partial", epochs=1) == 0
+    assert "missing" in capsys.readouterr().out
+
+
+def record(val_loss, l1=0.1, psnr=20.0):
+    return {"val_loss": val_loss, "val_psnr": psnr, "train_terms": {"l1": l1}}
+
+
+def test_flags_name_what_goes_wrong():
+    falling = [record(0.2 - 0.01 * epoch, l1=0.2 - 0.01 * epoch, psnr=20 + epoch) for epoch in range(8)]
+    assert red_flags(falling, 0, 1.0, pretrained=True) == {}
+    stale = [record(0.1), *[record(0.11)] * 5]
+    assert red_flags(stale, 0, 1.0, pretrained=False).keys() == {"validation_not_falling"}
+    gap = [record(0.1 + 0.01 * epoch, l1=0.2 - 0.03 * epoch) for epoch in range(7)]
+    assert "gap_growing" in red_flags(gap, 0, 2.0, pretrained=False)  # weighted terms: divided by lambda_l1
+    worse = [record(0.1, psnr=25.0), record(0.09, psnr=24.5)]
+    assert "0.50 dB below the first epoch" in red_flags(worse, 0, 1.0, pretrained=True)["worse_than_first_epoch"]
+    assert red_flags(worse, 0, 1.0, pretrained=False) == {}
+    assert "3 updates" in red_flags(falling, 3, 1.0, pretrained=False)["non_finite_steps"]
+
+
+def test_flags_stand_in_the_log_and_in_the_history(photos, tmp_path, monkeypatch, capsys):
+    real, calls = training.train_step, iter(range(1, 10**6))
+
+    def step(*arguments):
+        if next(calls) == 3:
+            raise NonFinite("gradient")
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "train_step", step)
+    assert train(photos, tmp_path, "--skip_bad_batches", "1", epochs=3) == 0
+    flags = [record["flags"] for record in json.loads((tmp_path / "history.json").read_text())]
+    assert flags == [[], ["non_finite_steps"], []]
+    assert "🚩 non_finite_steps: 1 updates of this epoch were left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--freeze_stages", "4"], "--freeze_stages"),
+        (["--unfreeze_every", "1"], "--unfreeze_every"),
+        (["--layer_decay", "0"], "--layer_decay"),
+        (["--mix_ratio", "1"], "--mix_ratio"),
+    ],
+    ids=[f"flags{number}" for number in range(4)],
+)
+def test_impossible_settings_are_usage_errors(photos, tmp_path, capsys, flags, named):
+    argv = ["--train_jsonl", photos / "train.jsonl", "--output_dir", tmp_path, *SMALL, *flags]
+    assert named in refusal(capsys, train_darkir_cv.main, *argv)

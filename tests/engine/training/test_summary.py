@@ -1,0 +1,41 @@
+"""cv_summary.json and its report say what the folds' weights saw: known, or unknown with the files that do not tell."""
+
+import json
+
+import pytest
+import torch
+
+import create_data_splits
+import train_darkir_cv
+from darkir.architectures import NetworkConfig
+from darkir.network import DarkIR
+from tests.helpers.photos import write_pairs
+from tests.helpers.report_page import Page
+
+SMALL = "--model_size tiny --epochs 1 --resolution 16 --batch_size 2 --num_workers 0 --lambda_vgg 0 --n_folds 2".split()
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    flags = ["--test_size", "1", "--n_folds", "2", "--output_dir", str(folder / "split")]
+    assert create_data_splits.main(["--input_jsonl", str(write_pairs(folder, 5)), *flags]) == 0
+    return folder / "split"
+
+
+def test_provenance_of_each_fold_stands_in_summary_and_report(split, tmp_path):
+    published = str(tmp_path / "published.pt")
+    torch.save({"params": DarkIR(NetworkConfig(width=8)).state_dict()}, published)
+    arguments = ["--data_splits_dir", str(split), "--output_dir", str(tmp_path / "run"), *SMALL]
+    assert train_darkir_cv.main([*arguments, "--fold", "2", "--pretrained_path", published]) == 0
+    assert folds_of(tmp_path / "run") == [("missing", None, None), ("finished", "unknown", [published])]
+    assert train_darkir_cv.main([*arguments, "--fold", "1"]) == 0
+    assert folds_of(tmp_path / "run") == [("finished", "known", []), ("finished", "unknown", [published])]
+    page = Page(tmp_path / "run" / "report.html")
+    assert f"Fold 2 started from {published}:" in page.text and "Fold 1 started" not in page.text
+    assert [page.cells(fold)[0][-1] for fold in ("1", "2")] == ["known", "unknown"]
+
+
+def folds_of(output):
+    summary = json.loads((output / "cv_summary.json").read_text(encoding="utf-8"))
+    return [(fold["status"], fold.get("provenance"), fold.get("provenance_sources")) for fold in summary["folds"]]

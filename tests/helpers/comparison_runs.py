@@ -1,0 +1,99 @@
+"""Runs of evaluate_darkir_test.py on gray photos whose metrics are known by hand, and a baseline's folder to compare with."""
+
+import math
+import random
+
+import pytest
+import torch
+from PIL import Image
+
+import evaluate_darkir_test
+from common.files import write_csv, write_json, write_jsonl
+from darkir.architectures import NetworkConfig
+from darkir.network import DarkIR
+from data.fingerprint import fingerprint_pairs, set_digest
+from data.manifest import read_pairs
+from engine import checkpoint
+from tests.helpers.exits import refusal
+
+CONFIG = NetworkConfig(width=8)
+COLUMNS = ["src", "model", "psnr", "ssim", "l1"]
+SIDE = 16
+SRC = 100
+# The network adds nothing, so its L1 on each gray photo is this difference, in code values.
+OURS = {"a_src.png": 20, "b_src.png": 25, "c_src.png": 30}
+THEIRS = {"a_src.png": (20.0, 0.7, 24), "b_src.png": (19.0, 0.8, 31), "c_src.png": (18.5, 0.6, 33)}
+
+
+@pytest.fixture(scope="session")
+def gray_pairs(tmp_path_factory):
+    """Three gray pairs, and a model that leaves photos as they are."""
+    folder = tmp_path_factory.mktemp("world")
+    rows = []
+    for src, step in OURS.items():
+        tar = src.replace("src", "tar")
+        Image.new("RGB", (SIDE, SIDE), (SRC,) * 3).save(folder / src)
+        Image.new("RGB", (SIDE, SIDE), (SRC + step,) * 3).save(folder / tar)
+        rows.append({"src": src, "tar": tar})
+    write_jsonl(folder / "test.jsonl", rows)
+    save_model(folder / "best.pt", 0)
+    return folder
+
+
+@pytest.fixture
+def other_results(gray_pairs, tmp_path):
+    """A baseline's folder, as another network's evaluation leaves it: two folds, their ensemble, and no DarkIR anywhere."""
+    return write_baseline(tmp_path / "other", gray_pairs)
+
+
+def save_model(path, added):
+    """A network that adds `added` code values to every pixel."""
+    network = DarkIR(CONFIG).eval()
+    with torch.no_grad():
+        network.ending.weight.zero_()
+        network.ending.bias.fill_(added / 255)
+    data = {"own": ["some digest"], "earlier": [], "known": True, "sources": []}
+    config = {"data": {"resolution": SIDE, "fit": "crop"}}
+    checkpoint.save(path, checkpoint.weights_content(network, CONFIG, epoch=7, data=data, config=config))
+
+
+def write_baseline(folder, world, values=THEIRS, settings=None):
+    """The results folder of another network on the photos of `world`, with the metrics in `values`."""
+    ensemble = [
+        {"src": src, "model": "ensemble", "psnr": psnr, "ssim": ssim, "l1": step / 255}
+        for src, (psnr, ssim, step) in values.items()
+    ]
+    rows = [{**row, "model": model, "l1": 0.9} for row in ensemble for model in ("identity", "one", "two")]
+    means = {name: math.fsum(row[name] for row in ensemble) / len(ensemble) for name in COLUMNS[2:]}
+    summaries = {name: {"mean": mean, "std": 0.1, "ci95": [mean, mean]} for name, mean in means.items()}
+    rows = [*rows, *ensemble]
+    random.Random(3).shuffle(rows)
+    write_csv(folder / "per_image.csv", COLUMNS, rows)
+    results = {
+        "schema_version": 1,
+        "test_digest": set_digest([pair.row for pair in fingerprint_pairs(read_pairs(world / "test.jsonl"))]),
+        "n": len(values),
+        "models": [{"name": "one", "epoch": 12, "network": "Restormer"}, {"name": "two", "network": "Restormer"}],
+        "ensemble": summaries,
+        "folds": [{"model": "one", **summaries}, {"model": "two", **summaries}],
+        "identity": summaries,
+        "settings": settings or {"resolution": SIDE, "fit": "crop"},
+    }
+    write_json(folder / "test_results.json", results)
+    return folder
+
+
+def argv(world, output, *flags):
+    """Evaluate best.pt on the photos of `world`."""
+    arguments = ["--checkpoint", world / "best.pt", "--test_jsonl", world / "test.jsonl", "--num_workers", 0]
+    return [*arguments, "--output_dir", output, *flags]
+
+
+def run(world, output, *flags):
+    """The script's exit code."""
+    return evaluate_darkir_test.main([str(argument) for argument in argv(world, output, *flags)])
+
+
+def refused(capsys, world, output, *flags):
+    """The message of a run that must end with exit code 2."""
+    return refusal(capsys, evaluate_darkir_test.main, *argv(world, output, *flags))

@@ -1,0 +1,150 @@
+"""train_darkir.sh and train_with_pretrain.sh under plain bash: order, settings, rerun, refusals. Slurm: tests/slurm/."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.wrapper_desk import EVALUATE, FIVEK, ROOT, SPLIT, TRAIN, options
+
+SAMPLE = ROOT / "data" / "sample"
+TINY = {
+    "MODEL_SIZE": "tiny",
+    "RESOLUTION": "16",
+    "EPOCHS": "1",
+    "BATCH_SIZE": "8",
+    "NUM_WORKERS": "0",
+    "TEST_SIZE": "6",
+    "MIXED_PRECISION": "0",
+    "PYTHON": sys.executable,
+    "INPUT_JSONL": str(SAMPLE / "pairs.jsonl"),
+}
+
+
+def test_shellcheck_finds_nothing():
+    program = shutil.which("shellcheck") or str(Path(sys.executable).with_name("shellcheck"))
+    wrappers = ["train_darkir.sh", "train_with_pretrain.sh"]
+    ended = subprocess.run([program, "-x", "-a", *wrappers], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_both_chains_on_real_photos(desk):
+    code, out, err = desk.run("train_darkir.sh", "--lambda_vgg", "0", N_FOLDS="2", OUTPUT_DIR="my outputs", **TINY)
+    assert code == 0, err
+    assert "===== Done: test_results/report.html" in out
+
+    for number, path in enumerate(sorted((SAMPLE / "images").glob("*_src.jpg"))[:8], start=1):
+        for side, place in (("src", "input"), ("tar", "c")):
+            target = desk.folder / "fivek_dataset" / place / f"a{number:04d}-photo.jpg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path.with_name(path.name.replace("_src", f"_{side}")), target)
+    fivek = {"FIVEK_OPTIONS": "--min_resolution 64 --val_ratio 0.3 --workers 1", "PRETRAIN_EPOCHS": "1"}
+    settings = {**TINY, **fivek, "PRETRAIN_RESOLUTION": "16", "N_FOLDS": "1", "SPLITS_DIR": "single split"}
+    settings["BASELINE"] = "test_results/test_results.json"
+    code, out, err = desk.run("train_with_pretrain.sh", "--lambda_vgg", "0", **settings)
+    assert code == 0, out + err
+    assert (desk.folder / "outputs_finetuned_from_fivek" / "checkpoint_best.pt").exists()
+    assert "Starting from outputs_fivek_pretrained/checkpoint_best.pt" in out
+    results = json.loads((desk.folder / "test" / "finetuned_from_fivek" / "test_results.json").read_text())
+    assert results["comparison"]
+
+
+def test_settings_and_arguments_reach_the_steps(desk):
+    settings = {
+        "N_FOLDS": "2",
+        "LR": "3e-4",
+        "SPLITS_DIR": "my splits",
+        "OUTPUT_DIR": "my models",
+        "RESULTS_DIR": "my results",
+    }
+    settings |= {"SEED": "7", "BASE_DIR": "my photos", "DEVICE": "cpu", "EVALUATION_OPTIONS": "--tta --batch_size 2"}
+    code, _, err = desk.run("train_darkir.sh", "--ema_decay", "0.5", **settings)
+    assert code == 0, err
+    assert desk.scripts() == [SPLIT, TRAIN, EVALUATE]
+    split, train, evaluate = map(options, desk.calls())
+    assert split | {"input_jsonl": "my pairs.jsonl", "base_dir": "my photos", "n_folds": "2", "seed": "7"} == split
+    assert train["data_splits_dir"] == split["output_dir"] == "my splits"
+    assert (
+        train | {"lr": "3e-4", "resolution": "384", "epochs": "100", "mixed_precision": True, "device": "cpu"} == train
+    )
+    assert train["base_dir"] == evaluate["base_dir"] == "my photos" and train["ema_decay"] == "0.5"
+    assert evaluate["cv_dir"] == train["output_dir"] == "my models" and evaluate["output_dir"] == "my results"
+    assert evaluate["test_jsonl"] == "my splits/test.jsonl" and evaluate["tta"] and evaluate["batch_size"] == "2"
+
+
+def test_the_chain_from_fivek_has_the_settings_of_the_guide(desk):
+    code, _, err = desk.run(
+        "train_with_pretrain.sh", "--ema_decay", "0.5", BASELINE_L1="0.0514", INPUT_JSONL="", INPUT_DIR="p"
+    )
+    assert code == 0, err
+    assert desk.scripts() == [SPLIT, FIVEK, TRAIN, TRAIN, EVALUATE]
+    split, fivek, pretrain, finetune, evaluate = map(options, desk.calls())
+    assert split["input_dir"] == "p" and "input_jsonl" not in split
+    assert fivek | {"fivek_dir": "fivek_dataset", "output_dir": "fivek_processed", "expert": "C"} == fivek
+    first = (
+        "resolution=512 batch_size=8 epochs=30 lr=5e-5 warmup_epochs=5 early_stopping_patience=10 preprocess=light_aug"
+    )
+    second = "resolution=896 batch_size=4 epochs=100 lr=1e-5 warmup_epochs=5 early_stopping_patience=15"
+    for call, wanted in ((pretrain, first), (finetune, second)):
+        assert call | dict(pair.split("=") for pair in wanted.split()) == call
+        assert call["ema_decay"] == "0.5"
+    assert (
+        pretrain["train_jsonl"] == "fivek_processed/train.jsonl"
+        and pretrain["output_dir"] == "outputs_fivek_pretrained"
+    )
+    assert finetune["pretrained_path"] == "outputs_fivek_pretrained/checkpoint_best.pt"
+    assert finetune["output_dir"] == evaluate["cv_dir"] == "outputs_finetuned_from_fivek"
+    assert evaluate["output_dir"] == "test/finetuned_from_fivek" and evaluate["baseline_l1"] == "0.0514"
+
+
+def test_a_rerun_prepares_nothing_twice_unless_other_photos_are_asked_for(desk):
+    assert desk.run("train_with_pretrain.sh")[0] == 0
+    code, out, _ = desk.run("train_with_pretrain.sh")
+    assert code == 0 and "FiveK: fivek_processed is complete" in out
+    assert desk.scripts()[5:] == [TRAIN, TRAIN, EVALUATE]
+    assert desk.run("train_with_pretrain.sh", FIVEK_EXPERT="A")[0] == 0
+    assert FIVEK in desk.scripts()[8:]
+    before = len(desk.calls())
+    (desk.folder / "weights.pt").touch()
+    assert desk.run("train_with_pretrain.sh", PRETRAINED_PATH="weights.pt", FIVEK_EXPERT="B")[0] == 0
+    assert desk.scripts()[before:] == [TRAIN, EVALUATE]
+
+
+def test_one_fold_is_a_single_run_at_the_top_of_its_folder(desk):
+    assert desk.run("train_with_pretrain.sh", N_FOLDS="1")[0] == 0
+    *_, finetune, evaluate = map(options, desk.calls())
+    rows = {name: finetune[f"{name}_jsonl"] for name in ("train", "val", "test")}
+    assert rows == {
+        "train": "data_splits/fold_1/train.jsonl",
+        "val": "data_splits/fold_1/val.jsonl",
+        "test": "data_splits/test.jsonl",
+    }
+    assert evaluate["checkpoint"] == "outputs_finetuned_from_fivek/checkpoint_best.pt"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        (["--n_folds", "5"], {}, "--n_folds: set"),
+        (["--output_dir=x"], {}, "--output_dir: set"),
+        ([], {"N_FOLDS": "three"}, "N_FOLDS=three"),
+        ([], {"INPUT_JSONL": ""}, "set INPUT_JSONL or INPUT_DIR"),
+        ([], {"BASELINE": "other/test_results.json"}, "BASELINE=other/test_results.json is missing"),
+        ([], {"PYTHON": "no such python"}, "PYTHON=no such python"),
+        ([], {"SLURM_ARRAY_TASK_ID": "0"}, "counted from 1 to N_FOLDS=3"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(desk, arguments, settings, message):
+    for wrapper in ("train_darkir.sh", "train_with_pretrain.sh"):
+        code, _, err = desk.run(wrapper, *arguments, **settings)
+        assert code == 2 and message in err
+    assert desk.calls() == []
+
+
+def test_python_may_be_a_command_with_arguments(desk):
+    words = f"env {sys.executable} {ROOT / 'tests' / 'stub_python.py'}"
+    assert desk.run("train_darkir.sh", PYTHON=words)[0] == 0
+    assert desk.scripts() == [SPLIT, TRAIN, EVALUATE]
