@@ -20,7 +20,7 @@ from common import signals
 if __name__ == "__main__":
     signals.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
 
-from common.exits import DONE, guarded
+from common.exits import DONE, flagged, guarded
 from common.log import RunLog
 from engine.training.command_line import parse_args
 
@@ -50,10 +50,11 @@ def main(argv: list[str] | None = None) -> int:
         if args.dry_run:
             dry_run(plans, options, device, args.output_dir, log)
             return DONE
-        for plan in plans:
-            train_fold(plan, options, device, world, log)
-            if plan.number is not None and world.writes:
-                update_summary(args.output_dir, args.n_folds, log)
+        with flagged("--output_dir", args.output_dir):
+            for plan in plans:
+                train_fold(plan, options, device, world, log)
+                if plan.number is not None and world.writes:
+                    update_summary(args.output_dir, args.n_folds, log)
     return DONE
 
 

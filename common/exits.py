@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common.errors import InputError, OutOfMemory, RunFailed, Stopped, lacks_memory
@@ -31,11 +32,10 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     @functools.wraps(main)
     def wrapper(argv: list[str] | None = None) -> int:
         use_utf8_streams()
-        words = sys.argv[1:] if argv is None else argv
         try:
             return main(argv)
         except (InputError, ModelError) as error:
-            return _say(f"error: {with_flag(str(error), words)}", WRONG_INPUT)
+            return _say(f"error: {error}", WRONG_INPUT)
         except Stopped as stop:
             return _say(f"stopped: {stop}", STOPPED)
         except OutOfMemory as failure:
@@ -45,7 +45,7 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
         except OSError as failure:
             where = f"{failure.filename}: " if failure.filename else ""
             word, code = ("error", WRONG_INPUT) if failure.errno in WRONG_PATHS else ("failed", FAILED)
-            return _say(f"{word}: {with_flag(f'{where}{failure.strerror or failure}', words)}", code)
+            return _say(f"{word}: {where}{failure.strerror or failure}", code)
         except (MemoryError, RuntimeError) as failure:
             if not lacks_memory(failure):
                 raise
@@ -56,16 +56,23 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     return wrapper
 
 
-def with_flag(message: str, words: list[str]) -> str:
-    """`message`, and before it the flag of the command line `words` with whose path it begins, if it begins with one."""
-    flag = None
-    for word in words:
-        name, is_joined, value = word.partition("=") if word.startswith("--") else (flag, "=", word)
-        flag = name
-        path = str(Path(value)) if is_joined and value else None
-        if flag is not None and path is not None and message.startswith((f"{path} ", f"{path}:", f"{path}{os.sep}")):
-            return f"{flag} {message}"
-    return message
+@contextlib.contextmanager
+def flagged(flag: str, path: str | Path | None) -> Iterator[None]:
+    """Around the use of a `path` that `flag` named: an error that begins with the path, or is about it, names the flag as well."""
+    try:
+        yield
+    except (InputError, ModelError) as error:
+        if not _is_about(str(error), path):
+            raise
+        raise InputError(f"{flag} {error}") from error
+    except OSError as error:
+        if _is_about(f"{error.filename}:", path):
+            error.filename = f"{flag} {error.filename}"
+        raise
+
+
+def _is_about(message: str, path: str | Path | None) -> bool:
+    return path is not None and message.startswith(tuple(f"{Path(path)}{mark}" for mark in (" ", ":", os.sep)))
 
 
 def use_utf8_streams() -> None:

@@ -76,7 +76,7 @@ def read_member(
     """
     if kind.format == RAW:
         if not optional_readers.has_rawpy():
-            raise NeedsPackage(f"{file.path}: {optional_readers.INSTALL}")
+            raise NeedsPackage(f"{file.path}: {optional_readers.DNG_INSTALL}")
         pixels, scale = optional_readers.develop(content, file.path, long_side, auto_wb)
         return Member(pixels, scale, (pixels.shape[1] * scale, pixels.shape[0] * scale))
     untagged = colour.prophoto() if assume_prophoto else None
@@ -86,7 +86,7 @@ def read_member(
         if not optional_readers.is_tiff(content):
             raise
         if not optional_readers.has_tifffile():
-            raise NeedsPackage(f"{error} ({optional_readers.INSTALL})") from None
+            raise NeedsPackage(f"{error} ({optional_readers.TIFF_INSTALL})") from None
         pixels = optional_readers.decode_odd_tiff(content, file.path, untagged)
     if kind.format != JPEG or jpeg_scale == 1:
         return Member(pixels, 1, pixels.shape[1::-1])

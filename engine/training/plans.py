@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import Faults, InputError
+from common.exits import flagged
 from common.log import RunLog
 from data.fingerprint import fingerprint_pairs, near_duplicate_pairs
 from data.images import DECODER
@@ -46,17 +47,19 @@ def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunL
     Raises InputError: edited or missing split files, changed photos, another number of folds.
     """
     splits_dir, base_dir, n_folds = args.data_splits_dir, args.base_dir, args.n_folds
-    metadata = verify_splits(splits_dir)
+    with flagged("--data_splits_dir", splits_dir):
+        metadata = verify_splits(splits_dir)
     if len(metadata["folds"]) != n_folds:
         raise InputError(f"--n_folds {n_folds}: {splits_dir} has {len(metadata['folds'])} folds")
-    test = checked_pairs(splits_dir / "test.jsonl", base_dir, log)
+    test = checked_pairs("--data_splits_dir", splits_dir / "test.jsonl", base_dir, log)
     mix = mixed_pairs(options, log)
     base = None if base_dir is None else str(base_dir.resolve())
     split = {"folder": str(splits_dir.resolve()), "base_dir": base}
     plans = []
     for number in range(1, n_folds + 1):
         folder = splits_dir / f"fold_{number}"
-        train, val = (checked_pairs(folder / name, base_dir, log) for name in ("train.jsonl", "val.jsonl"))
+        files = (folder / name for name in ("train.jsonl", "val.jsonl"))
+        train, val = (checked_pairs("--data_splits_dir", file, base_dir, log) for file in files)
         plans.append(FoldPlan(number, args.output_dir / f"fold_{number}", train, val, test, mix, split))
     report_lookalikes({"test": test, "validation": [pair for plan in plans for pair in plan.val], "mixed": mix}, log)
     return [plan for plan in plans if args.fold in (None, plan.number)]
@@ -65,13 +68,13 @@ def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunL
 def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> FoldPlan:
     """The plan of one run. Validation pairs: --val_jsonl, else val.jsonl beside the rows, else a group-safe share of them."""
     train_jsonl, val_jsonl, test_jsonl, base_dir = args.train_jsonl, args.val_jsonl, args.test_jsonl, args.base_dir
-    train = checked_pairs(train_jsonl, base_dir, log)
+    train = checked_pairs("--train_jsonl", train_jsonl, base_dir, log)
     beside = train_jsonl.parent / "val.jsonl"
     if val_jsonl is None and beside.exists():
         val_jsonl = beside
         log(f"Validation pairs: {beside}")
     if val_jsonl is not None:
-        val = checked_pairs(val_jsonl, base_dir, log)
+        val = checked_pairs("--val_jsonl", val_jsonl, base_dir, log)
     else:
         train, val = hold_out(train, near_duplicate_pairs(train), args.val_ratio, options.train.seed)
         log(
@@ -79,7 +82,7 @@ def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> Fold
         )
     if test_jsonl is None:
         log("No --test_jsonl: nothing checks these rows against a test set")
-    test = [] if test_jsonl is None else checked_pairs(test_jsonl, base_dir, log)
+    test = [] if test_jsonl is None else checked_pairs("--test_jsonl", test_jsonl, base_dir, log)
     mix = mixed_pairs(options, log)
     report_lookalikes({"training": train, "validation": val, "test": test, "mixed": mix}, log)
     report_shared_groups({"training": train, "validation": val, "test": test}, log)
@@ -111,16 +114,19 @@ def report_shared_groups(sides: dict[str, list[Pair]], log: RunLog) -> None:
 
 def mixed_pairs(options: Options, log: RunLog) -> list[Pair]:
     """The rows of --mix_jsonl; their relative paths start at its own folder, whatever --base_dir says."""
-    return [] if options.data.mix_jsonl is None else checked_pairs(Path(options.data.mix_jsonl), None, log)
+    return (
+        [] if options.data.mix_jsonl is None else checked_pairs("--mix_jsonl", Path(options.data.mix_jsonl), None, log)
+    )
 
 
-def checked_pairs(path: Path, base_dir: Path | None, log: RunLog) -> list[Pair]:
-    """The rows of `path` with the content digests of their photos; unchanged files are not decoded again.
+def checked_pairs(flag: str, path: Path, base_dir: Path | None, log: RunLog) -> list[Pair]:
+    """The rows of `path`, which `flag` named, with the content digests of their photos; unchanged files are not decoded again.
 
     Raises InputError naming every photo whose pixels are no longer those that the row's digest was made from.
     """
-    recorded = read_pairs(path, base_dir, warn=log)
-    pairs = fingerprint_pairs(recorded)
+    with flagged(flag, path):
+        recorded = read_pairs(path, base_dir, warn=log)
+        pairs = fingerprint_pairs(recorded)
     faults = Faults()
     for then, now in zip(recorded, pairs, strict=True):
         for side in ("src", "tar"):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from common.errors import InputError
+from common.exits import flagged
 from common.log import RunLog
 from common.options import flat, plain
 from darkir.checkpoint_file import read_checkpoint
@@ -40,6 +41,11 @@ def find_start(plan: FoldPlan, options: Options, log: RunLog) -> Start:
     """What --pretrained_path and --resume mean for this fold. Raises ModelError for a file that cannot be used."""
     if options.resume is None:
         return Start(_pretrained(options))
+    with flagged("--resume", options.resume):
+        return _named_start(plan, options, log)
+
+
+def _named_start(plan: FoldPlan, options: Options, log: RunLog) -> Start:
     content = read_checkpoint(options.resume)
     if not checkpoint.is_state(content):
         log(f"--resume {options.resume} holds weights only: a new run starts from them, as with --pretrained_path")
@@ -52,7 +58,8 @@ def find_start(plan: FoldPlan, options: Options, log: RunLog) -> Start:
 
 def _pretrained(options: Options) -> Weights | None:
     path = options.model.pretrained_path
-    return None if path is None else read_weights(Path(path))
+    with flagged("--pretrained_path", path):
+        return None if path is None else read_weights(Path(path))
 
 
 def refuse_leaks(plan: FoldPlan, start: Start, log: RunLog) -> Seen:

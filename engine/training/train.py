@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from common import signals
 from common.errors import RunFailed, Stopped
+from common.exits import flagged
 from common.files import FolderLock, remove_stale_temporaries, utc_now
 from common.log import RunLog
 from darkir.architectures import title
@@ -202,7 +203,8 @@ def begin(run: Run) -> tuple[Learner, Progress, Seen]:
     if options.train.checkpoint_activations:
         recompute_activations(network)
     if start.weights is not None:
-        matched = load_into(network, start.weights.params, start.weights.source, options.model.allow_partial)
+        with flagged("--pretrained_path", options.model.pretrained_path):
+            matched = load_into(network, start.weights.params, start.weights.source, options.model.allow_partial)
         log(f"Starting from {start.weights.source}: {matched}")
     seen = refuse_leaks(plan, start, log)
     set_trainable(network, options.finetune, 0, run.objective.needs_side)

@@ -1,29 +1,42 @@
 """What a script says before it ends: one message, with the flag that named the file."""
 
+import errno
+from pathlib import Path
+
 import pytest
 
 import create_data_splits
 import train_darkir_cv
-from common.exits import with_flag
+from common.errors import InputError
+from common.exits import flagged
+from darkir.errors import ModelError
 from tests.helpers.photos import write_pairs
 from tests.helpers.train_runs import SMALLEST
 
 
 @pytest.mark.parametrize(
-    ("message", "words", "flag"),
+    ("message", "path", "is_named"),
     [
-        ("a/b.jsonl does not exist", ["--x", "1", "--train_jsonl", "a/b.jsonl"], "--train_jsonl"),
-        ("a/b.jsonl:3: not JSON", ["--train_jsonl=a/b.jsonl"], "--train_jsonl"),
-        ("a/fold_1: Not a directory", ["--output_dir", "./a/"], "--output_dir"),
-        ("two.pt: damaged", ["--checkpoint", "one.pt", "two.pt", "--tta"], "--checkpoint"),
-        ("1 pairs are too few", ["--fold", "12"], None),
-        ("--fold 3: there are 2", ["--fold", "3"], None),
-        ("ab is missing", ["--output_dir", "a"], None),
-        ("tta is no file", ["--tta"], None),
+        ("a/b.jsonl does not exist", "a/b.jsonl", True),
+        ("a/b.jsonl:3: not JSON", Path("./a/b.jsonl"), True),
+        ("a/fold_1 holds a run", "a/", True),
+        ("two.pt: damaged", "one.pt", False),
+        ("ab is missing", "a", False),
+        ("--base_dir a is missing", "a", False),
+        ("a is missing", None, False),
     ],
 )
-def test_the_flag_is_the_one_whose_path_the_message_begins_with(message, words, flag):
-    assert with_flag(message, words) == (message if flag is None else f"{flag} {message}")
+def test_an_error_about_the_path_of_a_flag_names_the_flag(message, path, is_named):
+    for kind in (InputError, ModelError):
+        with pytest.raises(ValueError) as caught, flagged("--flag", path):
+            raise kind(message)
+        assert str(caught.value) == (f"--flag {message}" if is_named else message)
+
+
+def test_an_error_of_the_system_keeps_its_kind():
+    with pytest.raises(NotADirectoryError) as caught, flagged("--output_dir", "a"):
+        raise NotADirectoryError(errno.ENOTDIR, "Not a directory", "a/run")
+    assert caught.value.filename == "--output_dir a/run"
 
 
 def test_files_that_cannot_be_are_named_with_their_flag(tmp_path, capsys):

@@ -202,8 +202,8 @@ def test_as_a_process_from_another_folder_with_a_bare_terminal(rooms):
 def test_a_signal_during_start_up_is_not_lost(rooms):
     argv = [sys.executable, SCRIPT, *map(str, rooms_argv(rooms))]
     code = (
-        "import os, runpy, signal, sys; from data import stop; real = stop.install\n"
-        "stop.install = lambda: (real(), os.kill(os.getpid(), signal.SIGTERM))\n"
+        "import os, runpy, signal, sys; from common import signals; real = signals.install\n"
+        "signals.install = lambda: (real(), os.kill(os.getpid(), signal.SIGTERM))\n"
         "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     result = subprocess.run(

@@ -22,7 +22,7 @@ class Desk:
         folder.mkdir()
         self.folder, self.log = folder, folder / "calls.jsonl"
         stub = folder / "stub python"
-        stub.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT / "tests" / "stub_python.py"}" "$@"\n')
+        stub.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT / "tests" / "helpers" / "stub_python.py"}" "$@"\n')
         stub.chmod(0o755)
         self.stub = str(stub)
 

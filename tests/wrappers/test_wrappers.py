@@ -145,6 +145,6 @@ def test_what_cannot_work_is_refused_before_anything_runs(desk, arguments, setti
 
 
 def test_python_may_be_a_command_with_arguments(desk):
-    words = f"env {sys.executable} {ROOT / 'tests' / 'stub_python.py'}"
+    words = f"env {sys.executable} {ROOT / 'tests' / 'helpers' / 'stub_python.py'}"
     assert desk.run("train_darkir.sh", PYTHON=words)[0] == 0
     assert desk.scripts() == [SPLIT, TRAIN, EVALUATE]

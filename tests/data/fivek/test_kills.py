@@ -172,7 +172,7 @@ def test_a_signal_ends_with_75_and_the_rerun_continues(folder, tmp_path, number)
         os.close(1)
         os.open(os.devnull, os.O_WRONLY)
         os.dup2(1, 2)
-        prepare_fivek_robust.stop.install()
+        prepare_fivek_robust.signals.install()
         argv = ["--fivek_dir", str(folder / "fivek"), "--output_dir", str(output), *SMALL]
         os._exit(prepare_fivek_robust.main(argv))
     deadline = time.monotonic() + 20

@@ -156,7 +156,7 @@ def test_an_interrupted_run_goes_on(checkpoint, photos, tmp_path, capsys, monkey
     from engine.enhancing import enhance
 
     asked = iter([None, "SIGTERM", "SIGTERM"])
-    monkeypatch.setattr(enhance.stop, "requested", lambda: next(asked))
+    monkeypatch.setattr(enhance.signals, "requested", lambda: next(asked))
     assert run(checkpoint, photos, tmp_path / "out") == 75
     assert "1 photos" in capsys.readouterr().err and (tmp_path / "out/a.jpg").exists()
     monkeypatch.undo()

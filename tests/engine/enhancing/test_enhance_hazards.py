@@ -44,7 +44,7 @@ def added(photos, out, name):
 
 def interrupt_after_one(monkeypatch, *command):
     asked = iter([None, "SIGTERM", "SIGTERM"])
-    monkeypatch.setattr(enhance.stop, "requested", lambda: next(asked))
+    monkeypatch.setattr(enhance.signals, "requested", lambda: next(asked))
     assert run(*command) == 75
     monkeypatch.undo()
 

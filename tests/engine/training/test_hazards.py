@@ -26,7 +26,7 @@ from tests.helpers.train_runs import SMALLEST
 def test_a_signal_during_pythons_own_shutdown_does_not_hide_the_exit_code(number):
     code = f"""
 import os, sys
-from data import stop
+from common import signals
 signals.install()
 from common.exits import guarded
 class Late:
