@@ -29,6 +29,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 	$(PY) -m pytest -n 2 --dist loadfile
 
 # 100 kills and 26 stops of training runs, which must end as if nothing had happened; minutes, not part of make test.

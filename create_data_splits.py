@@ -23,17 +23,10 @@ from common import signals
 if __name__ == "__main__":
     signals.install()
 
-from common.exits import DONE, guarded
-from common.files import FolderLock
+from common.exits import DONE, flagged, guarded
 from common.log import RunLog
 from common.options import add_options, from_args, make_parser
-from data.audit.audit import audit_pairs, report_audit
-from data.audit.page import write_audit
 from data.config import AuditConfig, SplitConfig
-from data.fingerprint import fingerprint_pairs
-from data.split_files import write_split_folder
-from data.split_steps import find_near_duplicates, leave_out, read_input, report_plan, report_written, reusable_pairs
-from data.splits import make_split, refuse_repeated_sources
 
 
 @guarded
@@ -44,24 +37,39 @@ def main(argv: list[str] | None = None) -> int:
     add_options(parser, AuditConfig, "audit")
     args = parser.parse_args(argv)
     config, wanted = from_args(SplitConfig, args, parser), from_args(AuditConfig, args, parser)
-    log = RunLog()
+    # Only now what is heavy: --help and a mistyped flag answer at once.
+    from common.files import FolderLock
+    from data.audit.audit import audit_pairs, report_audit
+    from data.audit.page import write_audit
+    from data.fingerprint import fingerprint_pairs
+    from data.split_files import write_split_folder
+    from data.split_steps import (
+        find_near_duplicates,
+        leave_out,
+        read_input,
+        report_plan,
+        report_written,
+        reusable_pairs,
+    )
+    from data.splits import make_split, refuse_repeated_sources
 
+    log = RunLog()
     pairs, base_dir = read_input(config, log)
     pairs, dropped = leave_out(pairs, config, log)
     if wanted.audit:
         audit = audit_pairs(pairs, wanted.oof, duplicates=config.near_duplicates != "off")
         report_audit(audit, log)
-        write_audit(config.output_dir, audit, config.input_jsonl or config.input_dir, log)
+        with flagged("--output_dir", config.output_dir):
+            write_audit(config.output_dir, audit, config.input_jsonl or config.input_dir, log)
         return DONE
     pairs = fingerprint_pairs(pairs, known=reusable_pairs(config, base_dir, dropped, log))
     refuse_repeated_sources(pairs)
     near = find_near_duplicates(pairs, config, log)
     split = make_split(pairs, near if config.near_duplicates == "group" else [], config)
     report_plan(pairs, split, config, log)
-    with FolderLock(config.output_dir):
-        metadata = write_split_folder(
-            config, list(sys.argv[1:] if argv is None else argv), base_dir, pairs, near, split, dropped
-        )
+    words = list(sys.argv[1:] if argv is None else argv)
+    with flagged("--output_dir", config.output_dir), FolderLock(config.output_dir):
+        metadata = write_split_folder(config, words, base_dir, pairs, near, split, dropped)
     report_written(metadata, config, log)
     return DONE
 

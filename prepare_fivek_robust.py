@@ -27,14 +27,10 @@ if __name__ == "__main__":
     signals.install()
     use_one_thread()
 
-from common.exits import DONE, REJECTS, guarded
-from common.files import FolderLock
+from common.exits import DONE, REJECTS, flagged, guarded
 from common.log import RunLog
 from common.options import add_options, from_args, make_parser
 from data.fivek.config import FivekConfig
-from data.fivek.dataset import write_dataset
-from data.fivek.match import find_photos
-from data.fivek.prepare import prepare_pairs, report_dataset, report_found
 
 
 @guarded
@@ -43,13 +39,19 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser(__doc__)
     add_options(parser, FivekConfig, "FiveK")
     config = from_args(FivekConfig, parser.parse_args(argv), parser)
-    log = RunLog()
+    # Only now what is heavy: --help and a mistyped flag answer at once.
+    from common.files import FolderLock
+    from data.fivek.dataset import write_dataset
+    from data.fivek.match import find_photos
+    from data.fivek.prepare import prepare_pairs, report_dataset, report_found
 
-    found = find_photos(config)
-    report_found(config, found, log)
-    with FolderLock(config.output_dir):
-        records = prepare_pairs(config, found, log)
-        metadata = write_dataset(config, found, records)
+    log = RunLog()
+    with flagged("--fivek_dir", config.fivek_dir), flagged("--output_dir", config.output_dir):
+        found = find_photos(config)
+        report_found(config, found, log)
+        with FolderLock(config.output_dir):
+            records = prepare_pairs(config, found, log)
+            metadata = write_dataset(config, found, records)
     return DONE if report_dataset(config, metadata, records, log) else REJECTS
 
 

@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 from common.exits import DONE, flagged, guarded
 from common.log import RunLog
-from engine.training.command_line import parse_args
+from engine.training.config import parse_args
 
 
 @guarded
@@ -41,16 +41,16 @@ def main(argv: list[str] | None = None) -> int:
     keep_freed_memory(device)
     with joined(device, options.train.batch_size) as (world, device):
         log = RunLog(None if args.dry_run else args.output_dir / "train.log", silent=not world.writes)
-        if args.kernels is not None:
-            log("--kernels plain has no effect any more: there is one way to compute")
-        if args.train_jsonl is not None:
-            plans = [single_plan(args, options, log)]
-        else:
-            plans = cross_validation_plans(args, options, log)
-        if args.dry_run:
-            dry_run(plans, options, device, args.output_dir, log)
-            return DONE
         with flagged("--output_dir", args.output_dir):
+            if args.kernels is not None:
+                log("--kernels plain has no effect any more: there is one way to compute")
+            if args.train_jsonl is not None:
+                plans = [single_plan(args, options, log)]
+            else:
+                plans = cross_validation_plans(args, options, log)
+            if args.dry_run:
+                dry_run(plans, options, device, args.output_dir, log)
+                return DONE
             for plan in plans:
                 train_fold(plan, options, device, world, log)
                 if plan.number is not None and world.writes:

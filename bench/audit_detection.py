@@ -56,6 +56,7 @@ def brighter(src: Image.Image, tar: Image.Image) -> tuple[Image.Image, Image.Ima
 
 
 def transposed(method: Image.Transpose) -> Plant:
+    """The target turned or mirrored."""
     return lambda src, tar: (src, tar.transpose(method))
 
 
@@ -82,16 +83,11 @@ def tagged(image: Image.Image) -> Image.Image:
 
 def planted(folder: Path, pair: Pair, plant: Plant) -> Pair:
     """The pair with files of its own, in which the fault was planted."""
-    sides = plant(*(Image.fromarray(decode(path)) for path in (pair.src_path, pair.tar_path)))
-    return dataclasses.replace(pair, **saved(folder, pair, sides))
-
-
-def saved(folder: Path, pair: Pair, sides: tuple[Image.Image, Image.Image]) -> dict[str, Path]:
-    paths = {}
-    for name, image in zip(("src_path", "tar_path"), sides, strict=True):
-        paths[name] = folder / f"{pair.stem}_{name}.jpg"
-        image.save(paths[name], quality=QUALITY, icc_profile=image.info.get("icc_profile"))
-    return paths
+    images = plant(*(Image.fromarray(decode(path)) for path in (pair.src_path, pair.tar_path)))
+    paths = {role: folder / f"{pair.stem}_{role}.jpg" for role in ("src_path", "tar_path")}
+    for path, image in zip(paths.values(), images, strict=True):
+        image.save(path, quality=QUALITY, icc_profile=image.info.get("icc_profile"))
+    return dataclasses.replace(pair, **paths)
 
 
 def other_scene(pairs: list[Pair], index: int) -> Pair:
@@ -121,6 +117,7 @@ def detection(pairs: list[Pair], clean: list[Measures], change: Callable[[int], 
 
 
 def detection_table(path: Path) -> None:
+    """What is listed of the pairs as they are, and how many of each planted fault are found, as a Markdown table."""
     pairs = read_pairs(path)
     clean = [measure(pair) for pair in pairs]
     findings, notes = rank(pairs, clean)
@@ -132,28 +129,27 @@ def detection_table(path: Path) -> None:
     print("\n| planted | found for that reason |\n|---|---|")
     with tempfile.TemporaryDirectory() as place:
         for name, (plant, kinds) in FAULTS.items():
-            change = lambda index, plant=plant: planted(Path(place), pairs[index], plant)  # noqa: E731
-            print(f"| {name} | {detection(pairs, clean, change, kinds)} |", flush=True)
-    by_scene = lambda index: other_scene(pairs, index)  # noqa: E731
-    print(f"| target of another scene | {detection(pairs, clean, by_scene, {'other_scene'})} |")
+            score = detection(pairs, clean, lambda index, plant=plant: planted(Path(place), pairs[index], plant), kinds)
+            print(f"| {name} | {score} |", flush=True)
+    score = detection(pairs, clean, lambda index: other_scene(pairs, index), {"other_scene"})
+    print(f"| target of another scene | {score} |")
     if len({pair.group for pair in pairs}) < len(pairs):
-        by_view = lambda index: other_view(pairs, index)  # noqa: E731
         kinds = {"other_scene", "misregistered"}
-        print(f"| target is another view of the scene (or: displaced) | {detection(pairs, clean, by_view, kinds)} |")
+        score = detection(pairs, clean, lambda index: other_view(pairs, index), kinds)
+        print(f"| target is another view of the scene (or: displaced) | {score} |")
 
 
 def speed(count: int) -> None:
     """Seconds a 12-megapixel pair on one thread: reading alone, and all of it; and a planted shift of 3 pixels."""
     scene = photo(np.random.default_rng(0), 4000 + 2 * MARGIN, 3000 + 2 * MARGIN)
-    tar = io.BytesIO()
-    src, shifted = io.BytesIO(), io.BytesIO()
-    Image.fromarray(scene[MARGIN:-MARGIN, MARGIN:-MARGIN]).save(tar, "JPEG", quality=QUALITY)
-    Image.fromarray(scene[MARGIN:-MARGIN, MARGIN:-MARGIN] // 2).save(src, "JPEG", quality=QUALITY)
-    Image.fromarray(scene[MARGIN + 3 : 3 - MARGIN, MARGIN:-MARGIN]).save(shifted, "JPEG", quality=QUALITY)
+    still, moved_down = scene[MARGIN:-MARGIN, MARGIN:-MARGIN], scene[MARGIN + 3 : 3 - MARGIN, MARGIN:-MARGIN]
+    src, tar, shifted = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    for image, content in ((still // 2, src), (still, tar), (moved_down, shifted)):
+        Image.fromarray(image).save(content, "JPEG", quality=QUALITY)
     with tempfile.TemporaryDirectory() as place:
         pairs = []
         for number in range(count):
-            paths = [Path(place) / f"{number}_{side}.jpg" for side in ("src", "tar")]
+            paths = [Path(place) / f"{number}_{role}.jpg" for role in ("src", "tar")]
             for path, content in zip(paths, (src, shifted if number % 2 else tar), strict=True):
                 path.write_bytes(content.getvalue())
             pairs.append(Pair(paths[0].name, paths[1].name, None, {}, place, 0, *paths))
@@ -168,10 +164,8 @@ def speed(count: int) -> None:
     print(f"{count} pairs of 12 megapixels, {megabytes:.1f} MB a file, one thread:")
     reading, both = (1000 * seconds / count for seconds in (middle - start, end - middle))
     print(f"reading {reading:.0f} ms a pair, reading and measuring {both:.0f}")
-    print(
-        "displacement measured, in pixels, planted 0 and 3 in turn: "
-        + ", ".join(f"{m.alignment.rms:.2f}" for m in measures)
-    )
+    displaced = ", ".join(f"{m.alignment.rms:.2f}" for m in measures)
+    print(f"displacement measured, in pixels, planted 0 and 3 in turn: {displaced}")
 
 
 def main() -> None:

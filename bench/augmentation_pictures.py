@@ -6,22 +6,21 @@ python -m bench.augmentation_pictures
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import torch
 from PIL import Image
 
+from bench.measure import ROOT, SAMPLE
 from common.files import write_bytes
 from data.dataset import SampleKey, TrainingPairs
 from data.fingerprint import fingerprint_pairs
 from data.manifest import read_pairs
 
-ROOT = Path(__file__).resolve().parent.parent
 PAIR, DRAWS, SIDE = 8, 7, 128
 
 
 def main() -> None:
-    pairs = fingerprint_pairs(read_pairs(ROOT / "data" / "sample" / "pairs.jsonl")[PAIR : PAIR + 1])
+    pairs = fingerprint_pairs(read_pairs(SAMPLE)[PAIR : PAIR + 1])
     rows = []
     for preprocess in ("light_aug", "strong_aug"):
         dataset = TrainingPairs(pairs, SIDE, "crop", preprocess, seed=1)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.measure import machine, peak_memory, table, time_in_turn
+from bench.measure import machine, peaks, table, time_in_turn
 from bench.reference_darkir import ReferenceDarkIR
 from darkir import DarkIR
 from darkir.architectures import MODEL_SIZES, title
@@ -49,15 +49,16 @@ def main() -> None:
 
 def on_cpu(networks: dict[str, Network], rounds: int) -> str:
     """The first table, a row for each network."""
-    facts = [(name, f"{parameters(network):,}", f"{gmacs(network):.1f}") for name, network in networks.items()]
+    operations = {name: gmacs(network) for name, network in networks.items()}
     infer = {name: partial(restore, network, photo(SIDE)) for name, network in networks.items()}
     inference = time_in_turn(infer, rounds, warm_up=1)
     both = {(name, lean): step_of(network, SIDE, lean) for name, network in networks.items() for lean in (False, True)}
     steps = time_in_turn(both, rounds, warm_up=1)
-    memory = {key: peak_memory(partial(step, 0)) for key, step in both.items()}
+    memory = peaks(both)
     rows = []
-    for name, count, operations in facts:
-        row = [name, count, operations, f"{1000 * inference[name].median:.0f} ms"]
+    for name, network in networks.items():
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        row = [name, f"{parameters:,}", f"{operations[name]:.1f}", f"{1000 * inference[name].median:.0f} ms"]
         for lean in (False, True):
             row += [f"{1000 * steps[name, lean].median:.0f} ms", f"{memory[name, lean] / 1e6:.0f} MB"]
         rows.append(row)
@@ -90,10 +91,6 @@ def gpu_cell(network: Network, side: int, lean: bool) -> str:
     except torch.OutOfMemoryError:
         return "out of memory"
     return f"{1000 * statistics.median(times[3:]):.0f} ms, {torch.cuda.max_memory_allocated() / 1e9:.1f} GB"
-
-
-def parameters(network: Network) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def gmacs(network: Network) -> float:

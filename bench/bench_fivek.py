@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,8 @@ def make_pairs(folder: Path, count: int, width: int, height: int) -> int:
     for number in range(1, count + 1):
         rounds, down = divmod(61 * number, height)  # another shift for each: the same photo twice would be rejected
         target = np.roll(scene, (down, 7 * rounds), axis=(0, 1))
-        for side, image in (("input", target // 2), ("output_expert_C", target)):
-            path = folder / side / f"a{number:04d}-synthetic.jpg"
+        for subfolder, image in (("input", target // 2), ("output_expert_C", target)):
+            path = folder / subfolder / f"a{number:04d}-synthetic.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path, quality=92)
             sizes.append(path.stat().st_size)
@@ -50,16 +51,16 @@ def naive(folder: Path, output: Path) -> None:
     """Three decodes an image, one process, straight into the final name."""
     output.mkdir()
     for source in sorted((folder / "input").iterdir()):
-        for side, path in (("src", source), ("tar", folder / "output_expert_C" / source.name)):
+        for role, path in (("src", source), ("tar", folder / "output_expert_C" / source.name)):
             for _ in ("readable?", "large enough?"):
                 Image.open(path).load()
             image = Image.open(path).convert("RGB")
             scale = min(1, LONG_SIDE / max(image.size))
             size = (round(image.width * scale), round(image.height * scale))
-            image.resize(size, Image.Resampling.LANCZOS).save(output / f"{path.stem}_{side}.jpg", quality=95)
+            image.resize(size, Image.Resampling.LANCZOS).save(output / f"{path.stem}_{role}.jpg", quality=95)
 
 
-def cost_of(action) -> tuple[float, float]:
+def cost_of(action: Callable[[], object]) -> tuple[float, float]:
     """Seconds that pass and CPU seconds, those of ended child processes included."""
     start, cpu = time.perf_counter(), sum(os.times()[:4])
     action()

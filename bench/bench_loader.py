@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from bench.bench_fivek import make_pairs
-from bench.measure import machine
+from bench.measure import SAMPLE, machine, table
 from common.files import write_jsonl
 from darkir.architectures import NetworkConfig
 from darkir.network import DarkIR
@@ -39,12 +39,11 @@ from engine.training.update import train_step
 from losses.config import LossConfig
 from losses.objective import Objective
 
-SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample" / "pairs.jsonl"
 WIDTH, HEIGHT = 4272, 2848
 BATCH, ROUNDS, BATCHES = 8, 5, 30
 SEED = 1
 GPU_STEPS = 50
-HEADER = "| what | time a pair | its CPU time in this process | CPU of naive |\n|:--|--:|--:|--:|"
+HEADER = ("what", "time a pair", "its CPU time in this process", "CPU of naive")
 
 Cost = tuple[float, float]  # seconds that pass, CPU seconds of this process
 
@@ -58,46 +57,41 @@ def main() -> None:
     print(machine())
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        large, mean_bytes = large_pairs(folder / "photos", args.pairs)
+        mean_bytes = make_pairs(folder, args.pairs, WIDTH, HEIGHT)
+        names = sorted(path.name for path in (folder / "input").iterdir())
+        manifest = [{"src": f"input/{name}", "tar": f"output_expert_C/{name}"} for name in names]
+        write_jsonl(folder / "pairs.jsonl", manifest)
+        large = fingerprint_pairs(read_pairs(folder / "pairs.jsonl"))
         title = f"{len(large)} pairs of {WIDTH} x {HEIGHT} JPEG, {mean_bytes / 1e6:.1f} MB a file"
         sample = fingerprint_pairs(read_pairs(SAMPLE))
         kinds = {title: (large, args.resolution), "data/sample, 320 x 240 JPEG": (sample, 192)}
         for number, (title, (pairs, side)) in enumerate(kinds.items()):
-            print(f"\n{title}, crops of {side}\n\n{HEADER}")
-            cache = measure(pairs, side, folder / f"cache{number}")
+            rows, cache = measure(pairs, side, folder / f"cache{number}")
+            print(f"\n{title}, crops of {side}\n\n{table(HEADER, rows)}", flush=True)
             if number == 0:
                 print("\n" + gpu_table(pairs, side, cache))
 
 
-def large_pairs(folder: Path, count: int) -> tuple[list[Pair], int]:
-    """Synthetic pairs with their digests, and the mean size of a file in bytes."""
-    mean_bytes = make_pairs(folder, count, WIDTH, HEIGHT)
-    names = sorted(path.name for path in (folder / "input").iterdir())
-    write_jsonl(folder / "pairs.jsonl", [{"src": f"input/{name}", "tar": f"output_expert_C/{name}"} for name in names])
-    return fingerprint_pairs(read_pairs(folder / "pairs.jsonl")), mean_bytes
-
-
-def measure(pairs: list[Pair], side: int, folder: Path) -> PairCache:
-    """Print the rows of one set; returns its cache."""
+def measure(pairs: list[Pair], side: int, folder: Path) -> tuple[list[list[str]], PairCache]:
+    """The table's rows for one set, and its cache."""
     naive = {
         "naive, whole photo to float, crop": [cost_of(whole_to_float, pair, side) for pair in pairs],
         "naive, resize, crop to float": [cost_of(resized, pair, side) for pair in pairs],
     }
     basis = min(statistics.median(cpu for _, cpu in costs) for costs in naive.values())
-    for name, costs in naive.items():
-        print(row(name, costs, basis))
+    rows = [row(name, costs, basis) for name, costs in naive.items()]
     build = cost_of(open_cache, pairs, side, "crop", "disk", folder, lambda line: print(line, file=sys.stderr))
-    print(row(f"building the cache, once ({len(pairs) / build[0]:.1f} pairs/s)", [build], basis, len(pairs)))
+    rows.append(row(f"building the cache, once ({len(pairs) / build[0]:.1f} pairs/s)", [build], basis, len(pairs)))
     check = [cost_of(open_cache, pairs, side, "crop", "disk", folder, str) for _ in range(ROUNDS)]
-    print(row("checking it, once a start", check, basis, len(pairs)))
+    rows.append(row("checking it, once a start", check, basis, len(pairs)))
     cache = open_cache(pairs, side, "crop", "disk", folder, str)
     for preprocess in ("none", "light_aug", "strong_aug"):
         dataset = TrainingPairs(pairs, side, "crop", preprocess, SEED, cache)
         for workers in (0, 2):
             costs, each = epoch_costs(dataset, workers)
-            print(row(f"epoch from the cache, {preprocess}, {workers} workers", costs, basis, each))
-    print(row("one crop of one image, into its batch", crop_costs(pairs, side, cache), basis))
-    return cache
+            rows.append(row(f"epoch from the cache, {preprocess}, {workers} workers", costs, basis, each))
+    rows.append(row("one crop of one image, into its batch", crop_costs(pairs, side, cache), basis))
+    return rows, cache
 
 
 def whole_to_float(pair: Pair, side: int) -> list[torch.Tensor]:
@@ -126,14 +120,14 @@ def epoch_costs(dataset: TrainingPairs, workers: int) -> tuple[list[Cost], int]:
     plan = EpochPlan(len(dataset), min(BATCH, len(dataset)), 1)
     epochs = 1 + -(-ROUNDS * BATCHES // plan.updates)
     batches = training_batches(dataset, BatchKeys(plan, SEED, epochs, 0, 0, 1), workers, pin=False)
-    take(batches, plan.updates)
+
+    def take(count: int) -> None:
+        for _ in range(count):
+            next(batches)
+
+    take(plan.updates)
     each = (epochs - 1) * plan.updates // ROUNDS
-    return [cost_of(take, batches, each) for _ in range(ROUNDS)], each * plan.batch_size
-
-
-def take(batches: Iterator[dict], count: int) -> None:
-    for _ in range(count):
-        next(batches)
+    return [cost_of(take, each) for _ in range(ROUNDS)], each * plan.batch_size
 
 
 def crop_costs(pairs: list[Pair], side: int, cache: PairCache) -> list[Cost]:
@@ -147,15 +141,15 @@ def crop_costs(pairs: list[Pair], side: int, cache: PairCache) -> list[Cost]:
 
 def gpu_table(pairs: list[Pair], side: int, cache: PairCache) -> str:
     """Where the batches of DarkIR-m's training step come from and what that adds to it; `not measured` without a GPU."""
-    lines = [f"| step of DarkIR-m, batch {BATCH}, crops of {side} | a step | loader's share |", "|---|---|---|"]
+    header, rows = (f"step of DarkIR-m, batch {BATCH}, crops of {side}", "a step", "loader's share"), []
     if not torch.cuda.is_available():
-        return "\n".join([*lines, "| on a CUDA GPU | not measured | not measured |"])
+        return table(header, [["on a CUDA GPU", "not measured", "not measured"]])
     for mixed in (False, True):
         times = step_seconds(pairs, side, cache, torch.device("cuda"), mixed)
         alone = times["no loader: one batch again and again"]
         name = "bfloat16" if mixed else "float32"
-        lines += [f"| {name}, {how} | {shown(each)} | {1 - alone / each:.1%} |" for how, each in times.items()]
-    return "\n".join(lines)
+        rows += [[f"{name}, {how}", shown(each), f"{1 - alone / each:.1%}"] for how, each in times.items()]
+    return table(header, rows)
 
 
 def step_seconds(
@@ -192,12 +186,12 @@ def cost_of(action: Callable[..., object], *arguments: object) -> Cost:
     return time.perf_counter() - started, time.process_time() - cpu
 
 
-def row(name: str, costs: list[Cost], basis: float, pairs: int = 1) -> str:
+def row(name: str, costs: list[Cost], basis: float, pairs: int = 1) -> list[str]:
     """One line of the table, per pair: median and range of the time, median CPU time, and that as a share of `basis`."""
     times, cpus = ([value / pairs for value in values] for values in zip(*costs, strict=True))
     spread = f" ({shown(min(times))} to {shown(max(times))})" if len(times) > 1 else ""
     cpu = statistics.median(cpus)
-    return f"| {name} | {shown(statistics.median(times))}{spread} | {shown(cpu)} | {cpu / basis:.3%} |"
+    return [name, f"{shown(statistics.median(times))}{spread}", shown(cpu), f"{cpu / basis:.3%}"]
 
 
 def shown(seconds: float) -> str:

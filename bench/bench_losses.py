@@ -22,7 +22,7 @@ import torch
 from torch.nn import functional
 
 from bench.bench_network import photo_sets
-from bench.measure import Cost, machine, peak_memory, relative_error, table, time_in_turn
+from bench.measure import machine, peaks, relative_error, table, time_in_turn
 from darkir import DarkIR, NetworkConfig
 from losses.edge import edge_loss
 from losses.frequency import frequency_loss
@@ -32,15 +32,8 @@ from losses.ssim import ssim_loss
 
 CHANNEL_FACTORS = (1, 1, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8, 8)  # of conv1_1 ... conv5_1; times 64 in VGG19
 HEADER = (
-    "forward and backward of",
-    "wall ms",
-    "IQR",
-    "CPU ms",
-    "of the network's",
-    "peak MB",
-    "error of value",
-    "of gradient",
-)
+    "forward and backward of", "wall ms", "IQR", "CPU ms", "of the network's", "peak MB", "error of value", "of gradient",
+)  # fmt: skip
 
 Term = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -67,22 +60,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=32, help="of the network; 32: DarkIR-m")
     parser.add_argument("--vgg_channels", type=int, default=64, help="of conv1_1; 64: VGG19")
     args = parser.parse_args(argv)
-    print(machine())
-    print(
-        f"\nNetwork of width {args.width}, {args.side} x {args.side}, batch {args.batch}, {torch.get_num_threads()} threads\n"
-    )
+    size = f"{args.side} x {args.side}, batch {args.batch}"
+    print(f"{machine()}\n\nNetwork of width {args.width}, {size}, {torch.get_num_threads()} threads\n")
     variants = make_variants(PerceptualLoss(random_vgg19(args.vgg_channels)))
     src, target = photo_sets(args.side, args.batch)[0]
     calls = {
-        f"the network{name}": network_call(args.width, src, target, bfloat16)
-        for name, bfloat16 in (("", False), (", bfloat16", True))
+        "the network": network_call(args.width, src, target, bfloat16=False),
+        "the network, bfloat16": network_call(args.width, src, target, bfloat16=True),
+        **{variant.name: term_call(variant, src, target) for variant in variants},
     }
-    calls |= {variant.name: term_call(variant, src, target) for variant in variants}
-    costs = time_in_turn(calls, args.rounds)
-    memory = {name: peak_memory(lambda call=call: call(0)) for name, call in calls.items()}
+    costs, memory = time_in_turn(calls, args.rounds), peaks(calls)
     errors = {variant.name: errors_of(variant, src, target) for variant in variants}
-    network = costs["the network"]
-    print(table(HEADER, [row(name, costs[name], network, memory[name], errors.get(name)) for name in calls]))
+    rows = []
+    for name, cost in costs.items():
+        share = f"{cost.median_cpu / costs['the network'].median_cpu:.1%}"
+        # The network's own errors stand in bench_network's table.
+        rows.append([name, *cost.columns(1), share, f"{memory[name] / 1e6:.0f}", *errors.get(name, ["", ""])])
+    print(table(HEADER, rows))
 
 
 def random_vgg19(channels: int) -> VGGWeights:
@@ -169,19 +163,11 @@ def gradient_of(term: Term, restored: torch.Tensor, target: torch.Tensor) -> tup
     return value.detach(), gradient
 
 
-def errors_of(variant: Variant, src: torch.Tensor, target: torch.Tensor) -> list[float]:
+def errors_of(variant: Variant, src: torch.Tensor, target: torch.Tensor) -> list[str]:
     """Relative errors of value and gradient."""
     exact = gradient_of(variant.exact, src.double(), target.double())
-    return [
-        relative_error(got, wanted) for got, wanted in zip(gradient_of(variant.loss, src, target), exact, strict=True)
-    ]
-
-
-def row(name: str, cost: Cost, network: Cost, memory: int, errors: list[float] | None) -> list[str]:
-    """A line of the table; the network's own errors stand in bench_network's table."""
-    times = [f"{1000 * seconds:.1f}" for seconds in (cost.median, cost.spread, cost.median_cpu)]
-    share = f"{cost.median_cpu / network.median_cpu:.1%}"
-    return [name, *times, share, f"{memory / 1e6:.0f}", *([f"{error:.0e}" for error in errors] if errors else ["", ""])]
+    found = gradient_of(variant.loss, src, target)
+    return [f"{relative_error(got, wanted):.0e}" for got, wanted in zip(found, exact, strict=True)]
 
 
 if __name__ == "__main__":

@@ -24,14 +24,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from bench.measure import Cost, machine, peak_memory, relative_error, table, time_in_turn
+from bench.measure import SAMPLE, Values, errors, machine, peaks, table, time_in_turn, values
 from bench.reference_darkir import ReferenceDarkIR, make_reference
 from darkir import DarkIR, NetworkConfig
 from data.images import decode
 from data.manifest import read_pairs
 from engine.runtime import keep_freed_memory
 
-SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
 SETS = 4
 HEADER = ("variant", "wall ms", "IQR", "CPU ms", "times the reference", "peak MB", "error")
 
@@ -59,24 +58,30 @@ class Workload:
     training: bool
 
 
-def photo_sets(side: int, batch: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """SETS pairs of source and target, (batch, 3, side, side) float32 in [0, 1], each of other photos of the sample."""
-    pairs, total = read_pairs(SAMPLE / "pairs.jsonl"), SETS * batch
-    chosen = [pairs[number * len(pairs) // total] for number in range(total)]
-    parts = [chosen[start : start + batch] for start in range(0, total, batch)]
-    return [
-        (_photos([pair.src_path for pair in part], side), _photos([pair.tar_path for pair in part], side))
-        for part in parts
-    ]
-
-
-def _photos(paths: list[Path], side: int) -> torch.Tensor:
-    images = [Image.fromarray(decode(path)).resize((side, side), Image.Resampling.BICUBIC) for path in paths]
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().float() / 255
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compile", action="store_true", help="also measure the compiled network; takes minutes more")
+    parser.add_argument("--rounds", type=int, default=7, help="timed calls a variant")
+    parser.add_argument("--width", type=int, default=32, help="32: DarkIR-m, 64: DarkIR-l")
+    parser.add_argument("--side", type=int, default=256, help="side of the photo to restore; training crops have half")
+    args = parser.parse_args(argv)
+    print(machine())
+    workloads = (Workload("Inference", args.side, 1, False), Workload("Training step", args.side // 2, 2, True))
+    cpus, base = len(os.sched_getaffinity(0)), {}
+    for threads, kept in [(threads, False) for threads in sorted({1, cpus})] + [(cpus, True)]:
+        torch.set_num_threads(threads)
+        if kept:
+            keep_freed_memory(torch.device("cpu"))
+        for workload in workloads:
+            variants = make_variants(args.width, args.compile and not kept)
+            text, seconds = compare(workload, variants, args.rounds, base.get((workload, threads)))
+            base[workload, threads] = seconds
+            title = f"{workload.name}, {workload.side} x {workload.side}, batch {workload.batch}, threads: {threads}"
+            print(f"\n{title}{', memory kept' if kept else ''}\n\n{text}", flush=True)
 
 
 def make_variants(width: int, compiled: bool) -> list[Variant]:
-    """The reference, ours in both memory formats and, if asked for, compiled; then the reference again."""
+    """The reference, ours in both memory formats and, when requested, compiled; then the reference again."""
     reference = make_reference(width)
     ours = DarkIR(NetworkConfig(width=width))
     ours.load_state_dict(reference.state_dict())
@@ -90,6 +95,36 @@ def make_variants(width: int, compiled: bool) -> list[Variant]:
         network = torch.compile(copy.deepcopy(last), fullgraph=True)
         variants.append(Variant("ours, channels_last, --compile", network, torch.channels_last))
     return [*variants, Variant("reference, again", copy.deepcopy(reference))]
+
+
+def compare(workload: Workload, variants: list[Variant], rounds: int, base: float | None = None) -> tuple[str, float]:
+    """The table of one workload at the present number of threads, and the reference's median seconds.
+
+    base: seconds that `times the reference` refers to, when not those of the table's own reference.
+    """
+    exact = first_values(Variant("float64", copy.deepcopy(variants[0].network).double()), workload, torch.float64)
+    # Before any call changes the weights.
+    texts = {variant.name: error_text(first_values(variant, workload), exact) for variant in variants}
+    calls = {variant.name: make_call(variant, workload) for variant in variants}
+    costs = time_in_turn(calls, rounds)
+    memory = peaks(calls)
+    base = base or costs["reference"].median
+    rows = [
+        [name, *cost.columns(0), f"{base / cost.median:.2f}", f"{memory[name] / 1e6:.0f}", texts[name]]
+        for name, cost in costs.items()
+    ]
+    return table(HEADER, rows), costs["reference"].median
+
+
+def first_values(variant: Variant, workload: Workload, dtype: torch.dtype = torch.float32) -> Values:
+    """Output for the first set of photos and, in training, the gradient of each parameter by name."""
+    src, tar = (photos.to(dtype) for photos in photo_sets(workload.side, workload.batch)[0])
+    return values(variant.network, variant.restore, src, tar, workload.training)
+
+
+def error_text(found: Values, exact: Values) -> str:
+    output, gradient = errors(found, exact)
+    return f"output {output:.1e}" + ("" if gradient is None else f", gradient {gradient:.1e}")
 
 
 def make_call(variant: Variant, workload: Workload) -> Callable[[int], None]:
@@ -112,73 +147,17 @@ def make_call(variant: Variant, workload: Workload) -> Callable[[int], None]:
     return learn if workload.training else infer
 
 
-Values = tuple[torch.Tensor, dict[str, torch.Tensor]]
+def photo_sets(side: int, batch: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """SETS pairs of source and target, (batch, 3, side, side) float32 in [0, 1], each of other photos of the sample."""
 
+    def photos(paths: list[Path]) -> torch.Tensor:
+        images = [Image.fromarray(decode(path)).resize((side, side), Image.Resampling.BICUBIC) for path in paths]
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().float() / 255
 
-def values(variant: Variant, workload: Workload, dtype: torch.dtype = torch.float32) -> Values:
-    """Output for the first set of photos and, in training, the gradient of each parameter by name."""
-    src, tar = (photos.to(dtype) for photos in photo_sets(workload.side, workload.batch)[0])
-    variant.network.zero_grad(set_to_none=True)
-    with torch.set_grad_enabled(workload.training):
-        output = variant.restore(src)
-    if workload.training:
-        F.l1_loss(output, tar).backward()
-    parameters = variant.network.named_parameters()
-    gradients = {name.removeprefix("_orig_mod."): p.grad.clone() for name, p in parameters if p.grad is not None}
-    return output.detach(), gradients
-
-
-def error_text(found: Values, exact: Values) -> str:
-    """Relative error of the output and, where there are gradients, of the one that is furthest off."""
-    error = f"output {relative_error(found[0], exact[0]):.1e}"
-    if exact[1]:
-        worst = max(relative_error(found[1][name], gradient) for name, gradient in exact[1].items())
-        error += f", gradient {worst:.1e}"
-    return error
-
-
-def compare(workload: Workload, variants: list[Variant], rounds: int, base: float | None = None) -> tuple[str, float]:
-    """The table of one workload at the present number of threads, and the reference's median seconds.
-
-    base: seconds that `times the reference` refers to, when not those of the table's own reference.
-    """
-    exact = values(Variant("float64", copy.deepcopy(variants[0].network).double()), workload, torch.float64)
-    errors = {
-        variant.name: error_text(values(variant, workload), exact) for variant in variants
-    }  # at the first weights
-    calls = {variant.name: make_call(variant, workload) for variant in variants}
-    costs = time_in_turn(calls, rounds)
-    memory = {name: peak_memory(lambda call=call: call(0)) for name, call in calls.items()}
-    base = base or costs["reference"].median
-    rows = [_row(name, costs[name], base, memory[name], errors[name]) for name in calls]
-    return table(HEADER, rows), costs["reference"].median
-
-
-def _row(name: str, cost: Cost, base: float, memory: int, error: str) -> list[str]:
-    times = [f"{1000 * seconds:.0f}" for seconds in (cost.median, cost.spread, cost.median_cpu)]
-    return [name, *times, f"{base / cost.median:.2f}", f"{memory / 1e6:.0f}", error]
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--compile", action="store_true", help="also measure the compiled network; takes minutes more")
-    parser.add_argument("--rounds", type=int, default=7, help="timed calls a variant")
-    parser.add_argument("--width", type=int, default=32, help="32: DarkIR-m, 64: DarkIR-l")
-    parser.add_argument("--side", type=int, default=256, help="side of the photo to restore; training crops have half")
-    args = parser.parse_args(argv)
-    print(machine())
-    workloads = (Workload("Inference", args.side, 1, False), Workload("Training step", args.side // 2, 2, True))
-    cpus, base = len(os.sched_getaffinity(0)), {}
-    for threads, kept in [(threads, False) for threads in sorted({1, cpus})] + [(cpus, True)]:
-        torch.set_num_threads(threads)
-        if kept:
-            keep_freed_memory(torch.device("cpu"))
-        for workload in workloads:
-            variants = make_variants(args.width, args.compile and not kept)
-            text, seconds = compare(workload, variants, args.rounds, base.get((workload, threads)))
-            base[workload, threads] = seconds
-            title = f"{workload.name}, {workload.side} x {workload.side}, batch {workload.batch}, threads: {threads}"
-            print(f"\n{title}{', memory kept' if kept else ''}\n\n{text}", flush=True)
+    pairs, total = read_pairs(SAMPLE), SETS * batch
+    chosen = [pairs[number * len(pairs) // total] for number in range(total)]
+    parts = [chosen[start : start + batch] for start in range(0, total, batch)]
+    return [(photos([pair.src_path for pair in part]), photos([pair.tar_path for pair in part])) for part in parts]
 
 
 if __name__ == "__main__":

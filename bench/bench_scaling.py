@@ -20,8 +20,8 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, ScalarFormatter
 
-from bench.bench_network import SAMPLE, Variant, Workload, make_call
-from bench.measure import machine, peak_memory, table, time_in_turn
+from bench.bench_network import Variant, Workload, make_call
+from bench.measure import ROOT, SAMPLE, machine, peaks, table, time_in_turn
 from darkir import DarkIR, NetworkConfig
 from data.dataset import TrainingPairs
 from data.fingerprint import fingerprint_pairs
@@ -37,7 +37,7 @@ from losses.objective import Objective
 
 SMALL = NetworkConfig(width=4, enc_blocks=(1, 1), middle_enc_blocks=1, middle_dec_blocks=1, dec_blocks=(1, 1))
 CPU = torch.device("cpu")
-PLOT = Path(__file__).resolve().parent.parent / "docs" / "scaling.png"
+KINDS = {True: "training step", False: "inference"}
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,14 @@ def over_pixels(network: DarkIR, sides: list[int], training: bool, rounds: int) 
     """One photo of side x side at a time, for each of the sides."""
     workloads = [Workload(f"{side} x {side}", side, 1, training) for side in sides]
     megapixels = [side * side / 1e6 for side in sides]
-    return Series(f"{_kind(training)}, batch 1", "megapixels", megapixels, *_costs(network, workloads, rounds))
+    return Series(f"{KINDS[training]}, batch 1", "megapixels", megapixels, *_costs(network, workloads, rounds))
 
 
 def over_batch(network: DarkIR, side: int, batches: list[int], training: bool, rounds: int) -> Series:
     """Photos of side x side, for each of the batch sizes."""
     workloads = [Workload(f"batch {batch}", side, batch, training) for batch in batches]
-    name = f"{_kind(training)}, {side} x {side}"
+    name = f"{KINDS[training]}, {side} x {side}"
     return Series(name, "batch", [float(batch) for batch in batches], *_costs(network, workloads, rounds))
-
-
-def _kind(training: bool) -> str:
-    return "training step" if training else "inference"
 
 
 def _costs(network: DarkIR, workloads: list[Workload], rounds: int) -> tuple[list[float], list[int]]:
@@ -95,17 +91,14 @@ def _costs(network: DarkIR, workloads: list[Workload], rounds: int) -> tuple[lis
     calls = {workload.name: make_call(variant, workload) for workload in workloads}
     costs = time_in_turn(calls, rounds, warm_up=1)
     network.zero_grad(set_to_none=True)
-    return [costs[name].median for name in calls], [peak_memory(lambda call=call: call(0)) for call in calls.values()]
+    return [cost.median for cost in costs.values()], [*peaks(calls).values()]
 
 
 def over_pairs(counts: list[int], resolution: int, batch_size: int, rounds: int) -> Series:
     """Epochs of the small network over that many pairs, decoded anew each time: loader and updates as in a training run."""
-    sample = fingerprint_pairs(read_pairs(SAMPLE / "pairs.jsonl"))
-    calls = {
-        str(count): _epoch((sample * -(-count // len(sample)))[:count], resolution, batch_size) for count in counts
-    }
-    costs = time_in_turn(calls, rounds, warm_up=1)
-    seconds = [costs[str(count)].median for count in counts]
+    sample = fingerprint_pairs(read_pairs(SAMPLE))
+    calls = {count: _epoch((sample * -(-count // len(sample)))[:count], resolution, batch_size) for count in counts}
+    seconds = [cost.median for cost in time_in_turn(calls, rounds, warm_up=1).values()]
     return Series(f"epoch, small network, {resolution} x {resolution}", "pairs", [float(n) for n in counts], seconds)
 
 
@@ -156,7 +149,7 @@ def plot(panels: list[list[Series]], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plot", type=Path, default=PLOT, help="where the plot goes")
+    parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "scaling.png", help="where the plot goes")
     parser.add_argument("--rounds", type=int, default=5, help="timed calls a size")
     parser.add_argument("--width", type=int, default=32, help="of the network; 32: DarkIR-m")
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 96, 128, 192, 256, 320])
@@ -169,10 +162,9 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(0)
     print(machine())
     network = DarkIR(NetworkConfig(width=args.width))
-    kinds = (True, False)
     panels = [
-        [over_pixels(network, args.sides, training, args.rounds) for training in kinds],
-        [over_batch(network, args.batch_side, args.batches, training, args.rounds) for training in kinds],
+        [over_pixels(network, args.sides, training, args.rounds) for training in KINDS],
+        [over_batch(network, args.batch_side, args.batches, training, args.rounds) for training in KINDS],
         [over_pairs(args.pairs, resolution=64, batch_size=8, rounds=args.rounds)],
     ]
     for panel in panels:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.measure import machine, peak_memory, table
+from bench.measure import ROOT, SAMPLE, machine, peak_memory, table
 from bench.reference_darkir import make_reference
 from darkir import DarkIR, NetworkConfig
 from darkir.strips import restore_in_strips
@@ -35,7 +35,6 @@ from data.manifest import read_pairs
 from engine.inference import stream_bytes
 from engine.runtime import keep_freed_memory
 
-ROOT = Path(__file__).resolve().parent.parent
 REFERENCE, ONE_PASS, STRIPS = "reference, one pass", "ours, one pass", "ours, strips"
 VARIANTS = (REFERENCE, ONE_PASS, STRIPS)
 FULL_SIZE = (4000, 6000)
@@ -45,7 +44,7 @@ HEADER = ("variant", "wall s", "CPU s", "of these system", "peak MiB", "restorin
 
 def photo(height: int, width: int) -> torch.Tensor:
     """A photo of the sample, enlarged, with fine noise: (1, 3, height, width) in [0, 1]."""
-    image = Image.fromarray(decode(read_pairs(ROOT / "data" / "sample" / "pairs.jsonl")[0].src_path))
+    image = Image.fromarray(decode(read_pairs(SAMPLE)[0].src_path))
     pixels = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
     noise = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0)).mul_(0.02)
     return noise.add_(torch.from_numpy(pixels).permute(2, 0, 1) / 255).clamp_(0, 1)
@@ -96,16 +95,9 @@ def run_in_process(variant: str, height: int, width: int, kept: bool, output: Pa
 def row_of(name: str, runs: list[dict[str, float]], height: int, width: int, error: str) -> list[str]:
     median = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     stream = stream_bytes(DarkIR(NetworkConfig()), torch.empty(1, 3, height, width, device="meta"))
-    return [
-        name,
-        f"{median['wall']:.1f}",
-        f"{median['cpu']:.1f}",
-        f"{median['system']:.1f}",
-        f"{median['peak'] / MIB:.0f}",
-        f"{median['taken'] / MIB:.0f}",
-        f"{median['taken'] / stream:.1f}",
-        error,
-    ]
+    times = [f"{median[key]:.1f}" for key in ("wall", "cpu", "system")]
+    memory = [f"{median[key] / MIB:.0f}" for key in ("peak", "taken")]
+    return [name, *times, *memory, f"{median['taken'] / stream:.1f}", error]
 
 
 def compare(height: int, width: int, kept: bool, rounds: int) -> list[list[str]]:
@@ -121,14 +113,7 @@ def compare(height: int, width: int, kept: bool, rounds: int) -> list[list[str]]
     return [row_of(name, runs[name], height, width, f"{errors[name]:.1e}") for name in VARIANTS]
 
 
-def full_size(kept: bool) -> list[list[str]]:
-    height, width = FULL_SIZE
-    with tempfile.TemporaryDirectory() as folder:
-        run = run_in_process(STRIPS, height, width, kept, Path(folder) / "restored.npy")
-    return [row_of(STRIPS, [run], height, width, "not measured")]
-
-
-def parse_args() -> argparse.Namespace:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant")
     parser.add_argument("--height", type=int, default=1000)
@@ -137,11 +122,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--full_size", action="store_true", help="one photo of 6000 x 4000 pixels, strips only")
     parser.add_argument("--worker", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
+    args = parser.parse_args()
     if args.worker:
         if args.kept:
             keep_freed_memory(torch.device("cpu"))
@@ -150,7 +131,12 @@ def main() -> None:
     print(f"{machine()}; {torch.get_num_threads()} threads\n")
     height, width = FULL_SIZE if args.full_size else (args.height, args.width)
     print(f"DarkIR-m, float32, one photo of {width} x {height} pixels\n")
-    print(table(HEADER, full_size(args.kept) if args.full_size else compare(height, width, args.kept, args.rounds)))
+    if args.full_size:
+        with tempfile.TemporaryDirectory() as folder:
+            run = run_in_process(STRIPS, height, width, args.kept, Path(folder) / "restored.npy")
+        print(table(HEADER, [row_of(STRIPS, [run], height, width, "not measured")]))
+    else:
+        print(table(HEADER, compare(height, width, args.kept, args.rounds)))
 
 
 if __name__ == "__main__":

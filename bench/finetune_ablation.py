@@ -17,10 +17,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.measure import ROOT, table
 from common.files import write_json, write_jsonl
 from engine.metrics import paired_difference, summarise
 
-ROOT = Path(__file__).resolve().parent.parent
 NEW_SCENES = 3
 FORGETTING_PAIRS = 6
 REFERENCE = "fine-tuned, nothing else"
@@ -36,22 +36,6 @@ VARIANTS = {
 
 
 def main() -> None:
-    args = parse_args()
-    rows = absolute_rows(args.pairs / "pairs.jsonl" if args.pairs.is_dir() else args.pairs)
-    scenes = sorted({row["group"] for row in rows}, key=lambda scene: hashlib.sha256(scene.encode()).hexdigest())
-    new, old = scenes[:NEW_SCENES], scenes[NEW_SCENES:]
-    folder = args.output_dir
-    before = [row for row in rows if row["group"] in old]
-    write_jsonl(folder / "pretrain" / "train.jsonl", before[FORGETTING_PAIRS:])
-    write_jsonl(folder / "pretrain" / "val.jsonl", before[:FORGETTING_PAIRS])
-    train(args, "pretrain", folder / "pretrain" / "train.jsonl", args.pretrain_epochs, args.pretrain_lr, [])
-    scores = {"not fine-tuned": pooled(args, folder, new, rows, folder / "pretrain" / "checkpoint_best.pt")}
-    for name, flags in VARIANTS.items():
-        scores[fill(args, name)] = pooled_variant(args, folder, new, rows, name, flags)
-    print_table(args, scores, len(before), new)
-
-
-def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=Path, required=True, help="a pairs JSONL, or a folder with pairs.jsonl")
     parser.add_argument("--output_dir", type=Path, required=True)
@@ -62,7 +46,27 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--pairs_per_scene", type=int, default=4)
-    return parser.parse_args()
+    args = parser.parse_args()
+    rows = absolute_rows(args.pairs / "pairs.jsonl" if args.pairs.is_dir() else args.pairs)
+    scenes = sorted({row["group"] for row in rows}, key=lambda scene: hashlib.sha256(scene.encode()).hexdigest())
+    new = {scene: [row for row in rows if row["group"] == scene] for scene in scenes[:NEW_SCENES]}
+    old = [row for row in rows if row["group"] not in new]
+    start = args.output_dir / "pretrain"
+    write_jsonl(start / "train.jsonl", old[FORGETTING_PAIRS:])
+    write_jsonl(start / "val.jsonl", old[:FORGETTING_PAIRS])
+    train(args, start, args.pretrain_epochs, args.pretrain_lr, [])
+
+    weights, places = start / "checkpoint_best.pt", {scene: args.output_dir / f"as_is_{scene}" for scene in new}
+    psnr = [score for scene in new for score in test_psnr(args, weights, new[scene], places[scene])]
+    scores = {"not fine-tuned": {"psnr": psnr, "forgotten": [last_psnr(start)]}}
+    for name, flags in VARIANTS.items():
+        scores[fill(args, name)] = fine_tuned(args, new, old, name, flags)
+    write_json(args.output_dir / "ablation.json", scores)
+    print(
+        f"DarkIR-{args.model_size}, resolution {args.resolution}, pre-trained on {len(old) - FORGETTING_PAIRS} pairs for "
+        f"{args.pretrain_epochs} epochs, fine-tuned on {2 * args.pairs_per_scene} pairs for {args.epochs} epochs, tested on "
+        f"{len(scores[REFERENCE]['psnr'])} photos of {len(new)} scenes\n\n{score_table(scores)}"
+    )
 
 
 def absolute_rows(path: Path) -> list[dict]:
@@ -71,63 +75,38 @@ def absolute_rows(path: Path) -> list[dict]:
     return [{**row, **{side: str((path.parent / row[side]).resolve()) for side in ("src", "tar")}} for row in rows]
 
 
-def fill(args: argparse.Namespace, text: str) -> str:
-    return text.format(third=max(1, args.epochs // 3), mix=args.output_dir / "pretrain" / "train.jsonl")
-
-
-def script(name: str, *flags: object) -> None:
-    """Run one of the scripts as a user does; its log goes to stderr, so that stdout holds the table alone."""
-    subprocess.run([sys.executable, ROOT / name, *map(str, flags)], stdout=sys.stderr, check=True)
-
-
-def train(args: argparse.Namespace, name: str, rows: Path, epochs: int, lr: float, flags: list[str]) -> Path:
-    output = args.output_dir / name
-    common = ["--model_size", args.model_size, "--resolution", args.resolution, "--epochs", epochs, "--lr", lr]
-    common += [
-        "--lambda_vgg",
-        0,
-        "--num_workers",
-        0,
-        "--batch_size",
-        8,
-        "--ema_decay",
-        0.9,
-        "--early_stopping_patience",
-        0,
-    ]
-    script("train_darkir_cv.py", "--train_jsonl", rows, "--output_dir", output, *common, *flags)
-    return output
-
-
-def pooled_variant(
-    args: argparse.Namespace, folder: Path, new: list[str], rows: list[dict], name: str, flags: list[str] | None
+def fine_tuned(
+    args: argparse.Namespace, new: dict[str, list[dict]], old: list[dict], name: str, flags: list[str] | None
 ) -> dict[str, list[float]]:
     """Fine-tune once for each test scene; the scores of all test photos, in a fixed order."""
     scores: dict[str, list[float]] = {"psnr": [], "forgotten": []}
     label = name.split("{")[0].strip().replace(" ", "_").replace(",", "")
+    start = [] if flags is None else ["--pretrained_path", args.output_dir / "pretrain" / "checkpoint_best.pt"]
     for test_scene in new:
-        few = [row for scene in new if scene != test_scene for row in of_scene(rows, scene)[: args.pairs_per_scene]]
-        place = folder / f"{label}_{test_scene}"
+        place = args.output_dir / f"{label}_{test_scene}"
+        few = [row for scene in new if scene != test_scene for row in new[scene][: args.pairs_per_scene]]
         write_jsonl(place / "train.jsonl", few)
-        write_jsonl(place / "val.jsonl", [row for row in rows if row["group"] not in new][:FORGETTING_PAIRS])
-        start = [] if flags is None else ["--pretrained_path", folder / "pretrain" / "checkpoint_best.pt"]
-        extra = [fill(args, flag) for flag in flags or []]
-        train(args, place.name, place / "train.jsonl", args.epochs, args.lr, [*start, *extra])
-        scores["psnr"] += test_psnr(args, place / "checkpoint_final.pt", of_scene(rows, test_scene), place)
-        scores["forgotten"].append(json.loads((place / "history.json").read_text())[-1]["val_psnr"])
+        write_jsonl(place / "val.jsonl", old[:FORGETTING_PAIRS])
+        train(args, place, args.epochs, args.lr, [*start, *(fill(args, flag) for flag in flags or [])])
+        scores["psnr"] += test_psnr(args, place / "checkpoint_final.pt", new[test_scene], place)
+        scores["forgotten"].append(last_psnr(place))
     return scores
 
 
-def pooled(args, folder: Path, new: list[str], rows: list[dict], weights: Path) -> dict[str, list[float]]:
-    """Scores of weights as they are on every new scene."""
-    scores = {"psnr": [], "forgotten": [json.loads((folder / "pretrain" / "history.json").read_text())[-1]["val_psnr"]]}
-    for scene in new:
-        scores["psnr"] += test_psnr(args, weights, of_scene(rows, scene), folder / f"as_is_{scene}")
-    return scores
+def fill(args: argparse.Namespace, text: str) -> str:
+    return text.format(third=max(1, args.epochs // 3), mix=args.output_dir / "pretrain" / "train.jsonl")
 
 
-def of_scene(rows: list[dict], scene: str) -> list[dict]:
-    return [row for row in rows if row["group"] == scene]
+def train(args: argparse.Namespace, place: Path, epochs: int, lr: float, flags: list[object]) -> None:
+    """Train on the train.jsonl in `place`, which becomes the run's folder."""
+    common = ["--model_size", args.model_size, "--resolution", args.resolution, "--epochs", epochs, "--lr", lr]
+    common += "--lambda_vgg 0 --num_workers 0 --batch_size 8 --ema_decay 0.9 --early_stopping_patience 0".split()
+    script("train_darkir_cv.py", "--train_jsonl", place / "train.jsonl", "--output_dir", place, *common, *flags)
+
+
+def last_psnr(place: Path) -> float:
+    """PSNR in dB on the pre-training scenes' photos after the last epoch."""
+    return json.loads((place / "history.json").read_text())[-1]["val_psnr"]
 
 
 def test_psnr(args: argparse.Namespace, weights: Path, rows: list[dict], place: Path) -> list[float]:
@@ -139,23 +118,22 @@ def test_psnr(args: argparse.Namespace, weights: Path, rows: list[dict], place: 
         return [float(row["psnr"]) for row in csv.DictReader(handle) if row["model"] != "identity"]
 
 
-def print_table(args: argparse.Namespace, scores: dict, pretrained_on: int, new: list[str]) -> None:
-    reference = scores[REFERENCE]["psnr"]
-    write_json(args.output_dir / "ablation.json", scores)
-    print(
-        f"DarkIR-{args.model_size}, resolution {args.resolution}, pre-trained on {pretrained_on - FORGETTING_PAIRS} pairs for "
-        f"{args.pretrain_epochs} epochs, fine-tuned on {2 * args.pairs_per_scene} pairs for {args.epochs} epochs, tested on "
-        f"{len(reference)} photos of {len(new)} scenes\n"
-    )
-    print("| variant | test PSNR (95 %) | difference to plain fine-tuning (95 %) | PSNR on pre-training scenes |")
-    print("|---|---|---|---|")
+def script(name: str, *flags: object) -> None:
+    """Run one of the scripts as a user does; its log goes to stderr, so that stdout holds the table alone."""
+    subprocess.run([sys.executable, ROOT / name, *map(str, flags)], stdout=sys.stderr, check=True)
+
+
+def score_table(scores: dict[str, dict[str, list[float]]]) -> str:
+    lines = []
     for name, values in scores.items():
-        mean, change = summarise(values["psnr"]), paired_difference(reference, values["psnr"])
+        mean, change = summarise(values["psnr"]), paired_difference(scores[REFERENCE]["psnr"], values["psnr"])
         low, high = mean["ci95"]
         lower, upper = change["ci95"]
-        kept = sum(values["forgotten"]) / len(values["forgotten"])
         difference = "" if name == REFERENCE else f"{change['mean']:+.2f} dB [{lower:+.2f}, {upper:+.2f}]"
-        print(f"| {name} | {mean['mean']:.2f} dB [{low:.2f}, {high:.2f}] | {difference} | {kept:.2f} dB |")
+        kept = sum(values["forgotten"]) / len(values["forgotten"])
+        lines.append([name, f"{mean['mean']:.2f} dB [{low:.2f}, {high:.2f}]", difference, f"{kept:.2f} dB"])
+    header = ("test PSNR (95 %)", "difference to plain fine-tuning (95 %)", "PSNR on pre-training scenes")
+    return table(("variant", *header), lines)
 
 
 if __name__ == "__main__":

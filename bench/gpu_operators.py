@@ -24,10 +24,15 @@ def operator_rows(
     for *names, call, moved in [*_depthwise(device, batch, side), *_transforms(device, batch, side)]:
         for _ in range(warm_up):
             call()
-        seconds = [timed(call) for _ in range(steps)]
-        low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
-        rows.append([*names, f"{1000 * median:.3f}", f"{1000 * (high - low):.3f}", f"{moved / median / 1e9:.0f}"])
+        median, spread = median_and_spread([timed(call) for _ in range(steps)])
+        rows.append([*names, f"{1000 * median:.3f}", f"{1000 * spread:.3f}", f"{moved / median / 1e9:.0f}"])
     return rows
+
+
+def median_and_spread(seconds: list[float]) -> tuple[float, float]:
+    """The median, and the distance between the quartiles."""
+    low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
+    return median, high - low
 
 
 def _depthwise(device: torch.device, batch: int, side: int) -> Iterator[Case]:

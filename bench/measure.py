@@ -1,4 +1,4 @@
-"""What the benchmarks share: variants timed in turn, the peak of the memory, the machine in words, Markdown tables."""
+"""What the benchmarks share: variants timed in turn, memory peaks, errors, the machine in words, Markdown tables."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "data" / "sample" / "pairs.jsonl"
 RESET_PEAK = "5"  # written to clear_refs; see proc(5)
+
+Key = TypeVar("Key", bound=Hashable)  # the name of what is called
+Values = tuple[torch.Tensor, dict[str, torch.Tensor]]
 
 
 @dataclass
@@ -39,8 +47,12 @@ class Cost:
     def median_cpu(self) -> float:
         return statistics.median(self.cpu)
 
+    def columns(self, digits: int) -> list[str]:
+        """Median, spread and median CPU time in ms."""
+        return [f"{1000 * seconds:.{digits}f}" for seconds in (self.median, self.spread, self.median_cpu)]
 
-def time_in_turn(calls: dict[str, Callable[[int], object]], rounds: int, warm_up: int = 2) -> dict[str, Cost]:
+
+def time_in_turn(calls: dict[Key, Callable[[int], object]], rounds: int, warm_up: int = 2) -> dict[Key, Cost]:
     """Call all of them `warm_up` + `rounds` times in the order A B C A B C, with the number of the round.
 
     In turn, because a machine that others use changes its speed while one measures: all variants see the same changes.
@@ -66,6 +78,11 @@ def peak_memory(call: Callable[[], object]) -> int:
     return _status_bytes("VmHWM") - before
 
 
+def peaks(calls: dict[Key, Callable[[int], object]]) -> dict[Key, int]:
+    """`peak_memory` of one more call of each."""
+    return {name: peak_memory(lambda call=call: call(0)) for name, call in calls.items()}
+
+
 def _status_bytes(name: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
@@ -74,6 +91,30 @@ def _status_bytes(name: str) -> int:
 def relative_error(value: torch.Tensor, exact: torch.Tensor) -> float:
     """2-norm of the difference over the 2-norm of the exact value."""
     return ((value.double() - exact).norm() / exact.norm()).item()
+
+
+def values(
+    network: nn.Module,
+    restore: Callable[[torch.Tensor], torch.Tensor],
+    src: torch.Tensor,
+    tar: torch.Tensor,
+    training: bool,
+) -> Values:
+    """What `restore`, which calls `network`, makes of src and, in training, the gradient of each parameter by name."""
+    network.zero_grad(set_to_none=True)
+    with torch.set_grad_enabled(training):
+        output = restore(src)
+    if training:
+        F.l1_loss(output.to(tar.dtype), tar).backward()
+    parameters = network.named_parameters()
+    gradients = {name.removeprefix("_orig_mod."): p.grad.clone() for name, p in parameters if p.grad is not None}
+    return output.detach().clone(), gradients
+
+
+def errors(found: Values, exact: Values) -> tuple[float, float | None]:
+    """Relative error of the output and, where there are gradients, of the one that is furthest off."""
+    worst = max((relative_error(found[1][name], gradient) for name, gradient in exact[1].items()), default=None)
+    return relative_error(found[0], exact[0]), worst
 
 
 def machine() -> str:

@@ -4,7 +4,7 @@
 
 whole: the frame in one pass. local pooling: the channel attention's mean taken over windows of the training size (TLC: Chu et
 al., "Improving Image Restoration by Revisiting Global Information Aggregation", ECCV 2022); the spectrum stays that of the frame.
-carried over: one pass at the training size, its change of colours carried over to the frame (darkir/local_colour.py). Prints
+carried over: one pass at the training size, its change of colours carried over to the frame (engine/enhancing/restore.py). Prints
 a Markdown table of means, and the difference to whole with its 95 % bootstrap interval over the photos.
 """
 
@@ -29,7 +29,7 @@ from data.manifest import read_pairs
 from engine.enhancing.restore import carry_over
 from engine.inference import restorer, to_float
 from engine.metrics import image_metrics, paired_difference
-from engine.models import named_checkpoints, read_members
+from engine.models import read_models
 from engine.runtime import Precision
 
 CPU = torch.device("cpu")
@@ -98,12 +98,12 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 896], help="short sides in pixels")
     parser.add_argument("--every", type=int, default=1, help="take every n-th pair only")
     args = parser.parse_args()
-    (member,) = read_members(named_checkpoints([args.checkpoint]), RunLog())
-    side = member.recorded("resolution")
-    if side is None or member.recorded("fit") != "crop":
+    (model,) = read_models(None, [args.checkpoint], RunLog())
+    side = model.recorded("resolution")
+    if side is None or model.recorded("fit") != "crop":
         parser.error(f"--checkpoint {args.checkpoint}: it must record the --resolution of a training with --fit crop")
     pairs = fingerprint_pairs(read_pairs(args.pairs)[:: args.every])
-    psnr = scores(member.network, pairs, args.sizes, side)
+    psnr = scores(model.network, pairs, args.sizes, side)
     print(f"{len(pairs)} photos, trained at {side} px\n")
     print(psnr_table(psnr, args.sizes))
 

@@ -28,13 +28,12 @@ from torch.nn import functional
 import create_data_splits
 import train_darkir_cv
 from bench.bench_losses import msssim_loss
-from bench.measure import machine, table
+from bench.measure import SAMPLE, machine, table
 from bench.reference_darkir import ReferenceDarkIR
 from darkir import DarkIR, NetworkConfig
 from losses.perceptual import PerceptualLoss
 from tests.helpers.small_vgg import write_small_random_vgg
 
-SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample"
 EVERY = 4
 VGG_CHANNELS = 16
 HEADER = ("variant", "validation PSNR, dB", "spread, dB", "to the first line, dB")
@@ -59,7 +58,7 @@ class LiteralDarkIR(ReferenceDarkIR):
         self.config = config
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> LiteralDarkIR:
-        """On the device, in NCHW whatever is asked for."""
+        """On the device, in NCHW whatever is requested."""
         return super().to(device)
 
     def forward(self, x: torch.Tensor, with_side: bool = False) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
@@ -116,7 +115,9 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         weights = write_small_random_vgg(folder / "vgg19_random.pt", VGG_CHANNELS)
-        flags = ["--data_splits_dir", split(folder / "splits"), "--vgg_weights", weights]
+        split = ["--output_dir", folder / "splits", "--test_size", 12, "--n_folds", 3]  # that of make demo
+        run(create_data_splits.main, ["--input_jsonl", SAMPLE, *split])
+        flags = ["--data_splits_dir", folder / "splits", "--vgg_weights", weights]
         flags += ["--epochs", args.epochs, "--resolution", args.resolution]
         # Seed by seed, so that a run that is cut short has compared all variants.
         runs = [(variant, seed) for seed in range(args.seeds) for variant in variants]
@@ -124,13 +125,6 @@ def main(argv: list[str] | None = None) -> None:
         for number, (variant, seed) in enumerate(runs):
             scores[variant.name].append(best_psnr(variant, [*flags, "--seed", seed], folder / f"run_{number}"))
     print(table(HEADER, rows(scores)))
-
-
-def split(folder: Path) -> Path:
-    """The split of make demo."""
-    flags = ["--input_jsonl", SAMPLE / "pairs.jsonl", "--output_dir", folder, "--test_size", 12, "--n_folds", 3]
-    run(create_data_splits.main, flags)
-    return folder
 
 
 def best_psnr(variant: Variant, flags: list[object], output_dir: Path) -> float:
@@ -151,26 +145,19 @@ def run(script: Callable[[list[str]], int], flags: list[object]) -> None:
         raise SystemExit(code)
 
 
-class StandIn:
-    """What is called in place of something else, and whether it was."""
-
-    def __init__(self, replacement: Callable):
-        self.replacement, self.called = replacement, False
-
-    def __call__(self, *arguments: object) -> object:
-        self.called = True
-        return self.replacement(*arguments)
-
-
 @contextlib.contextmanager
 def replaced(variant: Variant) -> Iterator[None]:
     """Raises RuntimeError in the end when something was not called: the variant would have been another one."""
-    stand_ins = {name: StandIn(replacement) for name, replacement in variant.replaced}
+    unused = dict.fromkeys(name for name, _ in variant.replaced)
     with contextlib.ExitStack() as stack:
-        for name, stand_in in stand_ins.items():
+        for name, replacement in variant.replaced:
+
+            def stand_in(*arguments: object, name: str = name, replacement: Callable = replacement) -> object:
+                unused.pop(name, None)
+                return replacement(*arguments)
+
             stack.enter_context(mock.patch(name, stand_in))
         yield
-    unused = [name for name, stand_in in stand_ins.items() if not stand_in.called]
     if unused:
         raise RuntimeError(f"{variant.name}: training did not call {', '.join(unused)}")
 

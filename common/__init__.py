@@ -1,0 +1,1 @@
+"""What every part needs and no part owns: command line, errors, files, signals, processes. Needs no torch."""

@@ -72,7 +72,10 @@ def flagged(flag: str, path: str | Path | None) -> Iterator[None]:
 
 
 def _is_about(message: str, path: str | Path | None) -> bool:
-    return path is not None and message.startswith(tuple(f"{Path(path)}{mark}" for mark in (" ", ":", os.sep)))
+    if path is None:
+        return False
+    spellings = {str(path), str(Path(path))}  # as it was given, and as pathlib writes it
+    return message.startswith(tuple(f"{spelling}{mark}" for spelling in spellings for mark in (" ", ":", os.sep)))
 
 
 def use_utf8_streams() -> None:

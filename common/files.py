@@ -1,8 +1,7 @@
-"""The only place that writes files: each appears whole or not at all. Also the lock on a folder. Needs no torch.
+"""Content -> files that appear whole or not at all; the lock on a folder; a folder -> the files below it. Needs no torch.
 
-A file is written under a temporary name in the same folder, flushed, fsynced, renamed over the target, and the folder is fsynced.
-
-MERGED: Folder -> the folders below it with their files, in one order on every machine. Needs no torch.
+A file is written under a temporary name in the same folder, flushed, fsynced, renamed over the target, and the folder is
+fsynced. No other module writes files, but for the log, which grows line by line.
 """
 
 from __future__ import annotations

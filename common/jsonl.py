@@ -1,6 +1,6 @@
 """JSONL file -> one dictionary a line, strictly; every bad line becomes a fault with its number. Needs no torch.
 
-Bytes are split at \n only and decoded line by line: text mode would report a fault lines too late, and
+Bytes are split at line feeds only and decoded line by line: text mode would report a fault lines too late, and
 str.splitlines() also splits at U+2028 inside a string. Python's json takes duplicate keys, NaN and overflowing numbers;
 here they are faults.
 """
@@ -8,6 +8,7 @@ here they are faults.
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import math
 import re
@@ -28,7 +29,8 @@ def read_jsonl(path: str | Path, faults: Faults) -> Iterator[tuple[int, dict]]:
     with open_input(path) as handle:
         for number, raw in enumerate(handle, start=1):
             if number == 1:
-                _refuse_utf16(path, raw)
+                if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in (raw[:1], raw[1:2]):
+                    raise InputError(f"{path} is UTF-16 (or binary); save it as UTF-8")
                 raw = raw.removeprefix(codecs.BOM_UTF8)
             if not raw.strip():
                 continue
@@ -38,7 +40,7 @@ def read_jsonl(path: str | Path, faults: Faults) -> Iterator[tuple[int, dict]]:
                 faults.add(f"{path}:{number}", str(error))
 
 
-def open_input(path: str | Path):
+def open_input(path: str | Path) -> io.BufferedReader:
     """Open a file that the user named, for reading bytes; InputError with the reason when that cannot be done."""
     try:
         return Path(path).open("rb")
@@ -67,24 +69,14 @@ def parse_object(raw: bytes) -> dict:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError(f'a JSON {_kind(value)}, but each line must be an object like {{"src": ..., "tar": ...}}')
+        kind = {list: "array", str: "string", bool: "boolean", type(None): "null"}.get(type(value), "number")
+        raise ValueError(f'a JSON {kind}, but each line must be an object like {{"src": ..., "tar": ...}}')
     if SURROGATE.search(text):
-        _refuse_lone_surrogates(value)
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("half of a surrogate pair (\\ud800 to \\udfff) in a string") from None
     return value
-
-
-def twin_hint(path: Path) -> str:
-    """'; did you mean ...' when the same name exists in the other Unicode form (NFC or NFD); else ''."""
-    for form in ("NFC", "NFD"):
-        twin = Path(unicodedata.normalize(form, str(path)))
-        if twin != path and twin.exists():
-            return f"; the same name in Unicode form {form} does: write {str(twin)!a} in the file, or rename the image"
-    return ""
-
-
-def _refuse_utf16(path: str | Path, start: bytes) -> None:
-    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or start[1:2] == b"\0" or start[:1] == b"\0":
-        raise InputError(f"{path} is UTF-16 (or binary); save it as UTF-8")
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
@@ -112,17 +104,15 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _refuse_lone_surrogates(value: dict) -> None:
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError("half of a surrogate pair (\\ud800 to \\udfff) in a string") from None
-
-
-def _kind(value: object) -> str:
-    return {list: "array", str: "string", bool: "boolean", type(None): "null"}.get(type(value), "number")
-
-
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_unique_keys, parse_float=_finite, parse_int=_whole, parse_constant=_refuse_constant
 )
+
+
+def twin_hint(path: Path) -> str:
+    """'; the same name ...' when the same name exists in the other Unicode form (NFC or NFD); else ''."""
+    for form in ("NFC", "NFD"):
+        twin = Path(unicodedata.normalize(form, str(path)))
+        if twin != path and twin.exists():
+            return f"; the same name in Unicode form {form} does: write {str(twin)!a} in the file, or rename the image"
+    return ""

@@ -1,7 +1,4 @@
-"""Dataclass fields <-> command-line flags: an option exists once, with its type, default and help. Needs no torch.
-
-MERGED: Nested dictionaries of options, as they stand in checkpoints, summaries and reports. Needs no torch.
-"""
+"""A dataclass <-> command-line flags, so that an option exists once; and nested dictionaries of options. Needs no torch."""
 
 from __future__ import annotations
 
@@ -31,7 +28,17 @@ def add_options(parser: argparse.ArgumentParser, config_class: type, title: str)
     group = parser.add_argument_group(title)
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
-        group.add_argument(f"--{field.name}", **_argument(field, hints[field.name]))
+        hint = hints[field.name]
+        if typing.get_origin(hint) in (typing.Union, types.UnionType):
+            hint = next(part for part in typing.get_args(hint) if part is not type(None))
+        options: dict[str, Any] = {"default": field.default, "help": field.metadata["help"].replace("%", "%%")}
+        if hint is bool:
+            options["action"] = "store_true"
+        elif typing.get_origin(hint) is typing.Literal:
+            options["choices"] = typing.get_args(hint)
+        else:
+            options["type"] = finite_float if hint is float else hint
+        group.add_argument(f"--{field.name}", **options)
 
 
 def from_args(config_class: type[Config], args: argparse.Namespace, parser: argparse.ArgumentParser) -> Config:
@@ -60,19 +67,8 @@ def finite_float(text: str) -> float:
 finite_float.__name__ = "number"  # argparse names the type in its message
 
 
-def _argument(field: dataclasses.Field, hint: Any) -> dict:
-    options: dict[str, Any] = {"default": field.default, "help": field.metadata["help"].replace("%", "%%")}
-    if hint is bool:
-        return {**options, "action": "store_true"}
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
-    if typing.get_origin(hint) is typing.Literal:
-        return {**options, "choices": typing.get_args(hint)}
-    return {**options, "type": finite_float if hint is float else hint}
-
-
 def plain(value: Any) -> Any:
-    """Tuples -> lists, so that a value equals itself after a round trip through a file."""
+    """Tuples in nested options -> lists, so that a value equals itself after a round trip through a file."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

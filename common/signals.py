@@ -1,6 +1,6 @@
-"""Signals set a flag; long loops ask for it. Imports nothing heavy, so that scripts can install it before torch.
+"""Signals set a flag that long loops check. Imports nothing heavy, so that scripts can install it before torch.
 
-SIGTERM (scheduler), SIGUSR1 (Slurm's warning before the time limit) and SIGINT (Ctrl-C) ask for a stop at the next safe point.
+SIGTERM (scheduler), SIGUSR1 (Slurm's warning before the time limit) and SIGINT (Ctrl-C) request a stop at the next safe point.
 Saving inside a handler can tear a half-made update, so a handler only notes the signal.
 """
 
@@ -38,7 +38,7 @@ def no_more() -> None:
 
 
 def requested() -> str | None:
-    """Name of the first signal that asked for a stop, or None."""
+    """Name of the first signal that requested a stop, or None."""
     return _received[0] if _received else None
 
 
@@ -48,7 +48,7 @@ def clear() -> None:
 
 
 def check() -> None:
-    """Raise Stopped when a stop was asked for: for loops whose finished work is already on disk."""
+    """Raise Stopped when a stop was requested: for loops whose finished work is already on disk."""
     if _received:
         raise Stopped(f"{_received[0]} received; run the same command again to continue")
 

@@ -6,6 +6,7 @@ Names are imported on first use, so that `import darkir` needs no torch.
 import importlib
 
 __all__ = ["DarkIR", "NetworkConfig", "Restormer", "RestormerConfig", "load_network"]
+__version__ = "0.1.0"  # the one place: pyproject.toml reads it here
 
 _HOME = {
     "DarkIR": "darkir.network",

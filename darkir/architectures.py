@@ -12,6 +12,17 @@ from typing import Any, Literal
 from darkir.errors import ModelError
 
 LEVELS = 4  # of Restormer
+# Its parts, a stage a line: the levels downwards with the downsampling behind them, the latent, the levels upwards with the
+# upsampling before them.
+RESTORMER_STAGES = (
+    ("patch_embed", "encoder_level1", "down1_2"),
+    ("encoder_level2", "down2_3"),
+    ("encoder_level3", "down3_4"),
+    ("latent",),
+    ("up4_3", "reduce_chan_level3", "decoder_level3"),
+    ("up3_2", "reduce_chan_level2", "decoder_level2"),
+    ("up2_1", "decoder_level1", "refinement", "output"),
+)
 
 
 @dataclass(frozen=True)
@@ -120,29 +131,6 @@ def description(config: Config) -> dict[str, Any]:
     return {"arch": arch_of(config), **dataclasses.asdict(config)}
 
 
-# Stage k of the encoder also has the downsampling behind it, stage k of the decoder the upsampling and the reduction before it.
-RESTORMER_STAGES = {
-    "patch_embed": 0,
-    "encoder_level1": 0,
-    "down1_2": 0,
-    "encoder_level2": 1,
-    "down2_3": 1,
-    "encoder_level3": 2,
-    "down3_4": 2,
-    "latent": 3,
-    "up4_3": 4,
-    "reduce_chan_level3": 4,
-    "decoder_level3": 4,
-    "up3_2": 5,
-    "reduce_chan_level2": 5,
-    "decoder_level2": 5,
-    "up2_1": 6,
-    "decoder_level1": 6,
-    "refinement": 6,
-    "output": 6,
-}
-
-
 def encoder_stages(config: Config) -> int:
     """How many stages the encoder has, without the middle."""
     return len(config.enc_blocks) if isinstance(config, NetworkConfig) else LEVELS - 1
@@ -158,7 +146,7 @@ def stage_of(name: str, config: Config) -> int:
     decoder stage k the upsampling before it and, at the end, the last convolution. DarkIR's side output belongs to the middle."""
     part, *rest = name.split(".")
     if not isinstance(config, NetworkConfig):
-        return RESTORMER_STAGES[part]
+        return next(stage for stage, parts in enumerate(RESTORMER_STAGES) if part in parts)
     levels = len(config.enc_blocks)
     if part == "intro":
         return 0

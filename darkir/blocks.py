@@ -7,6 +7,7 @@ Source: DarkIR, "Robust Low-Light Image Restoration" (CVPR 2025), sections 3.1 a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,14 @@ class Block(nn.Module):
     """
 
     folds_dilations = True
+    # Made by each kind in its own order, in which fresh weights are drawn.
+    beta: nn.Parameter
+    norm1: LayerNorm2d
+    conv1: nn.Conv2d
+    extra_conv: nn.Conv2d
+    branches: Iterable[Any]  # an nn.ModuleList of Branch
+    sca: nn.Sequential
+    conv3: nn.Conv2d
 
     def __init__(self, dilations: tuple[int, ...]):
         super().__init__()
@@ -204,4 +213,4 @@ def recompute_activations(network: nn.Module) -> None:
     """Let all stages of `network` (DarkIR or Restormer) compute that way from now on."""
     for module in network.modules():
         if hasattr(module, "recompute"):
-            module.recompute = True
+            module.recompute = True  # type: ignore[assignment]

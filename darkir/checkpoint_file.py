@@ -1,8 +1,7 @@
 """A checkpoint file (.pt, .pth, .safetensors) -> the dictionary in it; checksums verified, no code in it run.
 
-MERGED: A network's parameters and what is known of them <-> the bytes of one .safetensors file. No pickle, no code.
-
-The file's metadata are strings. Ours carry `darkir_schema`; files of others are read for their tensors alone.
+`to_bytes` is the way back, as .safetensors. That format's metadata are strings: ours carry `darkir_schema`; files of others
+are read for their tensors alone.
 """
 
 from __future__ import annotations
@@ -18,11 +17,29 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 from darkir.errors import ModelError
 
 MSDOS_FOLDER = 0x10
+SCHEMA, SCHEMA_VERSION = "darkir_schema", "1"
+PARAMS_DIGEST, SEEN_DIGEST, META_DIGEST = "params_sha256", "seen_sha256", "meta_sha256"
+# Entries that a reader gives back as Weights.meta, as JSON; the others are for people and other programs.
+JSON_ENTRIES = ("network", "data", "config", "metrics", "epoch", "created_with")
+METADATA, LENGTH, LENGTH_BYTES, ALIGNMENT = "__metadata__", "<Q", 8, 8  # of the format
+# What readers raise on torn or foreign bytes is not one type.
+TORCH_FAULTS = (
+    RuntimeError,
+    EOFError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    AssertionError,
+    struct.error,
+)
+ZIP_FAULTS = (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, RuntimeError, ValueError, struct.error, zlib.error)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -38,33 +55,22 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     with path.open("rb") as handle:
         head = handle.read(64)
     if head[8:9] == b"{":
-        return read_safetensors(path)
+        return _read_safetensors(path)
     if head.startswith(b"PK"):
         _verify_checksums(path)
     elif not head.startswith(b"\x80"):
         raise ModelError(f"{path}: not a checkpoint: {_describe(head)}")
-    return _read_torch(path)
-
-
-def _read_torch(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ModelError(f"{path}: {_pickle_fault(str(error))}") from error
-    except (
-        RuntimeError,
-        EOFError,
-        LookupError,
-        AttributeError,
-        TypeError,
-        ValueError,
-        AssertionError,
-        struct.error,
-    ) as error:
-        # What torch's reader raises on torn or foreign bytes is not one type.
-        raise ModelError(
-            f"{path}: not a readable checkpoint ({_first_line(error)}); copy or download it again"
-        ) from error
+        if forbidden := re.search(r"GLOBAL (\S+)", str(error)):
+            raise ModelError(
+                f"{path}: refused: it holds {forbidden[1]}, an object that could run code when loaded; "
+                f"ask its maker for a file with tensors and plain values only (a state_dict)"
+            ) from error
+        raise _unreadable(path, error) from error
+    except TORCH_FAULTS as error:
+        raise _unreadable(path, error) from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors; save a state_dict")
     return content
@@ -76,15 +82,7 @@ def _verify_checksums(path: Path) -> None:
             # torch reads an entry that is marked as a folder as if it were empty, whatever its checksum.
             folders = (entry.filename for entry in archive.infolist() if entry.external_attr & MSDOS_FOLDER)
             damaged = archive.testzip() or next(folders, None)
-    except (
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        struct.error,
-        zlib.error,
-    ) as error:
+    except ZIP_FAULTS as error:
         raise ModelError(f"{path}: torn or damaged ({_first_line(error)}); copy or download it again") from error
     except OSError as error:
         # A torn directory can point before the file's start; any other cause lies with the disk, not with the file.
@@ -93,16 +91,6 @@ def _verify_checksums(path: Path) -> None:
         raise ModelError(f"{path}: torn or damaged; copy or download it again") from error
     if damaged is not None:
         raise ModelError(f"{path}: damaged at {damaged} (wrong checksum); copy or download it again")
-
-
-def _pickle_fault(message: str) -> str:
-    forbidden = re.search(r"GLOBAL (\S+)", message)
-    if forbidden is None:
-        return f"not a readable checkpoint ({_first_line(message)}); copy or download it again"
-    return (
-        f"refused: it holds {forbidden[1]}, an object that could run code when loaded; "
-        f"ask its maker for a file with tensors and plain values only (a state_dict)"
-    )
 
 
 def _describe(head: bytes) -> str:
@@ -116,23 +104,19 @@ def _describe(head: bytes) -> str:
     return f"it starts with {head[:8]!r}; expected a .pt, .pth or .safetensors file"
 
 
-def _first_line(error: object) -> str:
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    return ModelError(f"{path}: not a readable checkpoint ({_first_line(error)}); copy or download it again")
+
+
+def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
 
 
-SCHEMA, SCHEMA_VERSION = "darkir_schema", "1"
-PARAMS_DIGEST, SEEN_DIGEST, META_DIGEST = "params_sha256", "seen_sha256", "meta_sha256"
-# Entries that a reader gives back as Weights.meta, as JSON; the others are for people and other programs.
-JSON_ENTRIES = ("network", "data", "config", "metrics", "epoch", "created_with")
-METADATA, LENGTH, LENGTH_BYTES, ALIGNMENT = "__metadata__", "<Q", 8, 8  # of the format
-
-
 def to_bytes(params: dict[str, torch.Tensor], meta: dict[str, Any], notes: dict[str, str]) -> bytes:
-    """The file of `params` (on the CPU), with `meta` (JSON_ENTRIES, plain types) and `notes` (text) as its metadata.
+    """The .safetensors file of `params` (on the CPU), with `meta` (JSON_ENTRIES, plain types) and `notes` (text) as metadata.
 
-    The same arguments give the same bytes. Raises ModelError when safetensors is not installed.
+    The same arguments give the same bytes.
     """
-    safetensors = _package("writing")
     table, content = _split(safetensors.torch.save({name: tensor.contiguous() for name, tensor in params.items()}))
     texts = {name: json.dumps(meta[name], separators=(",", ":"), allow_nan=False) for name in JSON_ENTRIES}
     digests = {
@@ -147,31 +131,21 @@ def to_bytes(params: dict[str, torch.Tensor], meta: dict[str, Any], notes: dict[
     return struct.pack(LENGTH, len(header)) + header + content
 
 
-def read_safetensors(path: Path) -> dict[str, Any]:
+def _read_safetensors(path: Path) -> dict[str, Any]:
     """The tensors by name; for a file of ours {"params": tensors, ...} with the JSON_ENTRIES, as a checkpoint has them.
 
-    Raises ModelError naming the file when it is damaged, or when a file of ours was changed since it was written.
+    Raises ModelError when the file is damaged, or when a file of ours was changed since it was written.
     """
-    safetensors = _package(f"{path}: reading")
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
         tensors = safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
-        reason = str(error).strip().split("\n", 1)[0][:200]
-        raise ModelError(f"{path}: damaged safetensors file ({reason}); copy or download it again") from error
+        raise ModelError(
+            f"{path}: damaged safetensors file ({_first_line(error)}); copy or download it again"
+        ) from error
     if SCHEMA not in metadata:
         return tensors
-    return {"params": tensors, **_checked_meta(metadata, path)}
-
-
-def seen_digest(data: dict[str, Any]) -> str:
-    """sha256 over the sorted digests of all photos that shaped some weights, as a checkpoint's `data` lists them."""
-    return hashlib.sha256("\n".join(sorted({*data["own"], *data["earlier"]})).encode("utf-8")).hexdigest()
-
-
-def _checked_meta(metadata: dict[str, str], path: Path) -> dict[str, Any]:
-    """The JSON_ENTRIES of `metadata`; ModelError unless all are there and belong to the file's tensors and digests."""
     if metadata[SCHEMA] != SCHEMA_VERSION:
         raise ModelError(f"{path}: {SCHEMA} {metadata[SCHEMA]:.20}; this toolkit reads {SCHEMA_VERSION}")
     try:
@@ -188,7 +162,11 @@ def _checked_meta(metadata: dict[str, str], path: Path) -> dict[str, Any]:
     changed = next((what for what, is_same in same.items() if not is_same), None)
     if changed is not None:
         raise ModelError(f"{path}: {changed} changed since the export; copy or export it again")
-    return meta
+    return {"params": tensors, **meta}
+
+
+def _no_constant(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
 
 
 def _split(raw: bytes) -> tuple[dict[str, Any], bytes]:
@@ -206,20 +184,11 @@ def _params_digest(table: dict[str, Any], content: bytes) -> str:
     return whole.hexdigest()
 
 
+def seen_digest(data: dict[str, Any]) -> str:
+    """sha256 over the sorted digests of all photos that shaped some weights, as a checkpoint's `data` lists them."""
+    return hashlib.sha256("\n".join(sorted({*data["own"], *data["earlier"]})).encode("utf-8")).hexdigest()
+
+
 def _meta_digest(texts: dict[str, str]) -> str:
     """sha256 over the JSON_ENTRIES as they are written: the network's dilations, for one, leave no trace in the tensors."""
     return hashlib.sha256("\n".join(texts[name] for name in JSON_ENTRIES).encode("utf-8")).hexdigest()
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")
-
-
-def _package(purpose: str) -> Any:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise ModelError(
-            f"{purpose} safetensors needs the package safetensors; install it, or use a .pt file"
-        ) from error
-    return safetensors

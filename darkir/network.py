@@ -1,6 +1,7 @@
 """DarkIR: a degraded photo in, a restored photo out (and, for training, a small side output of the encoder).
 
-Source: the published network (CVPR 2025); parameter names and outputs are equal to it.
+The design is that of DarkIR: Feijoo, Benito, Garcia, Conde, "DarkIR: Robust Low-Light Image Restoration", CVPR 2025, published
+under the MIT license. The code here is written anew; parameter names and outputs are equal to the published network's.
 """
 
 from __future__ import annotations

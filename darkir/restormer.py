@@ -1,12 +1,15 @@
 """Restormer, the network that DarkIR is compared with: a degraded photo in, a restored photo out.
 
-Its blocks are attention over channels (MDTA) and a gated feed-forward network (GDFN), each after a LayerNorm. Every module takes
-and returns (B, C, H, W) floats; the attribute names are the published checkpoint keys, outputs are equal to the published
-network's, and no convolution has a bias. Source: Zamir et al., "Restormer: Efficient Transformer for High-Resolution Image
-Restoration" (CVPR 2022), section 3.
+The design is that of Zamir, Arora, Khan, Hayat, Khan, Yang, "Restormer: Efficient Transformer for High-Resolution Image
+Restoration", CVPR 2022, section 3; the code here is written anew. Its blocks are attention over channels (MDTA) and a gated
+feed-forward network (GDFN), each after a LayerNorm. Every module takes and returns (B, C, H, W) floats; the attribute names are
+the published checkpoint keys, outputs are equal to the published network's, and no convolution has a bias.
 """
 
 from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +18,7 @@ from torch import nn
 from darkir.architectures import LEVELS, RestormerConfig
 from darkir.blocks import apply_blocks
 
+MULTIPLE = 2 ** (LEVELS - 1)
 NORM_EPS = 1e-5
 SMALLEST_NORM = 1e-12  # the published normalisation's guard against a division by zero
 
@@ -24,6 +28,8 @@ class ScaledNorm(nn.Module):
 
     Without a bias (`BiasFree`) the mean is not subtracted, but the variance is still that around the mean.
     """
+
+    body: Any  # nn.Module does not know the types of what it holds
 
     def __init__(self, channels: int, with_bias: bool):
         super().__init__()
@@ -80,6 +86,10 @@ def cosine_similarity(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         return products / (norms[0][:, :, None] * norms[1][:, None, :])
 
 
+def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class GatedFeedForward(nn.Module):
     """GDFN: widened features through a depthwise convolution, one half gating the other."""
 
@@ -109,34 +119,16 @@ class TransformerBlock(nn.Module):
         return x + self.ffn(self.norm2(x))
 
 
-class Downsample(nn.Module):
-    """Half the height and width, twice the channels."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        convolution = nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False)
-        self.body = nn.Sequential(convolution, nn.PixelUnshuffle(2))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.body(x)
+def _downsample(channels: int) -> nn.Sequential:
+    """Half the height and width, twice the channels; the published name of the layers is `body`."""
+    convolution = nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False)
+    return nn.Sequential(OrderedDict(body=nn.Sequential(convolution, nn.PixelUnshuffle(2))))
 
 
-class Upsample(nn.Module):
+def _upsample(channels: int) -> nn.Sequential:
     """Twice the height and width, half the channels."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False), nn.PixelShuffle(2))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.body(x)
-
-
-def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-MULTIPLE = 2 ** (LEVELS - 1)
+    convolution = nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False)
+    return nn.Sequential(OrderedDict(body=nn.Sequential(convolution, nn.PixelShuffle(2))))
 
 
 class Level(nn.Sequential):
@@ -148,17 +140,6 @@ class Level(nn.Sequential):
         return apply_blocks(self, x, self.recompute)
 
 
-class PatchEmbedding(nn.Module):
-    """The first convolution, under its published name."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.proj = nn.Conv2d(3, dim, 3, padding=1, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.proj(x)
-
-
 class Restormer(nn.Module):
     """The restoration network. The attribute names are the published checkpoint keys. It has no side output."""
 
@@ -166,21 +147,21 @@ class Restormer(nn.Module):
         super().__init__()
         self.config = config or RestormerConfig()
         dim, blocks = self.config.dim, self.config.num_blocks
-        self.patch_embed = PatchEmbedding(dim)
+        self.patch_embed = nn.Sequential(OrderedDict(proj=nn.Conv2d(3, dim, 3, padding=1, bias=False)))
         self.encoder_level1 = self._level(0, dim, blocks[0])
-        self.down1_2 = Downsample(dim)
+        self.down1_2 = _downsample(dim)
         self.encoder_level2 = self._level(1, 2 * dim, blocks[1])
-        self.down2_3 = Downsample(2 * dim)
+        self.down2_3 = _downsample(2 * dim)
         self.encoder_level3 = self._level(2, 4 * dim, blocks[2])
-        self.down3_4 = Downsample(4 * dim)
+        self.down3_4 = _downsample(4 * dim)
         self.latent = self._level(3, 8 * dim, blocks[3])
-        self.up4_3 = Upsample(8 * dim)
+        self.up4_3 = _upsample(8 * dim)
         self.reduce_chan_level3 = nn.Conv2d(8 * dim, 4 * dim, 1, bias=False)
         self.decoder_level3 = self._level(2, 4 * dim, blocks[2])
-        self.up3_2 = Upsample(4 * dim)
+        self.up3_2 = _upsample(4 * dim)
         self.reduce_chan_level2 = nn.Conv2d(4 * dim, 2 * dim, 1, bias=False)
         self.decoder_level2 = self._level(1, 2 * dim, blocks[1])
-        self.up2_1 = Upsample(2 * dim)
+        self.up2_1 = _upsample(2 * dim)
         self.decoder_level1 = self._level(0, 2 * dim, blocks[0])
         self.refinement = self._level(0, 2 * dim, self.config.num_refinement_blocks)
         self.output = nn.Conv2d(2 * dim, 3, 3, padding=1, bias=False)

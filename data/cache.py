@@ -1,12 +1,9 @@
-"""Decoded and resized pairs in one memory-mapped file: built once, read by all folds, epochs, workers and processes.
+"""Pairs -> one memory-mapped file of decoded, resized pixels, and the same pixels on a GPU, where batches are cut from them.
 
-A pack holds uint8 planes (3, H, W), source then target of one pair after the other. Its name is a digest of what it holds, so that
-another resolution, fit, photo or decoder is another pack. The index beside it is written last and has a checksum for every entry.
-
-MERGED: A pack of decoded pairs on the device itself: batches are cut, flipped, turned and toned there, bit for bit as the loader's.
-
-In: a PairCache, copied once. Out: what the loaders of data/loader.py yield, with "src" and "tar" on the device; no process, no
-copy of a pixel on the host.
+The file, a pack, is built once and read by all folds, epochs, workers and processes. It holds uint8 planes (3, H, W), source then
+target of one pair after the other. Its name is a digest of what it holds, so that another resolution, fit, photo or decoder is
+another pack. The index beside it is written last and has a checksum for every entry. Batches made on the GPU are bit for bit
+those of data/loader.py, without a loader process and without a copy of a pixel on the host.
 """
 
 from __future__ import annotations
@@ -38,30 +35,29 @@ from data.manifest import Pair
 from data.transforms import lattice, toned
 
 FORMAT = 2
-SPARE_BYTES = 2 * 2**30  # left free for checkpoints when `auto` decides
-WAIT_SECONDS = 6 * 3600.0  # another process may be building the pack
 GIB = 2**30
+SPARE_BYTES = 2 * GIB  # left free for checkpoints when `auto` decides
+WAIT_SECONDS = 6 * 3600.0  # another process may be building the pack
+GPU_SHARE = 0.25  # of the free memory of the device, before training takes its own
+CHUNK = 2**28  # bytes a copy to the device: a stop signal is seen in between
 
-Size = tuple[int, int]
+Size = tuple[int, int]  # width, height
 Wanted = dict[str, tuple[Pair, Size]]
 Log = Callable[[str], None]
 
 
 class PairCache:
-    """Read access to one pack. Calling it with a pair and a size gives what `decoded_pair` gives, in microseconds.
+    """Access to the pixels of one pack. Calling it with a pair and a size gives what `decoded_pair` gives, in microseconds.
 
-    pixels: the whole pack, uint8 (bytes,), mapped read-only: writing to it or to a view of it ends the process.
+    pixels: the whole pack, uint8 (bytes,). entries: where each pair begins in it.
     """
 
-    def __init__(self, path: Path, entries: dict[str, int]):
+    def __init__(self, pixels: torch.Tensor, entries: dict[str, int]):
+        self.pixels = pixels
         self.entries = entries
-        with warnings.catch_warnings():
-            # Torch has no read-only tensors and says so; a writable mapping would count as memory of this process.
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-            self.pixels = torch.from_numpy(np.memmap(path, np.uint8, mode="r"))
 
     def __call__(self, pair: Pair, size: Size) -> tuple[torch.Tensor, torch.Tensor]:
-        """Source and target of `pair` at `size` (width, height): uint8 (3, H, W) views of the pack."""
+        """Source and target of `pair` at `size`: uint8 (3, H, W) views of the pack."""
         width, height = size
         start, length = self.start_of(pair, size), 3 * width * height
         src, tar = self.pixels[start : start + 2 * length].view(2, 3, height, width)
@@ -75,24 +71,28 @@ class PairCache:
 def open_cache(pairs: Iterable[Pair], resolution: int, fit: str, mode: str, folder: Path, log: Log) -> PairCache | None:
     """The pack of `pairs` at training and evaluation size, built in `folder` when it is not there or not sound.
 
-    mode `auto` gives None, with a log line, when the disk is short; `disk` raises InputError then. Processes that want the same pack
-    wait for the one that builds it. Raises OSError (disk full), Stopped; nothing half-built stays.
+    Its pixels are mapped read-only: writing to them or to a view of them ends the process. mode `auto` gives None, with a log
+    line, when the disk is short; `disk` raises InputError then. Processes that want the same pack wait for the one that builds it.
+    Raises OSError (disk full), Stopped; nothing half-built stays.
     """
     wanted = wanted_entries(pairs, resolution, fit)
     name = hashlib.sha256(json.dumps([FORMAT, DECODER, sorted(wanted)]).encode()).hexdigest()[:16]
     path = folder / f"{name}.pack"
-    entries = _sound_entries(path, wanted)  # without the lock: processes that share a pack check it side by side
+    entries = _sound_entries(path, wanted)  # without the lock: processes that share a pack check it at the same time
     if entries is None:
         with FolderLock(folder, wait=WAIT_SECONDS):
             entries = _sound_entries(path, wanted) or _rebuilt_entries(path, wanted, mode, log)
     if entries is None:
         return None
     log(f"Cache: {len(wanted)} pairs in {path}")
-    return PairCache(path, entries)
+    with warnings.catch_warnings():
+        # Torch has no read-only tensors and says so; a writable mapping would count as memory of this process.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return PairCache(torch.from_numpy(np.memmap(path, np.uint8, mode="r")), entries)
 
 
 def entry_name(pair: Pair, size: Size) -> str:
-    """What an entry is called: content of both images, and size."""
+    """The name of an entry: content of both images, and size."""
     return f"{row_digest(pair.row)}:{size[0]}x{size[1]}"
 
 
@@ -104,38 +104,6 @@ def wanted_entries(pairs: Iterable[Pair], resolution: int, fit: str) -> Wanted:
             size = frame_size(pair, resolution, fit, enlarge)
             wanted[entry_name(pair, size)] = (pair, size)
     return wanted
-
-
-def _rebuilt_entries(path: Path, wanted: Wanted, mode: str, log: Log) -> dict[str, int] | None:
-    """Build the pack, after saying what it takes; None when the disk has no room for it. Call it under the folder's lock."""
-    if path.exists() and path.with_suffix(".json").exists():
-        log(f"⚠️  {path} is damaged and is built anew")
-    for worthless in (path, path.with_suffix(".json")):
-        worthless.unlink(missing_ok=True)
-    remove_stale_temporaries(path.parent)
-    total = sum(_lengths(wanted).values())
-    if not _has_room(path.parent, total, mode, log):
-        return None
-    log(f"Cache: decoding {len(wanted)} pairs into {path}, {total / GIB:.2f} GiB, once")
-    others = list(path.parent.glob("*.pack"))
-    if others:
-        # They may belong to other runs, so they stay.
-        size = sum(other.stat().st_size for other in others) / GIB
-        log(
-            f"Cache: packs of other photos or settings beside it: {len(others)}, {size:.2f} GiB; delete what no run needs"
-        )
-    return _build(path, wanted)
-
-
-def _has_room(folder: Path, total: int, mode: str, log: Log) -> bool:
-    free = shutil.disk_usage(folder).free
-    if free >= total + SPARE_BYTES:
-        return True
-    message = f"the cache needs {total / GIB:.2f} GiB, {free / GIB:.2f} GiB are free at {folder}"
-    if mode == "disk":
-        raise InputError(f"--cache disk: {message}; choose another --cache_dir, or --cache off")
-    log(f"⚠️  --cache auto: {message}: photos are decoded anew in every epoch")
-    return False
 
 
 def _sound_entries(path: Path, wanted: Wanted) -> dict[str, int] | None:
@@ -159,15 +127,36 @@ def _sound_entries(path: Path, wanted: Wanted) -> dict[str, int] | None:
     return {name: row[0] for name, row in rows.items()} if sound else None
 
 
-def _lengths(wanted: Wanted) -> dict[str, int]:
-    """Bytes of every entry."""
-    return {name: 2 * 3 * math.prod(size) for name, (_, size) in wanted.items()}
-
-
-def _build(path: Path, wanted: Wanted) -> dict[str, int]:
-    """Decode every entry, in threads, into a file that appears whole; then its index. Offsets by entry."""
-    lengths = _lengths(wanted)
+def _rebuilt_entries(path: Path, wanted: Wanted, mode: str, log: Log) -> dict[str, int] | None:
+    """Offsets of the pack after it was built; None when the disk has no room for it. Call it under the folder's lock."""
+    index = path.with_suffix(".json")
+    if path.exists() and index.exists():
+        log(f"⚠️  {path} is damaged and is built anew")
+    for worthless in (path, index):
+        worthless.unlink(missing_ok=True)
+    remove_stale_temporaries(path.parent)
+    lengths = {name: 2 * 3 * math.prod(size) for name, (_, size) in wanted.items()}
+    total, free = sum(lengths.values()), shutil.disk_usage(path.parent).free
+    if free < total + SPARE_BYTES:
+        short = f"the cache needs {total / GIB:.2f} GiB, {free / GIB:.2f} GiB are free at {path.parent}"
+        if mode == "disk":
+            raise InputError(f"--cache disk: {short}; choose another --cache_dir, or --cache off")
+        log(f"⚠️  --cache auto: {short}: photos are decoded anew in every epoch")
+        return None
+    log(f"Cache: decoding {len(wanted)} pairs into {path}, {total / GIB:.2f} GiB, once")
+    # Other packs may belong to other runs, so they stay.
+    others = [other.stat().st_size for other in path.parent.glob("*.pack")]
+    if others:
+        size = f"{len(others)}, {sum(others) / GIB:.2f} GiB"
+        log(f"Cache: packs of other photos or settings beside it: {size}; delete what no run needs")
     starts = dict(zip(lengths, np.cumsum([0, *lengths.values()]).tolist(), strict=False))
+    rows = _build(path, wanted, starts, lengths)
+    write_json(index, rows)
+    return starts
+
+
+def _build(path: Path, wanted: Wanted, starts: dict[str, int], lengths: dict[str, int]) -> dict[str, list[int]]:
+    """Decode every entry, in threads, into a file that appears whole; start, length and checksum of each."""
     with atomic_output(path) as temporary:
         with open(temporary, "wb") as handle:
             # The blocks now, not as they are written: a full disk is an error here, and would kill the process there.
@@ -182,28 +171,33 @@ def _build(path: Path, wanted: Wanted) -> dict[str, int]:
 
         pool = ThreadPoolExecutor(usable_cpus())
         try:
-            done = tqdm(pool.map(fill, wanted), "Decoding", len(wanted), disable=not sys.stderr.isatty())
-            rows = dict(done)
+            rows = dict(tqdm(pool.map(fill, wanted), "Decoding", len(wanted), disable=not sys.stderr.isatty()))
         finally:
             pool.shutdown(cancel_futures=True)
         pixels.flush()
-    write_json(path.with_suffix(".json"), rows)
-    return starts
+    return rows
 
 
-SHARE = 0.25  # of the free memory of the device, before training takes its own
-CHUNK = 2**28  # bytes a copy: a stop signal is seen in between
+def open_resident(cache: PairCache, device: torch.device, free: int, log: Log) -> ResidentPairs | None:
+    """The pack on a GPU where GPU_SHARE of its `free` bytes holds it, else None; a log line says which, and the sizes."""
+    needed = cache.pixels.numel()
+    sizes = f"{needed / GIB:.2f} GiB of pixels, {free / GIB:.2f} GiB free on the GPU"
+    if needed > GPU_SHARE * free:
+        log(f"Cache: {sizes}: more than {GPU_SHARE:.0%} of it, so loader processes make the batches")
+        return None
+    log(f"Cache: {sizes}: copied there, where batches are made without loader processes (--cache disk: not copied)")
+    return ResidentPairs(cache, device)
 
 
 class ResidentPairs:
-    """The pixels of `cache` on `device`, and batches made from them. Raises Stopped while it is filled."""
+    """The pixels of `cache` on `device`, and batches made from them. Raises Stopped while they are copied."""
 
     def __init__(self, cache: PairCache, device: torch.device):
-        self.cache = cache
         self.pixels = torch.empty(cache.pixels.shape, dtype=torch.uint8, device=device)
         for target, source in zip(self.pixels.split(CHUNK), cache.pixels.split(CHUNK), strict=True):
             signals.check()
             target.copy_(source)
+        self.cache = PairCache(self.pixels, cache.entries)
 
     @property
     def advice(self) -> str:
@@ -216,17 +210,17 @@ class ResidentPairs:
 
     def training_batch(self, dataset: TrainingPairs, keys: list[SampleKey]) -> dict:
         """{"src", "tar": uint8 (B, 3, R, R) on the device, "index": int64 (B,) on the host}."""
-        side, device = dataset.resolution, self.pixels.device
+        length, device = dataset.resolution, self.pixels.device
         draws = [dataset.draw(key) for key in keys]
         places = []
         for key, draw in zip(keys, draws, strict=True):
             width, height = dataset.size_of(key.index)
             start = self.cache.start_of(dataset.pairs[key.index], (width, height))
-            places.append((start, width * height, *lattice(draw, width, side)))
+            places.append((start, width * height, *lattice(draw, width, length)))
         start, plane, first, down, across = (
             column.view(-1, 1, 1, 1) for column in torch.tensor(places).to(device, non_blocking=True).unbind(1)
         )
-        step = torch.arange(side, device=device)
+        step = torch.arange(length, device=device)
         channel = torch.arange(3, device=device).view(1, 3, 1, 1)
         source = start + channel * plane + (first + step.view(1, 1, -1, 1) * down + step * across)
         src, tar = self.pixels[source], self.pixels[source + 3 * plane]
@@ -237,14 +231,14 @@ class ResidentPairs:
 
     def frames(self, dataset: EvaluationPairs, batches: list[list[int]]) -> ResidentFrames:
         """What `data.loader.evaluation_loader` makes of the same dataset and batches."""
-        return ResidentFrames(self, dataset, batches)
+        return ResidentFrames(self.cache, dataset, batches)
 
 
 class ResidentFrames:
     """Whole frames in the given batches of indices, each of one frame size; can be iterated again and again."""
 
-    def __init__(self, resident: ResidentPairs, dataset: EvaluationPairs, batches: list[list[int]]):
-        self.resident = resident
+    def __init__(self, cache: PairCache, dataset: EvaluationPairs, batches: list[list[int]]):
+        self.cache = cache
         self.dataset = dataset
         self.batches = batches
 
@@ -253,24 +247,6 @@ class ResidentFrames:
 
     def __iter__(self) -> Iterator[dict]:
         for batch in self.batches:
-            src, tar = torch.stack([self._pair(index) for index in batch], dim=1)
+            pairs = [self.cache(self.dataset.pairs[index], self.dataset.size_of(index)) for index in batch]
+            src, tar = (torch.stack(images) for images in zip(*pairs, strict=True))
             yield {"src": src, "tar": tar, "index": torch.tensor(batch)}
-
-    def _pair(self, index: int) -> torch.Tensor:
-        """Source and target as one view: uint8 (2, 3, H, W)."""
-        width, height = self.dataset.size_of(index)
-        start = self.resident.cache.start_of(self.dataset.pairs[index], (width, height))
-        return self.resident.pixels[start : start + 6 * width * height].view(2, 3, height, width)
-
-
-def open_resident(
-    cache: PairCache, device: torch.device, free: int, log: Callable[[str], None]
-) -> ResidentPairs | None:
-    """The pack on a GPU where SHARE of its `free` bytes holds it, else None; a log line says which, and the sizes."""
-    needed = cache.pixels.numel()
-    sizes = f"{needed / GIB:.2f} GiB of pixels, {free / GIB:.2f} GiB free on the GPU"
-    if needed > SHARE * free:
-        log(f"Cache: {sizes}: more than {SHARE:.0%} of it, so loader processes make the batches")
-        return None
-    log(f"Cache: {sizes}: copied there, where batches are made without loader processes (--cache disk: not copied)")
-    return ResidentPairs(cache, device)

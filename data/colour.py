@@ -1,11 +1,9 @@
-"""Samples in the colours of an embedded ICC profile -> sRGB.
+"""Samples in the colours of an ICC profile -> sRGB; and the ProPhoto profile, for files that lack theirs.
 
 RGB profiles made of a matrix and tone curves, and gray ones made of one curve, are evaluated exactly from their tags:
 curve -> linear light -> 3x3 (profile to PCS to sRGB) -> sRGB encoding. An 8-bit CMM is off by up to 22 codes there.
 Profiles with lookup tables, and CMYK, go through littlecms.
-Sources: ICC.1:2010 sections 10.5 (curv), 10.15 (para), 10.27 (XYZ); IEC 61966-2-1 for sRGB.
-
-MERGED: ICC profiles that are assumed for files without one, built from their primaries and gamma (ICC.1:2010 section 7).
+Sources: ICC.1:2010 sections 7 (layout), 10.5 (curv), 10.15 (para), 10.27 (XYZ); IEC 61966-2-1 for sRGB.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from __future__ import annotations
 import functools
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +23,10 @@ PCS_WHITE = np.array([0.96420288, 1.0, 0.82490540])  # D50 as ICC profiles store
 ROWS = 256  # rows converted at a time: bounds the float copies of a large photo
 # Parameters of each function type of a `para` tag, in the file's order g a b c d e f.
 PARAMETERS = {0: 1, 1: 3, 2: 4, 3: 5, 4: 7}
+# Colorants of ProPhoto (ROMM) RGB adapted to D50, and the pure gamma 461/256 that FiveK's renditions carry: their
+# embedded profile has no linear toe.
+PROPHOTO_COLORANTS = ((0.79767, 0.28804, 0.0), (0.13519, 0.71188, 0.0), (0.03134, 0.00009, 0.8249))
+PROPHOTO_GAMMA = 461
 
 
 class ProfileError(ValueError):
@@ -57,7 +59,13 @@ def parse_profile(icc: bytes) -> Profile | None:
         profile = _parse(icc)
     except (struct.error, IndexError) as error:
         raise ProfileError(f"it is cut short ({error})") from None
-    return None if _is_srgb(profile) else profile
+    if profile.curves is None or profile.space != "RGB":
+        return profile
+    steps = np.arange(0, 256, 15)
+    colours = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    linear = np.stack([curve(colours[:, channel] / 255) for channel, curve in enumerate(profile.curves)], axis=1)
+    moved = srgb_encode(linear @ profile.matrix.T) * 255 - colours
+    return None if np.abs(moved).max() <= 1.0 else profile
 
 
 def to_srgb(samples: np.ndarray, profile: Profile, dtype: type = np.uint8) -> np.ndarray:
@@ -77,7 +85,12 @@ def to_srgb(samples: np.ndarray, profile: Profile, dtype: type = np.uint8) -> np
     for top in range(0, len(samples), ROWS):
         rows = samples[top : top + ROWS]
         linear = np.stack([table[rows[..., channel]] for channel, table in enumerate(tables)], axis=-1) @ matrix
-        result[top : top + ROWS] = _encode(linear, dtype)
+        if dtype == np.uint16:
+            result[top : top + ROWS] = _quantise(srgb_encode(linear.astype(np.float64)), dtype)
+        else:
+            # A table is ten times faster than the power, and off by at most 0.03 code.
+            codes = np.rint(np.clip(linear, 0, 1) * np.float32(65535)).astype(np.uint16)
+            result[top : top + ROWS] = _encode_table()[codes]
     return result
 
 
@@ -88,13 +101,6 @@ def change_depth(samples: np.ndarray, dtype: type) -> np.ndarray:
     if dtype == np.uint16:
         return samples.astype(np.uint16) * np.uint16(257)
     return ((samples.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-
-
-def _encode(linear: np.ndarray, dtype: type) -> np.ndarray:
-    if dtype == np.uint16:
-        return _quantise(srgb_encode(linear.astype(np.float64)), dtype)
-    # A table is ten times faster than the power, and off by at most 0.03 code.
-    return _encode_table()[np.rint(np.clip(linear, 0, 1) * np.float32(65535)).astype(np.uint16)]
 
 
 @functools.lru_cache(maxsize=1)
@@ -145,7 +151,12 @@ def _parse(icc: bytes) -> Profile:
     if missing:
         raise ProfileError(f"it lacks {', '.join(missing)}")
     curves = tuple(_curve(tags[name]) for name in names)
-    matrix = _matrix([tags[name] for name in wanted[3:]]) if space == "RGB" else None
+    if space == "GRAY":
+        return Profile(icc, space, curves, None)
+    columns = [tags[name] for name in wanted[3:]]
+    if any(column[:4] != b"XYZ " for column in columns):
+        raise ProfileError("a colorant tag is not of type XYZ")
+    matrix = np.linalg.inv(_srgb_to_pcs()) @ np.stack([_fixed(column, 8, 3) for column in columns], axis=1)
     return Profile(icc, space, curves, matrix)
 
 
@@ -165,12 +176,6 @@ def _tags(icc: bytes) -> dict[bytes, bytes]:
 def _fixed(tag: bytes, start: int, count: int) -> np.ndarray:
     """`count` s15Fixed16 numbers of a tag."""
     return np.array(struct.unpack_from(f">{count}i", tag, start)) / 65536
-
-
-def _matrix(columns: list[bytes]) -> np.ndarray:
-    if any(column[:4] != b"XYZ " for column in columns):
-        raise ProfileError("a colorant tag is not of type XYZ")
-    return np.linalg.inv(_srgb_to_pcs()) @ np.stack([_fixed(column, 8, 3) for column in columns], axis=1)
 
 
 @functools.lru_cache(maxsize=1)
@@ -213,28 +218,11 @@ def _parametric(kind: int, parameters: np.ndarray, x: np.ndarray) -> np.ndarray:
     return np.clip(np.where(x >= d, power + e, c * x + f), 0, 1)
 
 
-def _is_srgb(profile: Profile) -> bool:
-    if profile.curves is None or profile.space != "RGB":
-        return False
-    steps = np.arange(0, 256, 15)
-    colours = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    linear = np.stack([curve(colours[:, channel] / 255) for channel, curve in enumerate(profile.curves)], axis=1)
-    moved = srgb_encode(linear @ profile.matrix.T) * 255 - colours
-    return bool(np.abs(moved).max() <= 1.0)
-
-
-# Colorants of ProPhoto (ROMM) RGB adapted to D50, and the pure gamma 461/256 that FiveK's renditions carry: their
-# embedded profile has no linear toe.
-PROPHOTO_COLORANTS = ((0.79767, 0.28804, 0.0), (0.13519, 0.71188, 0.0), (0.03134, 0.00009, 0.8249))
-PROPHOTO_GAMMA = 461
-D50 = (0.9642, 1.0, 0.8249)
-
-
 @functools.lru_cache(maxsize=1)
 def prophoto() -> bytes:
     """The ProPhoto RGB profile as Lightroom embeds it: matrix and pure gamma 1.80078."""
     curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, PROPHOTO_GAMMA) + b"\0\0"
-    tags = {b"rTRC": curve, b"gTRC": curve, b"bTRC": curve, b"wtpt": _xyz(D50)}
+    tags = {b"rTRC": curve, b"gTRC": curve, b"bTRC": curve, b"wtpt": _xyz(PCS_WHITE)}
     tags |= dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(_xyz, PROPHOTO_COLORANTS), strict=True))
     start = 128 + 4 + 12 * len(tags)
     table, body = b"", b""
@@ -243,9 +231,9 @@ def prophoto() -> bytes:
         body += content
     size = start + len(body)
     header = struct.pack(">I4sI4s4s4s", size, b"\0\0\0\0", 0x02400000, b"mntr", b"RGB ", b"XYZ ")
-    header = (header + bytes(12) + b"acsp" + bytes(28) + _xyz(D50)[8:]).ljust(128, b"\0")
+    header = (header + bytes(12) + b"acsp" + bytes(28) + _xyz(PCS_WHITE)[8:]).ljust(128, b"\0")
     return header + struct.pack(">I", len(tags)) + table + body
 
 
-def _xyz(values: tuple[float, float, float]) -> bytes:
+def _xyz(values: Iterable[float]) -> bytes:
     return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(value * 65536) for value in values))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from common.options import require
+
 MIN_RESOLUTION, MAX_RESOLUTION = 16, 16384
 
 
@@ -58,12 +60,10 @@ class DataConfig:
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.mix_ratio < 1:
-            raise ValueError(f"--mix_ratio {self.mix_ratio}: must be between 0 and 1")
-        if not MIN_RESOLUTION <= self.resolution <= MAX_RESOLUTION:
-            raise ValueError(f"--resolution {self.resolution}: must be {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels")
-        if self.num_workers < 0:
-            raise ValueError(f"--num_workers {self.num_workers}: must be 0 or more")
+        require(0 < self.mix_ratio < 1, f"--mix_ratio {self.mix_ratio}: must be between 0 and 1")
+        allowed = MIN_RESOLUTION <= self.resolution <= MAX_RESOLUTION
+        require(allowed, f"--resolution {self.resolution}: must be {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels")
+        require(self.num_workers >= 0, f"--num_workers {self.num_workers}: must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -103,18 +103,16 @@ class SplitConfig:
     output_dir: str = field(default="data_splits", metadata={"help": "folder for the split files"})
 
     def __post_init__(self) -> None:
-        if (self.input_jsonl is None) == (self.input_dir is None):
-            raise ValueError("give either --input_jsonl or --input_dir")
-        if self.input_dir is not None and self.base_dir is not None:
-            raise ValueError("--base_dir belongs to --input_jsonl; paths of --input_dir are relative to that folder")
-        if self.test_size < 1:
-            raise ValueError(f"--test_size must be at least 1, not {self.test_size}")
-        if self.n_folds < 1:
-            raise ValueError(f"--n_folds must be at least 1, not {self.n_folds}")
-        if not 0 < self.val_ratio < 1:
-            raise ValueError(f"--val_ratio must lie between 0 and 1, not {self.val_ratio}")
-        if self.group_key in ("", "src", "tar"):
-            raise ValueError(f"--group_key must name a field other than src and tar, not {self.group_key!r}")
+        require((self.input_jsonl is None) != (self.input_dir is None), "give either --input_jsonl or --input_dir")
+        require(
+            self.input_dir is None or self.base_dir is None,
+            "--base_dir belongs to --input_jsonl; paths of --input_dir are relative to that folder",
+        )
+        require(self.test_size >= 1, f"--test_size must be at least 1, not {self.test_size}")
+        require(self.n_folds >= 1, f"--n_folds must be at least 1, not {self.n_folds}")
+        require(0 < self.val_ratio < 1, f"--val_ratio must lie between 0 and 1, not {self.val_ratio}")
+        named = self.group_key not in ("", "src", "tar")
+        require(named, f"--group_key must name a field other than src and tar, not {self.group_key!r}")
 
     @property
     def draws_validation(self) -> bool:
@@ -141,5 +139,4 @@ class AuditConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.oof is not None and not self.audit:
-            raise ValueError("--oof belongs to --audit")
+        require(self.audit or self.oof is None, "--oof belongs to --audit")

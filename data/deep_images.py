@@ -52,7 +52,9 @@ def read_deep(image: Image.Image, reopen: Callable[[], Image.Image]) -> np.ndarr
         raise UnsupportedImage("16-bit TIFF with premultiplied alpha; save it with straight alpha or none")
     if rawmode == "LA;16B":
         # One RGBA pixel of 8 bits holds the four bytes of a gray and an alpha sample.
-        return _four_bytes(image)
+        image.tile = [_with_rawmode(tile, {";16B": ""}, "RGBA") for tile in image.tile]
+        image.load()
+        return np.ascontiguousarray(np.asarray(image)).view(">u2").astype(np.uint16)
     low = reopen()
     low.tile = [_with_rawmode(tile, OTHER_BYTE) for tile in low.tile]
     for part in (image, low):
@@ -72,12 +74,6 @@ def _read_gray(image: Image.Image) -> np.ndarray:
         samples = ((samples.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
     # Pillow inverts 8-bit samples of such files, and leaves 16-bit ones as they are.
     return 65535 - samples if white_is_zero else samples
-
-
-def _four_bytes(image: Image.Image) -> np.ndarray:
-    image.tile = [_with_rawmode(tile, {";16B": ""}, "RGBA") for tile in image.tile]
-    image.load()
-    return np.ascontiguousarray(np.asarray(image)).view(">u2").astype(np.uint16)
 
 
 def _rawmode(tile: tuple) -> str:

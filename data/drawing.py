@@ -1,8 +1,7 @@
-"""Draws whole components for the sets of a split: wanted sizes, an order that only the seed and the content determine.
+"""Components and wanted numbers of rows -> which components each set of a split takes. Seed and content alone decide.
 
-MERGED: Which totals can be formed from components of given sizes, and how. Exact, by dynamic programming over bit sets.
-
-Components of one size are interchangeable, so that tables grow with the number of different sizes, not of components.
+Which totals components of given sizes can form is exact, by dynamic programming over bit sets. Components of one size are
+interchangeable, so that tables grow with the number of different sizes, not of components.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from common.errors import InputError
 ATTEMPTS = 200
 FEW = 2000  # components; with more of them the first attempts nearly always find exact sizes
 ATTEMPTS_OF_MANY = 12
+IMPOSSIBLE = 2**30  # components; more than any subset has
 
 
 class Bag:
@@ -97,9 +97,6 @@ class Bag:
         return hashlib.sha256(f"{self.seed}:{purpose}:{key}".encode()).hexdigest()
 
 
-IMPOSSIBLE = 2**30  # components; more than any subset has
-
-
 class SubsetSums:
     """All totals of subsets of a multiset of sizes: `counts` maps a size to how many components have it."""
 
@@ -109,7 +106,10 @@ class SubsetSums:
         self._sizes = sorted(counts)
         self._reachable = [1]  # bit t of entry i: total t can be formed from the i smallest sizes
         for size in self._sizes:
-            self._reachable.append(_with_copies(self._reachable[-1], size, counts[size]))
+            reachable = self._reachable[-1]
+            for copies in _blocks(counts[size]):
+                reachable |= reachable << (size * copies)
+            self._reachable.append(reachable)
 
     def is_reachable(self, total: int) -> bool:
         """Whether some subset has this total."""
@@ -125,12 +125,11 @@ class SubsetSums:
     def pick(self, total: int, order: Callable[[int], str]) -> dict[int, int]:
         """How many components of each size form a reachable `total`.
 
-        Each size gives about its share, and `order` (size to hexadecimal text) settles to which side it is rounded.
+        Each size gives about its share, and `order` (size to hexadecimal text) settles whether it is rounded up or down.
         """
         share = total / self.total
         chosen = {}
-        for index in range(len(self._sizes) - 1, -1, -1):
-            size = self._sizes[index]
+        for index, size in reversed(list(enumerate(self._sizes))):
             most = min(self.counts[size], total // size)
             # The smallest size has to fill what is left; the others may choose.
             choices = range(most + 1) if index else (total // size,)
@@ -144,8 +143,7 @@ class SubsetSums:
     def pick_fewest(self, total: int) -> dict[int, int]:
         """As `pick`, with as few components as can form `total` at all."""
         chosen = {}
-        for index in range(len(self._sizes) - 1, -1, -1):
-            size = self._sizes[index]
+        for index, size in reversed(list(enumerate(self._sizes))):
             counts = np.arange(min(self.counts[size], total // size) + 1)
             chosen[size] = int(np.argmin(self._fewest[index][total - counts * size] + counts))
             total -= chosen[size] * size
@@ -159,8 +157,8 @@ class SubsetSums:
         tables = [fewest]
         for size in self._sizes[:-1]:
             fewest = fewest.copy()
-            for copies in _powers(self.counts[size]):
-                # The right side is evaluated whole before it is written: each block of copies is taken at most once.
+            for copies in _blocks(self.counts[size]):
+                # The minimum is computed whole before it is stored: each block of copies is taken at most once.
                 fewest[size * copies :] = np.minimum(
                     fewest[size * copies :], fewest[: len(fewest) - size * copies] + copies
                 )
@@ -168,18 +166,11 @@ class SubsetSums:
         return tables
 
 
-def _with_copies(reachable: int, size: int, copies: int) -> int:
-    """Totals after adding up to `copies` components of `size`: few shifts, by `_powers`."""
-    for step in _powers(copies):
-        reachable |= reachable << (size * step)
-    return reachable
-
-
-def _powers(copies: int) -> Iterator[int]:
-    """Blocks (1, 2, 4, ..., the rest) whose subsets make every number up to `copies`."""
-    step = 1
+def _blocks(copies: int) -> Iterator[int]:
+    """Blocks (1, 2, 4, ..., the rest) whose subsets make every number up to `copies`: few, however many copies."""
+    block = 1
     while copies:
-        step = min(step, copies)
-        yield step
-        copies -= step
-        step *= 2
+        block = min(block, copies)
+        yield block
+        copies -= block
+        block *= 2

@@ -1,12 +1,9 @@
-"""Perceptual hash of an image, and the search for rows whose images look the same.
+"""Pairs -> the same pairs with digests, sizes and perceptual hashes in their rows; and the rows that look the same.
 
-pHash: the signs of the 8 x 8 lowest DCT frequencies of a 32 x 32 luma against their median (Zauner, "Implementation and
-benchmarking of perceptual image hash functions", 2010, section 3.2.1).
-
-MERGED: Pairs -> pairs whose rows carry digests, sizes and perceptual hashes. Each image is read and decoded once.
-
-Digest of an image: sha256 of `WxH:` and its RGB8 bytes after the image semantics, so that a copy in another container
-or with other metadata is still found. Digest of a set of rows: sha256 over the sorted digests of the rows.
+Each image is read and decoded once. Digest of an image: sha256 of `WxH:` and its RGB8 bytes after the image semantics, so
+that a copy in another container or with other metadata is still found. Digest of a set of rows: sha256 over the sorted
+digests of the rows. Perceptual hash (pHash): the signs of the 8 x 8 lowest DCT frequencies of a 32 x 32 luma against their
+median (Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010, section 3.2.1).
 """
 
 from __future__ import annotations
@@ -23,59 +20,20 @@ from PIL import Image
 
 from common.errors import Faults, InputError
 from common.memory import usable_cpus
-from common.threads import in_threads
+from common.workers import in_threads
 from data.images import DECODER, decode_bytes, read_file
 from data.manifest import Pair
 
-SIDE = 32
-KEPT = 8
-MAX_BITS = 6
-FLAT_STD = 2.0  # in 8-bit codes; below it the signs are those of noise
-BLOCK = 1024
-_STEPS = np.arange(SIDE)
-DCT = np.cos(np.pi * np.outer(np.arange(KEPT), 2 * _STEPS + 1) / (2 * SIDE))
-
-
-class NearDuplicate(NamedTuple):
-    """Two rows by index (first < second), and how many bits their src and tar hashes differ."""
-
-    first: int
-    second: int
-    src_bits: int
-    tar_bits: int
-
-
-def perceptual_hash(image: np.ndarray) -> int | None:
-    """64-bit hash of (H, W, 3) uint8 sRGB; None when the image is flat (luma varies by less than 2 codes)."""
-    luma = np.asarray(Image.fromarray(image).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float64)
-    if luma.std() < FLAT_STD:
-        return None
-    frequencies = (DCT @ luma @ DCT.T).ravel()
-    return int.from_bytes(np.packbits(frequencies > np.median(frequencies)).tobytes(), "big")
-
-
-def near_duplicates(src_hashes: list[int | None], tar_hashes: list[int | None]) -> list[NearDuplicate]:
-    """All pairs of rows whose src and tar hashes both differ by at most 6 bits; rows with a flat image are left out."""
-    kept = [row for row, hashes in enumerate(zip(src_hashes, tar_hashes, strict=True)) if None not in hashes]
-    src = np.array([src_hashes[row] for row in kept], dtype=np.uint64)
-    tar = np.array([tar_hashes[row] for row in kept], dtype=np.uint64)
-    found = []
-    for start in range(0, len(kept), BLOCK):
-        close = np.bitwise_count(src[start : start + BLOCK, None] ^ src[None, start:]) <= MAX_BITS
-        rows, columns = (side + start for side in np.nonzero(close))
-        # Few rows pass the first test, so that the second one costs nothing.
-        src_bits = np.bitwise_count(src[rows] ^ src[columns])
-        tar_bits = np.bitwise_count(tar[rows] ^ tar[columns])
-        hits = np.nonzero((rows < columns) & (tar_bits <= MAX_BITS))[0]
-        found += [
-            NearDuplicate(kept[rows[hit]], kept[columns[hit]], int(src_bits[hit]), int(tar_bits[hit])) for hit in hits
-        ]
-    return found
-
-
-MIN_SIDE = 11  # the SSIM window: a smaller photo could be neither validated nor tested
+MIN_SIDE = 11  # pixels, the SSIM window: a smaller photo could be neither validated nor tested
 UNUSABLE = ("images that cannot be used", "Repair these images or remove their rows.")
 ROW_FIELDS = ("sha256", "file_sha256", "bytes", "mtime_ns", "phash")
+
+LUMA_LENGTH = 32
+KEPT = 8
+DCT = np.cos(np.pi * np.outer(np.arange(KEPT), 2 * np.arange(LUMA_LENGTH) + 1) / (2 * LUMA_LENGTH))
+FLAT_STD = 2.0  # in 8-bit codes; below it the signs are those of noise
+MAX_BITS = 6
+BLOCK = 1024  # rows compared at a time
 
 
 @dataclass(frozen=True)
@@ -89,6 +47,79 @@ class ImagePrint:
     height: int
     bytes: int
     mtime_ns: int
+
+
+def fingerprint_pairs(
+    pairs: list[Pair], workers: int | None = None, progress: bool = True, known: Iterable[Pair] = ()
+) -> list[Pair]:
+    """Give each pair's row the fields of `row_fields`, in the order of `pairs`.
+
+    Files whose path, size and mtime stand with this DECODER in the row itself, or in a row of `known`, are not read.
+    workers: threads, None = the CPUs of this process. A progress bar is shown on a terminal only.
+
+    Raises InputError with all bad rows: broken images, pairs of two sizes, images under 11 pixels; Stopped.
+    """
+    prints: dict[Path, ImagePrint] = {}
+    for pair in (*known, *pairs):
+        for role, path in (("src", pair.src_path), ("tar", pair.tar_path)):
+            recorded = _recorded_print(pair.row, role)
+            if recorded is not None:
+                prints[path] = recorded
+    # Every image once, in order of appearance: a tar may belong to several srcs.
+    paths = dict.fromkeys(path for pair in pairs for path in (pair.src_path, pair.tar_path))
+    todo = [path for path in paths if not _is_current(path, prints.get(path))]
+    failures: dict[Path, str] = {}
+    for path, result in in_threads(fingerprint, todo, workers or usable_cpus(), "Reading images", progress):
+        if isinstance(result, ImagePrint):
+            prints[path] = result
+        else:
+            failures[path] = str(result)
+    faults = Faults()
+    for pair in pairs:
+        broken = [failures[path] for path in (pair.src_path, pair.tar_path) if path in failures]
+        for reason in broken:
+            faults.add(pair.where, reason)
+        if not broken and (reason := _size_fault(prints[pair.src_path], prints[pair.tar_path])):
+            faults.add(pair.where, f"{pair.src} and {pair.tar}: {reason}")
+    faults.raise_if_any(*UNUSABLE)
+    return [
+        dataclasses.replace(pair, row={**pair.row, **row_fields(prints[pair.src_path], prints[pair.tar_path])})
+        for pair in pairs
+    ]
+
+
+def _recorded_print(row: dict, role: str) -> ImagePrint | None:
+    """The print of one image as `row_fields` wrote it; None when a field lacks, is of another type or decoder."""
+    values = {name: row.get(f"{role}_{name}") for name in ROW_FIELDS}
+    values |= {name: row.get(name) for name in ("width", "height")}
+    texts = all(isinstance(values[name], str) for name in ("sha256", "file_sha256"))
+    numbers = all(type(values[name]) is int for name in ("bytes", "mtime_ns", "width", "height"))
+    if row.get("decoder") != DECODER or f"{role}_phash" not in row or not texts or not numbers:
+        return None
+    try:
+        values["phash"] = None if values["phash"] is None else int(values["phash"], 16)
+    except (ValueError, TypeError):
+        return None
+    return ImagePrint(**values)
+
+
+def _is_current(path: Path, print_: ImagePrint | None) -> bool:
+    if print_ is None:
+        return False
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    return (status.st_size, status.st_mtime_ns) == (print_.bytes, print_.mtime_ns)
+
+
+def _size_fault(src: ImagePrint, tar: ImagePrint) -> str | None:
+    if (src.width, src.height) == (tar.width, tar.height):
+        small = min(src.width, src.height) < MIN_SIDE
+        return f"{src.width}x{src.height} is too small, a side needs {MIN_SIDE} pixels" if small else None
+    turned = (src.width, src.height) == (tar.height, tar.width)
+    hint = "; one is turned: check the EXIF orientation of both" if turned else ""
+    return f"src is {src.width}x{src.height}, but tar is {tar.width}x{tar.height}{hint}"
 
 
 def fingerprint(path: str | Path) -> ImagePrint:
@@ -111,34 +142,14 @@ def fingerprint_bytes(content: bytes, name: str | Path, mtime_ns: int) -> ImageP
     return ImagePrint(pixels.hexdigest(), file_digest, perceptual_hash(image), width, height, len(content), mtime_ns)
 
 
-def fingerprint_pairs(
-    pairs: list[Pair], workers: int | None = None, progress: bool = True, known: Iterable[Pair] = ()
-) -> list[Pair]:
-    """Give each pair's row the digest fields (see DESIGN section 4), in the order of `pairs`.
-
-    Files whose path, size and mtime stand with this DECODER in the row itself, or in a row of `known`, are not read.
-    workers: threads, None = the CPUs of this process. A progress bar is shown on a terminal only.
-
-    Raises InputError with all bad rows: broken images, pairs of two sizes, sides under 11 pixels; Stopped.
-    """
-    prints = _known_prints([*known, *pairs])
-    todo = [path for path in _paths(pairs) if not _is_current(path, prints.get(path))]
-    failures: dict[Path, str] = {}
-    for path, result in in_threads(fingerprint, todo, workers or usable_cpus(), "Reading images", progress):
-        if isinstance(result, ImagePrint):
-            prints[path] = result
-        else:
-            failures[path] = str(result)
-    _raise_faults(pairs, prints, failures)
-    return [_with_fields(pair, prints) for pair in pairs]
-
-
 def row_fields(src: ImagePrint, tar: ImagePrint) -> dict[str, str | int | None]:
     """The fields that a row carries about its two images, which have one size."""
     fields: dict[str, str | int | None] = {}
     for name in ROW_FIELDS:
-        for side, print_ in (("src", src), ("tar", tar)):
-            fields[f"{side}_{name}"] = _hex(print_.phash) if name == "phash" else getattr(print_, name)
+        fields |= {"src_" + name: getattr(src, name), "tar_" + name: getattr(tar, name)}
+    for name in ("src_phash", "tar_phash"):
+        # JSON readers outside Python cut whole numbers above 2**53, so the hash is text.
+        fields[name] = None if fields[name] is None else f"{fields[name]:016x}"
     return fields | {"width": src.width, "height": src.height, "decoder": DECODER}
 
 
@@ -152,82 +163,48 @@ def set_digest(rows: Iterable[dict]) -> str:
     return hashlib.sha256("\n".join(sorted(row_digest(row) for row in rows)).encode()).hexdigest()
 
 
+def perceptual_hash(image: np.ndarray) -> int | None:
+    """64-bit hash of (H, W, 3) uint8 sRGB; None when the image is flat (luma varies by less than 2 codes)."""
+    small = Image.fromarray(image).convert("L").resize((LUMA_LENGTH, LUMA_LENGTH), Image.Resampling.BOX)
+    luma = np.asarray(small, dtype=np.float64)
+    if luma.std() < FLAT_STD:
+        return None
+    frequencies = (DCT @ luma @ DCT.T).ravel()
+    return int.from_bytes(np.packbits(frequencies > np.median(frequencies)).tobytes(), "big")
+
+
+class NearDuplicate(NamedTuple):
+    """Two rows by index (first < second), and how many bits their src and tar hashes differ."""
+
+    first: int
+    second: int
+    src_bits: int
+    tar_bits: int
+
+
 def near_duplicate_pairs(pairs: list[Pair]) -> list[NearDuplicate]:
     """Which of `pairs`, whose rows carry hashes, look the same in src and in tar; indices refer to `pairs`."""
-    hashes = {
-        side: [None if (text := pair.row[f"{side}_phash"]) is None else int(text, 16) for pair in pairs]
-        for side in ("src", "tar")
-    }
-    return near_duplicates(hashes["src"], hashes["tar"])
+    src_hashes, tar_hashes = (
+        [None if pair.row[name] is None else int(pair.row[name], 16) for pair in pairs]
+        for name in ("src_phash", "tar_phash")
+    )
+    return near_duplicates(src_hashes, tar_hashes)
 
 
-def _paths(pairs: list[Pair]) -> list[Path]:
-    """Every image once, in order of appearance: a tar may belong to several srcs."""
-    return list(dict.fromkeys(path for pair in pairs for path in (pair.src_path, pair.tar_path)))
-
-
-def _known_prints(pairs: Iterable[Pair]) -> dict[Path, ImagePrint]:
-    prints = {}
-    for pair in pairs:
-        for side, path in (("src", pair.src_path), ("tar", pair.tar_path)):
-            print_ = _from_row(pair.row, side)
-            if print_ is not None:
-                prints[path] = print_
-    return prints
-
-
-def _from_row(row: dict, side: str) -> ImagePrint | None:
-    """The print of one image as `_with_fields` wrote it; None when a field lacks, is of another type or decoder."""
-    values = {name: row.get(f"{side}_{name}") for name in ROW_FIELDS} | {
-        key: row.get(key) for key in ("width", "height")
-    }
-    texts = all(isinstance(values[name], str) for name in ("sha256", "file_sha256"))
-    numbers = all(type(values[name]) is int for name in ("bytes", "mtime_ns", "width", "height"))
-    if row.get("decoder") != DECODER or f"{side}_phash" not in row or not texts or not numbers:
-        return None
-    try:
-        phash = None if values["phash"] is None else int(values["phash"], 16)
-    except (ValueError, TypeError):
-        return None
-    return ImagePrint(**{**values, "phash": phash})
-
-
-def _is_current(path: Path, print_: ImagePrint | None) -> bool:
-    if print_ is None:
-        return False
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return False
-    return (status.st_size, status.st_mtime_ns) == (print_.bytes, print_.mtime_ns)
-
-
-def _raise_faults(pairs: list[Pair], prints: dict[Path, ImagePrint], failures: dict[Path, str]) -> None:
-    faults = Faults()
-    for pair in pairs:
-        broken = [failures[path] for path in (pair.src_path, pair.tar_path) if path in failures]
-        for reason in broken:
-            faults.add(pair.where, reason)
-        if not broken:
-            reason = _size_fault(prints[pair.src_path], prints[pair.tar_path])
-            if reason:
-                faults.add(pair.where, f"{pair.src} and {pair.tar}: {reason}")
-    faults.raise_if_any(*UNUSABLE)
-
-
-def _size_fault(src: ImagePrint, tar: ImagePrint) -> str | None:
-    if (src.width, src.height) == (tar.width, tar.height):
-        small = min(src.width, src.height) < MIN_SIDE
-        return f"{src.width}x{src.height} is too small, a side needs {MIN_SIDE} pixels" if small else None
-    turned = (src.width, src.height) == (tar.height, tar.width)
-    hint = "; one is turned: check the EXIF orientation of both" if turned else ""
-    return f"src is {src.width}x{src.height}, but tar is {tar.width}x{tar.height}{hint}"
-
-
-def _with_fields(pair: Pair, prints: dict[Path, ImagePrint]) -> Pair:
-    return dataclasses.replace(pair, row={**pair.row, **row_fields(prints[pair.src_path], prints[pair.tar_path])})
-
-
-def _hex(phash: int | None) -> str | None:
-    """JSON readers outside Python cut whole numbers above 2**53, so the hash is text."""
-    return None if phash is None else f"{phash:016x}"
+def near_duplicates(src_hashes: list[int | None], tar_hashes: list[int | None]) -> list[NearDuplicate]:
+    """All pairs of rows whose src and tar hashes both differ by at most 6 bits; rows with a flat image are left out."""
+    kept = [row for row, hashes in enumerate(zip(src_hashes, tar_hashes, strict=True)) if None not in hashes]
+    src = np.array([src_hashes[row] for row in kept], dtype=np.uint64)
+    tar = np.array([tar_hashes[row] for row in kept], dtype=np.uint64)
+    found = []
+    for start in range(0, len(kept), BLOCK):
+        close = np.bitwise_count(src[start : start + BLOCK, None] ^ src[None, start:]) <= MAX_BITS
+        rows, columns = (numbers + start for numbers in np.nonzero(close))
+        # Few rows pass the first test, so that the second one costs nothing.
+        src_bits = np.bitwise_count(src[rows] ^ src[columns])
+        tar_bits = np.bitwise_count(tar[rows] ^ tar[columns])
+        hits = np.nonzero((rows < columns) & (tar_bits <= MAX_BITS))[0]
+        found += [
+            NearDuplicate(kept[rows[hit]], kept[columns[hit]], int(src_bits[hit]), int(tar_bits[hit])) for hit in hits
+        ]
+    return found

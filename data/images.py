@@ -46,7 +46,6 @@ DECODE_ERRORS = (
 NEW_SUBFILE_TYPE, DNG_VERSION = 254, 50706  # TIFF tags
 REDUCED_RESOLUTION = 1
 OPENINGS = {
-    b"": "the file is empty",
     b"<": "the file holds HTML or XML, not an image",
     b"{": "the file holds JSON, not an image",
     b"GIF8": "GIF is not read; save it as PNG",
@@ -77,7 +76,26 @@ def decode_bytes(
     jpeg_scale 2, 4 or 8: a JPEG is decoded at that fraction of its size (sides rounded up), other formats at full size.
     untagged: the ICC profile to assume for RGB and gray files without one (None: sRGB).
     """
-    return _decode(content, name, dtype, jpeg_scale, untagged)
+
+    def reopen() -> Image.Image:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if jpeg_scale > 1:
+            image.draft(None, (image.width // jpeg_scale, image.height // jpeg_scale))
+        return image
+
+    try:
+        return _pixels(reopen, dtype, untagged)
+    except UnidentifiedImageError:
+        raise UnknownKind(f"{name}: {what_it_is(content)}") from None
+    except UnreadLayout as error:
+        raise UnknownKind(f"{name}: {error}") from None
+    except (UnsupportedImage, ProfileError) as error:
+        reason = f"embedded ICC profile: {error}" if isinstance(error, ProfileError) else error
+        raise InputError(f"{name}: {reason}") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{name}: more than {MAX_PIXELS // 10**6} megapixels") from None
+    except DECODE_ERRORS as error:
+        raise InputError(f"{name}: broken image: {error}") from None
 
 
 def read_file(path: str | Path) -> bytes:
@@ -103,11 +121,11 @@ def resize(
 
 def fit_crop_size(width: int, height: int, resolution: int, enlarge: bool) -> tuple[int, int]:
     """Size (width, height) whose short side is `resolution`; a smaller image keeps its size unless `enlarge`."""
-    short = min(width, height)
-    if short == resolution or (short < resolution and not enlarge):
+    short_side = min(width, height)
+    if short_side == resolution or (short_side < resolution and not enlarge):
         return width, height
     # Whole-number rounding, halves up: the same on every machine.
-    scaled = [(2 * side * resolution + short) // (2 * short) for side in (width, height)]
+    scaled = [(2 * length * resolution + short_side) // (2 * short_side) for length in (width, height)]
     return scaled[0], scaled[1]
 
 
@@ -117,7 +135,8 @@ def to_upright_srgb(samples: np.ndarray, is_cmyk: bool, icc: bytes | None, orien
     samples: (H, W, C) uint8 or uint16; C is 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA, or CMYK if `is_cmyk`.
     Raises ProfileError when `icc` does not fit.
     """
-    colours, alpha = _split_alpha(samples, is_cmyk)
+    has_alpha = not (is_cmyk or samples.shape[2] in (1, 3))
+    colours, alpha = (samples[..., :-1], samples[..., -1:]) if has_alpha else (samples, None)
     # Deep samples are mixed with white before they are rounded to 8 bits.
     depth = dtype if alpha is None or samples.dtype == np.uint8 else samples.dtype
     result = _as_srgb(colours, is_cmyk, icc, depth)
@@ -128,37 +147,15 @@ def to_upright_srgb(samples: np.ndarray, is_cmyk: bool, icc: bytes | None, orien
 
 def what_it_is(content: bytes) -> str:
     """What the first bytes say about a file that no reader recognises."""
-    start = content.lstrip(b"\xef\xbb\xbf \r\n\t")[:32]
+    if not content:
+        return "the file is empty"
     if content[4:8] == b"ftyp":
         return "HEIC, AVIF or a film is not read; save it as JPEG, PNG or TIFF"
+    start = content.lstrip(b"\xef\xbb\xbf \r\n\t")[:32]
     for opening, what in OPENINGS.items():
-        if (start.startswith(opening) and opening) or not content:
+        if start.startswith(opening):
             return what
     return f"not an image that is read here ({', '.join(FORMATS)}), or its header is broken"
-
-
-def _decode(
-    content: bytes, name: str | Path, dtype: type, jpeg_scale: int = 1, untagged: bytes | None = None
-) -> np.ndarray:
-    def reopen() -> Image.Image:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if jpeg_scale > 1:
-            image.draft(None, (image.width // jpeg_scale, image.height // jpeg_scale))
-        return image
-
-    try:
-        return _pixels(reopen, dtype, untagged)
-    except UnidentifiedImageError:
-        raise UnknownKind(f"{name}: {what_it_is(content)}") from None
-    except UnreadLayout as error:
-        raise UnknownKind(f"{name}: {error}") from None
-    except (UnsupportedImage, ProfileError) as error:
-        reason = f"embedded ICC profile: {error}" if isinstance(error, ProfileError) else error
-        raise InputError(f"{name}: {reason}") from None
-    except Image.DecompressionBombError:
-        raise InputError(f"{name}: more than {MAX_PIXELS // 10**6} megapixels") from None
-    except DECODE_ERRORS as error:
-        raise InputError(f"{name}: broken image: {error}") from None
 
 
 def _pixels(reopen: Callable[[], Image.Image], dtype: type, untagged: bytes | None) -> np.ndarray:
@@ -167,7 +164,9 @@ def _pixels(reopen: Callable[[], Image.Image], dtype: type, untagged: bytes | No
         if is_deep(image):
             samples = read_deep(image, reopen)
             if "transparency" in image.info:
-                samples = _with_key_colour(samples, image.info["transparency"])
+                # One colour of a 16-bit PNG is transparent: as an alpha channel.
+                opaque = np.any(samples != np.array(image.info["transparency"], np.uint16), axis=2, keepdims=True)
+                samples = np.concatenate([samples, opaque.astype(np.uint16) * np.uint16(65535)], axis=2)
         else:
             image.load()
             image = _plain_mode(image)
@@ -185,19 +184,15 @@ def _refuse_unusual(image: Image.Image) -> None:
         tags = image.tag_v2
         if DNG_VERSION in tags or tags.get(NEW_SUBFILE_TYPE, 0) & REDUCED_RESOLUTION:
             raise UnsupportedImage("a raw file (only its preview could be read); develop it to TIFF, PNG or JPEG")
-        _refuse_pages(image)
+        # A TIFF may carry small versions of its page, but not a second page.
+        for page in range(1, image.n_frames):
+            image.seek(page)
+            if not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED_RESOLUTION:
+                raise UnsupportedImage(f"TIFF with {image.n_frames} pages; a photo has one")
+        if image.n_frames > 1:
+            image.seek(0)
     elif image.format != "MPO" and getattr(image, "is_animated", False):
         raise UnsupportedImage(f"animated {image.format} with {image.n_frames} frames; a photo has one")
-
-
-def _refuse_pages(image: Image.Image) -> None:
-    """A TIFF may carry small versions of its page, but not a second page."""
-    for page in range(1, image.n_frames):
-        image.seek(page)
-        if not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED_RESOLUTION:
-            raise UnsupportedImage(f"TIFF with {image.n_frames} pages; a photo has one")
-    if image.n_frames > 1:
-        image.seek(0)
 
 
 def _plain_mode(image: Image.Image) -> Image.Image:
@@ -210,18 +205,6 @@ def _plain_mode(image: Image.Image) -> Image.Image:
     if image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
         raise UnsupportedImage(f"pixels of kind {image.mode} are not read; save it as 8- or 16-bit RGB")
     return image
-
-
-def _with_key_colour(samples: np.ndarray, key: int | tuple[int, ...]) -> np.ndarray:
-    """Add the alpha channel of a 16-bit PNG in which one colour is transparent."""
-    opaque = np.any(samples != np.asarray(key, dtype=np.uint16), axis=2, keepdims=True)
-    return np.concatenate([samples, opaque.astype(np.uint16) * np.uint16(65535)], axis=2)
-
-
-def _split_alpha(samples: np.ndarray, is_cmyk: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    if is_cmyk or samples.shape[2] in (1, 3):
-        return samples, None
-    return samples[..., :-1], samples[..., -1:]
 
 
 def _as_srgb(samples: np.ndarray, is_cmyk: bool, icc: bytes | None, dtype: type) -> np.ndarray:

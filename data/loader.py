@@ -80,19 +80,19 @@ class EpochPlan:
         return keys
 
 
+@dataclass(frozen=True)
 class BatchKeys:
     """Batch sampler over a whole run: from update `first_update` to the last update of the last epoch.
 
     Of each batch it yields the share of process `rank` of `ranks`: every ranks-th key.
     """
 
-    def __init__(self, plan: EpochPlan, seed: int, epochs: int, first_update: int, rank: int, ranks: int):
-        self.rank = rank
-        self.ranks = ranks
-        self.plan = plan
-        self.seed = seed
-        self.epochs = epochs
-        self.first_update = first_update
+    plan: EpochPlan
+    seed: int
+    epochs: int
+    first_update: int
+    rank: int
+    ranks: int
 
     def __len__(self) -> int:
         return (self.epochs * self.plan.updates - self.first_update) * self.plan.accumulate_steps

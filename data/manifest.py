@@ -92,26 +92,30 @@ def pairs_from_folder(folder: str | Path) -> list[Pair]:
     if not folder.is_dir():
         raise InputError(f"{folder} is {'a file, not a folder' if folder.exists() else 'missing'}")
     base = folder.resolve()
-    sides: dict[tuple[str, str], dict[str, list[str]]] = {}
+    names = [
+        (place / name).relative_to(base).as_posix()
+        for place, files in visible_folders(base)
+        for name in files
+        if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+    ]
+    candidates: dict[tuple[str, str], dict[str, list[str]]] = {}
     faults = Faults()
-    for name in sorted(_image_names(base)):
+    for name in sorted(names):
         if name.encode("utf-8", "ignore").decode("utf-8") != name:
             faults.add(str(folder), f"{name!a}: the name is not UTF-8; rename the file")
             continue
-        stem, _, side = Path(name).stem.rpartition("_")
-        if stem and side in ("src", "tar"):
-            sides.setdefault((str(Path(name).parent), stem), {"src": [], "tar": []})[side].append(name)
+        stem, _, role = Path(name).stem.rpartition("_")
+        if stem and role in ("src", "tar"):
+            candidates.setdefault((str(Path(name).parent), stem), {"src": [], "tar": []})[role].append(name)
     pairs = []
-    for found in sides.values():
+    for found in candidates.values():
         if len(found["src"]) == len(found["tar"]) == 1:
             src, tar = found["src"][0], found["tar"][0]
             pairs.append(Pair(src, tar, None, {"src": src, "tar": tar}, str(folder), 0, base / src, base / tar))
             continue
-        names = ", ".join(found["src"] + found["tar"])
-        missing = next((side for side in ("src", "tar") if not found[side]), None)
-        faults.add(
-            str(folder), f"{names}: no _{missing} image beside it" if missing else f"{names}: which two are a pair?"
-        )
+        missing = next((role for role in ("src", "tar") if not found[role]), None)
+        reason = f"no _{missing} image beside it" if missing else "which two are a pair?"
+        faults.add(str(folder), f"{', '.join(found['src'] + found['tar'])}: {reason}")
     faults.raise_if_any(f"{folder}: images that make no pair")
     if not pairs:
         raise InputError(f"{folder} holds no NAME_src.* and NAME_tar.* images ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -123,22 +127,19 @@ def find_base_dir(path: str | Path, base_dir: str | Path | None = None) -> Path:
     if base_dir is not None:
         base, source = Path(base_dir), "--base_dir"
     else:
-        base, source = _recorded_base_dir(Path(path).absolute())
+        here = Path(path).absolute().parent
+        base, source = here, f"folder of {Path(path).absolute()}"
+        # One folder up only from fold_K: a dataset may lie in a folder beside somebody's splits.
+        for folder in (here, here.parent) if FOLD_NAME.fullmatch(here.name) else (here,):
+            metadata = folder / METADATA
+            if metadata.is_file():
+                base, source = folder / read_metadata(metadata)["base_dir"], f"base_dir of {metadata}"
+                break
     if not base.is_dir():
         raise InputError(
             f"{source} {base} is {'not a folder' if base.exists() else 'missing'}; name the folder with --base_dir"
         )
     return base.resolve()
-
-
-def _recorded_base_dir(path: Path) -> tuple[Path, str]:
-    # One folder up only from fold_K: a dataset may lie in a folder beside somebody's splits.
-    folders = [path.parent, path.parent.parent] if FOLD_NAME.fullmatch(path.parent.name) else [path.parent]
-    for folder in folders:
-        metadata = folder / METADATA
-        if metadata.is_file():
-            return folder / read_metadata(metadata)["base_dir"], f"base_dir of {metadata}"
-    return path.parent, f"folder of {path}"
 
 
 def read_metadata(path: Path) -> dict:
@@ -153,34 +154,31 @@ def read_metadata(path: Path) -> dict:
     return metadata
 
 
-def _image_names(base: Path) -> list[str]:
-    """Image files below `base`, as relative POSIX names; hidden files are left out."""
-    return [
-        (folder / name).relative_to(base).as_posix()
-        for folder, files in visible_folders(base)
-        for name in files
-        if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
-    ]
-
-
 class _RowReader:
     """Turns the objects of one JSONL into pairs; remembers what it has seen, to find rows that stand twice."""
 
     def __init__(self, file: str, base: Path, group_key: str, faults: Faults, warn: Warn | None):
         self.file, self.base, self.group_key, self.faults, self.warn = file, base, group_key, faults, warn
-        self._tar_of_src: dict[str, tuple[str, int]] = {}
+        self._first_of_src: dict[Path, tuple[Path, int]] = {}  # tar and line where a src stands first
         self._real_folders: dict[str, Path] = {}
 
     def pair(self, row: dict, line: int) -> Pair | None:
         """The row as a Pair, or None after its faults have been noted."""
         where = f"{self.file}:{line}"
         before = self.faults.count
-        paths = {key: self._path(row, key, where) for key in ("src", "tar")}
-        group = self._group(row, where)
+        src_path, tar_path = (self._path(row, key, where) for key in ("src", "tar"))
+        group = row.get(self.group_key)
+        if isinstance(group, bool) or not isinstance(group, (str, int, type(None))) or group == "":
+            self.faults.add(where, f"{self.group_key} must be a name or a whole number, not {json.dumps(group)[:40]}")
         if self.faults.count > before:
             return None
-        self._check_repeat(str(paths["src"]), str(paths["tar"]), where, line)
-        return Pair(row["src"], row["tar"], group, row, self.file, line, paths["src"], paths["tar"])
+        first_tar, first_line = self._first_of_src.setdefault(src_path, (tar_path, line))
+        if first_line != line and first_tar == tar_path:
+            self.faults.add(where, f"the same src and tar as line {first_line}; remove one of the rows")
+        elif first_line != line:
+            self.faults.add(where, f"the same src as line {first_line} with another tar; keep the tar that you want")
+        name = None if group is None else str(group)
+        return Pair(row["src"], row["tar"], name, row, self.file, line, src_path, tar_path)
 
     def _path(self, row: dict, key: str, where: str) -> Path | None:
         reason = _text_fault(row, key)
@@ -198,24 +196,6 @@ class _RowReader:
         elif self.warn and not row[key].startswith("/") and not path.is_relative_to(self.base):
             self.warn(f"{where}: {key} {row[key]!r} lies outside the base directory {self.base}")
         return path
-
-    def _group(self, row: dict, where: str) -> str | None:
-        value = row.get(self.group_key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-            self.faults.add(where, f"{self.group_key} must be a name or a whole number, not {json.dumps(value)[:40]}")
-        return str(value)
-
-    def _check_repeat(self, src: str, tar: str, where: str, line: int) -> None:
-        if src not in self._tar_of_src:
-            self._tar_of_src[src] = (tar, line)
-            return
-        first_tar, first_line = self._tar_of_src[src]
-        if first_tar == tar:
-            self.faults.add(where, f"the same src and tar as line {first_line}; remove one of the rows")
-        else:
-            self.faults.add(where, f"the same src as line {first_line} with another tar; keep the tar that you want")
 
 
 def _text_fault(row: dict, key: str) -> str | None:

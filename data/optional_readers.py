@@ -1,10 +1,9 @@
-"""DNG file -> neutral sRGB rendering by LibRaw (rawpy, an optional extra). Needs no torch.
+"""DNG, and TIFF of a kind that Pillow does not read -> upright sRGB, by two optional extras: rawpy and tifffile.
 
-rawpy's defaults are not neutral: its gamma is BT.709's, it brightens, and even with no_auto_bright it stretches an image
-that fills more than 75 % of the range. With the parameters below the result is within one code of colour science. A file
-without white balance would silently be balanced automatically.
-
-MERGED: TIFF of a kind that Pillow does not read -> sRGB, by tifffile (an optional extra): planes, big-endian BigTIFF and the like.
+rawpy (LibRaw) develops a DNG neutrally. Its defaults are not neutral: its gamma is BT.709's, it brightens, and even with
+no_auto_bright it stretches an image that fills more than 75 % of the range. With the parameters below the result is within
+one code of colour science. A file without white balance would silently be balanced automatically.
+tifffile reads separate planes, big-endian BigTIFF and the like. Needs no torch.
 """
 
 from __future__ import annotations
@@ -21,9 +20,12 @@ from common.errors import InputError
 from data.colour import ProfileError
 from data.images import MAX_PIXELS, to_upright_srgb, what_it_is
 
-TIFF_OPENINGS = (b"II*\0", b"MM\0*")
-NO_WHITE_BALANCE = [0.0, 1.0, 0.0, 0.0]  # what LibRaw reports when the file names none
 DNG_INSTALL = "DNG files need rawpy: pip install -r requirements-fivek.txt"
+TIFF_INSTALL = "tifffile reads more kinds of TIFF: pip install -r requirements-fivek.txt"
+TIFF_OPENINGS = (b"II*\0", b"MM\0*")
+BIG_TIFF_OPENINGS = (b"II+\0", b"MM\0+")
+ORIENTATION, ICC_PROFILE = 274, 34675  # TIFF tags
+NO_WHITE_BALANCE = [0.0, 1.0, 0.0, 0.0]  # what LibRaw reports when the file names none
 MIRRORED, UPSIDE_DOWN, TRANSPOSED = 1, 2, 4  # bits of LibRaw's flip
 
 
@@ -55,8 +57,8 @@ def develop(
             sizes = raw.sizes
             if sizes.raw_width * sizes.raw_height > MAX_PIXELS:
                 raise InputError(f"{name}: more than {MAX_PIXELS // 10**6} megapixels")
-            crop = _crop_of(sizes)
-            longer = max(crop[2] - crop[0], crop[3] - crop[1])
+            left, top, right, bottom = _crop_of(sizes)
+            longer = max(right - left, bottom - top)
             scale = 2 if long_side is not None and longer >= 2 * long_side else 1
             image = raw.postprocess(
                 half_size=scale == 2,
@@ -69,14 +71,21 @@ def develop(
                 output_bps=16 if deep else 8,
             )
     except rawpy.LibRawError as error:
-        raise InputError(f"{name}: {_reason(content, error)}") from None
-    return _turned(_cut(image, crop, sizes.width, sizes.height), sizes.flip), scale
-
-
-def _reason(content: bytes, error: Exception) -> str:
-    text = error.args[0] if error.args else ""
-    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-    return f"broken or unknown raw file: {text}" if content.startswith(TIFF_OPENINGS) else what_it_is(content)
+        text = error.args[0] if error.args else ""
+        text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+        is_tiff_like = content.startswith(TIFF_OPENINGS)
+        reason = f"broken or unknown raw file: {text}" if is_tiff_like else what_it_is(content)
+        raise InputError(f"{name}: {reason}") from None
+    # Half size and pixels that are not square make the image smaller or larger than the sensor's grid.
+    across, down = image.shape[1] / sizes.width, image.shape[0] / sizes.height
+    image = image[round(top * down) : round(bottom * down), round(left * across) : round(right * across)]
+    if sizes.flip & UPSIDE_DOWN:
+        image = image[::-1]
+    if sizes.flip & MIRRORED:
+        image = image[:, ::-1]
+    if sizes.flip & TRANSPOSED:
+        image = image.swapaxes(0, 1)
+    return np.ascontiguousarray(image), scale
 
 
 def _crop_of(sizes) -> tuple[int, int, int, int]:
@@ -87,29 +96,6 @@ def _crop_of(sizes) -> tuple[int, int, int, int]:
     return (left, top, right, bottom) if inside else (0, 0, sizes.width, sizes.height)
 
 
-def _cut(image: np.ndarray, crop: tuple[int, int, int, int], width: int, height: int) -> np.ndarray:
-    # Half size and pixels that are not square make the image smaller or larger than the sensor's grid.
-    across, down = image.shape[1] / width, image.shape[0] / height
-    left, right = (round(x * across) for x in crop[::2])
-    top, bottom = (round(y * down) for y in crop[1::2])
-    return image[top:bottom, left:right]
-
-
-def _turned(image: np.ndarray, flip: int) -> np.ndarray:
-    if flip & UPSIDE_DOWN:
-        image = image[::-1]
-    if flip & MIRRORED:
-        image = image[:, ::-1]
-    if flip & TRANSPOSED:
-        image = image.swapaxes(0, 1)
-    return np.ascontiguousarray(image)
-
-
-ORIENTATION, ICC_PROFILE = 274, 34675
-OPENINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-TIFF_INSTALL = "tifffile reads more kinds of TIFF: pip install -r requirements-fivek.txt"
-
-
 def has_tifffile() -> bool:
     """Whether the optional extra is installed; it is imported only when a file needs it."""
     return importlib.util.find_spec("tifffile") is not None
@@ -117,7 +103,7 @@ def has_tifffile() -> bool:
 
 def is_tiff(content: bytes) -> bool:
     """Whether the file opens as TIFF or BigTIFF."""
-    return content.startswith(OPENINGS)
+    return content.startswith(TIFF_OPENINGS + BIG_TIFF_OPENINGS)
 
 
 def decode_odd_tiff(content: bytes, name: str | Path, untagged: bytes | None = None) -> np.ndarray:

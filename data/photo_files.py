@@ -1,8 +1,7 @@
-"""A photo file -> its upright sRGB pixels with all their bits, and what should stay of its EXIF. Needs no torch.
+"""A photo file -> upright sRGB pixels with all their bits, and the EXIF worth keeping; and both -> the bytes of a new file.
 
-MERGED: sRGB pixels -> the bytes of a JPEG, PNG or TIFF file, 8 or 16 bits a sample, with EXIF and the sRGB profile. Needs no torch.
-
-Pillow writes neither 16-bit colour nor compressed TIFF with EXIF: the two small containers for those are made here.
+Files are written as JPEG, PNG or TIFF, with 8 or 16 bits a sample and the sRGB profile. Pillow writes neither 16-bit colour nor
+compressed TIFF with EXIF: the two small containers for those are made here. Needs no torch.
 Sources: PNG third edition (W3C, 2023); TIFF revision 6.0 with the predictor and deflate of its supplement.
 """
 
@@ -23,9 +22,11 @@ from data.deep_images import is_deep
 from data.images import DECODE_ERRORS, FORMATS, decode_bytes, read_file
 from data.optional_readers import DNG_INSTALL, develop, has_rawpy
 
+RAW = "DNG"
 RAW_ENDINGS = (".dng",)
 ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", *RAW_ENDINGS)
-RAW = "DNG"
+KINDS = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif"}  # that are written, and their endings
+
 # Of the first directory only what describes the photo; sizes, offsets and compression belong to the old file.
 DESCRIBING = (
     *(ExifTags.Base.ImageDescription, ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.Software),
@@ -34,6 +35,15 @@ DESCRIBING = (
 # What Pillow's EXIF writer raises for a value that does not fit its tag.
 WRITE_ERRORS = (TypeError, AttributeError, ValueError, OverflowError, struct.error)
 COLOR_SPACE, PIXEL_WIDTH, PIXEL_HEIGHT, SRGB = 40961, 40962, 40963, 1
+
+JPEG_SEGMENT = 65533  # bytes
+DATE = slice(24, 36)  # of an ICC profile's header
+PNG_OPENING = b"\x89PNG\r\n\x1a\n"
+SIXTEEN_BITS, TRUECOLOUR, FILTER_UP = 16, 2, 2
+# TIFF tags, and values of three of them.
+WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, OFFSETS = 256, 257, 258, 259, 262, 273
+SAMPLES, ROWS, COUNTS, PREDICTOR, PROFILE = 277, 278, 279, 317, 34675
+DEFLATE, RGB, DIFFERENCES = 8, 2, 2
 
 
 @dataclass(frozen=True)
@@ -52,20 +62,15 @@ def read_photo(path: Path) -> Photo:
         if not has_rawpy():
             raise InputError(f"{path}: {DNG_INSTALL}")
         pixels, _ = develop(content, path, deep=True)
-        return Photo(pixels, RAW, _kept(_exif_of_tiff(content)))
+        exif = Image.Exif()
+        exif.load(content)  # a DNG is a TIFF, whose entries are EXIF's; LibRaw has found it sound
+        return Photo(pixels, RAW, _kept(exif))
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             kind, deep, exif = image.format, is_deep(image), _kept(image.getexif())
     except DECODE_ERRORS:
         kind, deep, exif = "", False, Image.Exif()  # decode_bytes has the better message
     return Photo(decode_bytes(content, path, dtype=np.uint16 if deep else np.uint8), kind, exif)
-
-
-def _exif_of_tiff(content: bytes) -> Image.Exif:
-    """What a DNG says of itself: it is a TIFF, whose entries are EXIF's. LibRaw has found it sound before."""
-    exif = Image.Exif()
-    exif.load(content)
-    return exif
 
 
 def _kept(exif: Image.Exif) -> Image.Exif:
@@ -108,17 +113,6 @@ def with_size(exif: Image.Exif, width: int, height: int) -> Image.Exif:
     if entries:
         entries.update({COLOR_SPACE: SRGB, PIXEL_WIDTH: width, PIXEL_HEIGHT: height})
     return exif
-
-
-KINDS = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif"}
-PNG_OPENING = b"\x89PNG\r\n\x1a\n"
-SIXTEEN_BITS, TRUECOLOUR, FILTER_UP = 16, 2, 2
-DEFLATE, DIFFERENCES = 8, 2
-WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, OFFSETS = 256, 257, 258, 259, 262, 273
-SAMPLES, ROWS, COUNTS, PREDICTOR, PROFILE = 277, 278, 279, 317, 34675
-RGB = 2
-JPEG_SEGMENT = 65533  # bytes
-DATE = slice(24, 36)  # of an ICC profile's header
 
 
 def photo_bytes(pixels: np.ndarray, kind: str, exif: Image.Exif, quality: int = 95) -> bytes:

@@ -1,9 +1,7 @@
-"""A split folder on disk: test.jsonl, fold_K/{train,val}.jsonl and split_metadata.json. Written, proved, checked again.
+"""A split -> a folder: test.jsonl, fold_K/{train,val}.jsonl and split_metadata.json. Written, proved, checked again later.
 
 The metadata is removed first and written last, after the files have been read back and proved, so that a folder with
-metadata is always a whole one.
-
-MERGED: Proof of a split from its written files: nothing stands on two sides, everything is there. Opens no image.
+metadata is always a whole one. The proof: nothing stands in two parts, everything is there. No image is opened.
 """
 
 from __future__ import annotations
@@ -49,8 +47,7 @@ def write_split_folder(
     files = {TEST: split.test}
     for number, fold in enumerate(split.folds, start=1):
         files |= {f"fold_{number}/train.jsonl": fold.train, f"fold_{number}/val.jsonl": fold.val}
-    options = _recorded_options(config, dropped)
-    metadata = _metadata(config, argv, base_dir, pairs, near, split) | {"config": options}
+    metadata = _metadata(config, argv, base_dir, pairs, near, split, dropped)
     for place in (folder, *folder.glob("fold_*/")):
         remove_stale_temporaries(place)
     (folder / METADATA).unlink(missing_ok=True)
@@ -62,6 +59,114 @@ def write_split_folder(
     metadata["verified"] = True
     write_json(folder / METADATA, metadata)
     return metadata
+
+
+def _metadata(
+    config: SplitConfig,
+    argv: list[str],
+    base_dir: Path,
+    pairs: list[Pair],
+    near: list[NearDuplicate],
+    split: Split,
+    dropped: list[str] | None,
+) -> dict:
+    relative = Path(os.path.relpath(base_dir, Path(config.output_dir).resolve())).as_posix()
+    try:
+        relative = os.fsencode(relative).decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"the folder name {relative!a} is not UTF-8 and cannot be recorded; rename it") from None
+    versions = {"python": platform.python_version(), "numpy": np.__version__, "pillow": PIL.__version__}
+    folds = []
+    for number, fold in enumerate(split.folds, start=1):
+        train, val = ([pairs[row].row for row in part] for part in (fold.train, fold.val))
+        folds.append({"fold": number, "train": len(train), "val": len(val)})
+        folds[-1] |= {"train_digest": set_digest(train), "val_digest": set_digest(val)}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "created_with": {"argv": [_plain(word) for word in argv], "versions": versions},
+        "seed": config.seed,
+        "scheme": config.scheme,
+        "n_folds": config.n_folds,
+        "val_ratio": config.val_ratio,
+        "base_dir": relative,
+        "total_pairs": len(pairs),
+        "test": {"count": len(split.test), "digest": set_digest(pairs[row].row for row in split.test)},
+        "folds": folds,
+        "groups": {
+            "key": config.group_key,
+            "named": len({pair.group for pair in pairs} - {None}),
+            "kept_together": len(split.components),
+            "largest": max(len(rows) for rows in split.components),
+        },
+        "near_duplicates": {
+            "mode": config.near_duplicates,
+            "max_bits": MAX_BITS,
+            "pairs": [
+                {"src": [pairs[hit.first].src, pairs[hit.second].src]}
+                | {"src_bits": hit.src_bits, "tar_bits": hit.tar_bits}
+                for hit in near
+            ],
+        },
+        "decoder": DECODER,
+        "config": _recorded_options(config, dropped),
+    }
+
+
+def _remove_stale_folds(folder: Path, n_folds: int) -> None:
+    """Remove the files of an earlier split with more folds; a folder goes with them when nothing else is in it."""
+    for stale in folder.glob("fold_*"):
+        if not FOLD_NAME.fullmatch(stale.name) or stale.name in {f"fold_{fold + 1}" for fold in range(n_folds)}:
+            continue
+        for name in ("train.jsonl", "val.jsonl"):
+            (stale / name).unlink(missing_ok=True)
+        if not any(stale.iterdir()):
+            stale.rmdir()
+
+
+def prove_split(folder: Path, base_dir: Path, pairs: list[Pair], metadata: dict) -> None:
+    """Re-read the split files in `folder` and check them against `pairs`, the input, and against `metadata`.
+
+    Disjoint parts by path, pixels, file, group and (when they are kept together) near-duplicates; every pair in each
+    fold; kfold: every pair outside the test set validated once; sizes and digests. Raises InputError with all faults.
+    """
+    faults = Faults()
+    group_key = metadata["groups"]["key"]
+
+    def read_set(path: Path, count: int, digest: str) -> list[Pair]:
+        rows = read_pairs(path, base_dir, group_key=group_key)
+        if not rows or len(rows) != count or set_digest(pair.row for pair in rows) != digest:
+            reason = f"{len(rows)} rows that do not agree with {count} rows and the digest of the metadata"
+            faults.add(str(path), reason)
+        return rows
+
+    everything = sorted((pair.src, pair.tar) for pair in pairs)
+    test = read_set(folder / TEST, metadata["test"]["count"], metadata["test"]["digest"])
+    validated: list[Path] = []
+    for fold in metadata["folds"]:
+        name = f"fold {fold['fold']}"
+        rows = [("test", pair) for pair in test]
+        for part in ("train", "val"):
+            path = folder / f"fold_{fold['fold']}" / f"{part}.jsonl"
+            rows += [(part, pair) for pair in read_set(path, fold[part], fold[f"{part}_digest"])]
+        part_of: dict[tuple[str, str], str] = {}
+        for part, pair in rows:
+            for kind, value in (("path", str(pair.src_path)), ("path", str(pair.tar_path)), *links(pair)):
+                if part_of.setdefault((kind, value), part) != part:
+                    faults.add(name, f"{kind} {value} of {pair.src} is in {part_of[kind, value]} and in {part}")
+        if metadata["near_duplicates"]["mode"] == "group":
+            for hit in near_duplicate_pairs([pair for _, pair in rows]):
+                (part, pair), (other_part, other) = rows[hit.first], rows[hit.second]
+                if part != other_part:
+                    faults.add(name, f"{pair.src} in {part} and {other.src} in {other_part} look the same")
+        if sorted((pair.src, pair.tar) for _, pair in rows) != everything:
+            faults.add(f"{name} with test", "does not hold every pair of the input exactly once")
+        validated += [pair.src_path for part, pair in rows if part == "val"]
+    if metadata["scheme"] == "kfold" and metadata["n_folds"] > 1:
+        tested = {pair.src_path for pair in test}
+        outside = sorted(pair.src_path for pair in pairs if pair.src_path not in tested)
+        if sorted(validated) != outside:
+            faults.add(str(folder), "the validation parts do not cover every pair outside the test set exactly once")
+    faults.raise_if_any(f"{folder}: the written splits failed their check; this is a bug, please report it")
 
 
 def verify_splits(folder: str | Path) -> dict:
@@ -126,51 +231,11 @@ def changed_options(folder: str | Path, config: SplitConfig, dropped: list[str] 
     return [f"{name} {_brief(before.get(name))} -> {_brief(now[name])}" for name in changed]
 
 
-def _metadata(
-    config: SplitConfig, argv: list[str], base_dir: Path, pairs: list[Pair], near: list[NearDuplicate], split: Split
-) -> dict:
-    versions = {"python": platform.python_version(), "numpy": np.__version__, "pillow": PIL.__version__}
-    folds = []
-    for number, fold in enumerate(split.folds, start=1):
-        train, val = ([pairs[row].row for row in part] for part in (fold.train, fold.val))
-        folds.append({"fold": number, "train": len(train), "val": len(val)})
-        folds[-1] |= {"train_digest": set_digest(train), "val_digest": set_digest(val)}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "created_with": {"argv": [_plain(word) for word in argv], "versions": versions},
-        "seed": config.seed,
-        "scheme": config.scheme,
-        "n_folds": config.n_folds,
-        "val_ratio": config.val_ratio,
-        "base_dir": _relative_base(base_dir, Path(config.output_dir)),
-        "total_pairs": len(pairs),
-        "test": {"count": len(split.test), "digest": set_digest(pairs[row].row for row in split.test)},
-        "folds": folds,
-        "groups": {
-            "key": config.group_key,
-            "named": len({pair.group for pair in pairs} - {None}),
-            "kept_together": len(split.components),
-            "largest": max(len(rows) for rows in split.components),
-        },
-        "near_duplicates": {
-            "mode": config.near_duplicates,
-            "max_bits": MAX_BITS,
-            "pairs": [
-                {"src": [pairs[hit.first].src, pairs[hit.second].src]}
-                | {"src_bits": hit.src_bits, "tar_bits": hit.tar_bits}
-                for hit in near
-            ],
-        },
-        "decoder": DECODER,
-    }
-
-
-def _relative_base(base_dir: Path, folder: Path) -> str:
-    relative = Path(os.path.relpath(base_dir, folder.resolve())).as_posix()
-    try:
-        return os.fsencode(relative).decode("utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"the folder name {relative!a} is not UTF-8 and cannot be recorded; rename it") from None
+def _brief(value: object) -> str:
+    """An option's value for one line of the log: of a list of names, how many and the first."""
+    if not isinstance(value, list):
+        return str(value)
+    return f"{len(value)} names" + (f" ({value[0]}{', ...' if len(value) > 1 else ''})" if value else "")
 
 
 def _recorded_options(config: SplitConfig, dropped: list[str] | None) -> dict:
@@ -179,88 +244,11 @@ def _recorded_options(config: SplitConfig, dropped: list[str] | None) -> dict:
     return {name: _plain(value) if isinstance(value, str) else value for name, value in options.items()}
 
 
-def _brief(value: object) -> str:
-    """An option's value for one line of the log: of a list of names, how many and the first."""
-    if not isinstance(value, list):
-        return str(value)
-    return f"{len(value)} names" + (f" ({value[0]}{', ...' if len(value) > 1 else ''})" if value else "")
-
-
 def _plain(text: str) -> str:
     """Text that JSON can hold, from an argument that may have bytes which are not UTF-8."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
-def _remove_stale_folds(folder: Path, n_folds: int) -> None:
-    """Remove the files of an earlier split with more folds; a folder goes with them when nothing else is in it."""
-    for stale in folder.glob("fold_*"):
-        if not FOLD_NAME.fullmatch(stale.name) or stale.name in {f"fold_{fold + 1}" for fold in range(n_folds)}:
-            continue
-        for name in ("train.jsonl", "val.jsonl"):
-            (stale / name).unlink(missing_ok=True)
-        if not any(stale.iterdir()):
-            stale.rmdir()
-
-
 def _file_digest(path: Path) -> str:
     with open_input(path) as handle:
         return hashlib.sha256(handle.read()).hexdigest()
-
-
-def prove_split(folder: Path, base_dir: Path, pairs: list[Pair], metadata: dict) -> None:
-    """Re-read the split files in `folder` and check them against `pairs`, the input, and against `metadata`.
-
-    Disjoint sides by path, pixels, file, group and (when they are kept together) near-duplicates; every pair in each
-    fold; kfold: every pair outside the test set validated once; sizes and digests. Raises InputError with all faults.
-    """
-    faults = Faults()
-    group_key = metadata["groups"]["key"]
-    test = read_pairs(folder / "test.jsonl", base_dir, group_key=group_key)
-    _check_set(faults, folder / "test.jsonl", test, metadata["test"]["count"], metadata["test"]["digest"])
-    validated: list[Path] = []
-    for fold in metadata["folds"]:
-        sides = {"test": test}
-        for part in ("train", "val"):
-            path = folder / f"fold_{fold['fold']}" / f"{part}.jsonl"
-            sides[part] = read_pairs(path, base_dir, group_key=group_key)
-            _check_set(faults, path, sides[part], fold[part], fold[f"{part}_digest"])
-        name = f"fold {fold['fold']}"
-        _check_disjoint(faults, name, sides)
-        if metadata["near_duplicates"]["mode"] == "group":
-            _check_near_duplicates(faults, name, sides)
-        _check_same(faults, f"{name} with test", [pair for rows in sides.values() for pair in rows], pairs)
-        validated += [pair.src_path for pair in sides["val"]]
-    if metadata["scheme"] == "kfold" and metadata["n_folds"] > 1:
-        tested = {pair.src_path for pair in test}
-        outside = sorted(pair.src_path for pair in pairs if pair.src_path not in tested)
-        if sorted(validated) != outside:
-            faults.add(str(folder), "the validation parts do not cover every pair outside the test set exactly once")
-    faults.raise_if_any(f"{folder}: the written splits failed their check; this is a bug, please report it")
-
-
-def _check_set(faults: Faults, path: Path, pairs: list[Pair], count: int, digest: str) -> None:
-    if not pairs or len(pairs) != count or set_digest(pair.row for pair in pairs) != digest:
-        faults.add(str(path), f"{len(pairs)} rows that do not agree with {count} rows and the digest of the metadata")
-
-
-def _check_disjoint(faults: Faults, name: str, sides: dict[str, list[Pair]]) -> None:
-    side_of: dict[tuple[str, str], str] = {}
-    for side, pairs in sides.items():
-        for pair in pairs:
-            paths = (("path", str(pair.src_path)), ("path", str(pair.tar_path)))
-            for link in (*paths, *links(pair)):
-                if side_of.setdefault(link, side) != side:
-                    faults.add(name, f"{link[0]} {link[1]} of {pair.src} is in {side_of[link]} and in {side}")
-
-
-def _check_near_duplicates(faults: Faults, name: str, sides: dict[str, list[Pair]]) -> None:
-    rows = [(side, pair) for side, pairs in sides.items() for pair in pairs]
-    for hit in near_duplicate_pairs([pair for _, pair in rows]):
-        (side, pair), (other_side, other) = rows[hit.first], rows[hit.second]
-        if side != other_side:
-            faults.add(name, f"{pair.src} in {side} and {other.src} in {other_side} look the same")
-
-
-def _check_same(faults: Faults, name: str, found: list[Pair], wanted: list[Pair]) -> None:
-    if sorted((pair.src, pair.tar) for pair in found) != sorted((pair.src, pair.tar) for pair in wanted):
-        faults.add(name, "does not hold every pair of the input exactly once")

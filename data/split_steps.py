@@ -1,39 +1,39 @@
-"""The steps of create_data_splits.py that talk to the user: what was read, what was found, what was written.
-
-MERGED: A list of src names -> the rows that are left without them. The names come from audit.jsonl, or from anywhere.
-"""
+"""The stages of create_data_splits.py that talk to the user: what is read, left out and found, and what was written."""
 
 from __future__ import annotations
 
 import codecs
 import difflib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import Faults, InputError
+from common.exits import flagged
 from common.jsonl import open_input, parse_object
+from common.log import RunLog
 from data.config import SplitConfig
 from data.fingerprint import NearDuplicate, near_duplicate_pairs
 from data.manifest import METADATA, Pair, find_base_dir, pairs_from_folder, read_pairs
 from data.split_files import changed_options, known_pairs
 from data.splits import Split
 
-Log = Callable[[str], None]
 DEFAULT_GROUP_KEY = "group"
 SHOWN = 20
 
 
-def read_input(config: SplitConfig, log: Log) -> tuple[list[Pair], Path]:
+def read_input(config: SplitConfig, log: RunLog) -> tuple[list[Pair], Path]:
     """The pairs and their absolute base directory. InputError for bad rows, and for a --group_key that no row has."""
-    if Path(config.output_dir).exists() and not Path(config.output_dir).is_dir():
-        raise InputError(f"--output_dir {config.output_dir} is a file; name a folder")
+    with flagged("--output_dir", config.output_dir):
+        if Path(config.output_dir).exists() and not Path(config.output_dir).is_dir():
+            raise InputError(f"--output_dir {config.output_dir} is a file; name a folder")
     if config.input_dir is not None:
-        pairs, base_dir = pairs_from_folder(config.input_dir), Path(config.input_dir).resolve()
+        with flagged("--input_dir", config.input_dir):
+            pairs, base_dir = pairs_from_folder(config.input_dir), Path(config.input_dir).resolve()
     else:
-        base_dir = find_base_dir(config.input_jsonl, config.base_dir)
-        warn = lambda line: log(f"warning: {line}")  # noqa: E731
-        pairs = read_pairs(config.input_jsonl, base_dir, group_key=config.group_key, warn=warn)
+        with flagged("--input_jsonl", config.input_jsonl), flagged("--base_dir", config.base_dir):
+            base_dir = find_base_dir(config.input_jsonl, config.base_dir)
+            warn = lambda line: log(f"warning: {line}")  # noqa: E731
+            pairs = read_pairs(config.input_jsonl, base_dir, group_key=config.group_key, warn=warn)
     named = sum(pair.group is not None for pair in pairs)
     fields = {name for pair in pairs for name in pair.row} - {"src", "tar"}
     if not named and config.group_key != DEFAULT_GROUP_KEY:
@@ -48,7 +48,7 @@ def read_input(config: SplitConfig, log: Log) -> tuple[list[Pair], Path]:
     return pairs, base_dir
 
 
-def leave_out(pairs: list[Pair], config: SplitConfig, log: Log) -> tuple[list[Pair], list[str] | None]:
+def leave_out(pairs: list[Pair], config: SplitConfig, log: RunLog) -> tuple[list[Pair], list[str] | None]:
     """The pairs without those that --drop names, and the names; all of them and None without that flag."""
     if config.drop is None:
         return pairs, None
@@ -57,69 +57,24 @@ def leave_out(pairs: list[Pair], config: SplitConfig, log: Log) -> tuple[list[Pa
     return kept, names
 
 
-def reusable_pairs(config: SplitConfig, base_dir: Path, dropped: list[str] | None, log: Log) -> list[Pair]:
-    """Rows of an earlier run, for their digests; says when that run had other options, or left unreadable files."""
-    try:
-        changed = changed_options(config.output_dir, config, dropped)
-        known = known_pairs(config.output_dir, base_dir)
-    except InputError as error:
-        log(f"warning: {error}; the splits there are made anew")
-        return []
-    if changed:
-        log(f"{config.output_dir} holds splits made with other options, they are made again: {', '.join(changed)}")
-    return known
-
-
-def find_near_duplicates(pairs: list[Pair], config: SplitConfig, log: Log) -> list[NearDuplicate]:
-    """Rows that look the same, with a line for each of the first 20; none with --near_duplicates off."""
-    if config.near_duplicates == "off":
-        log("Near-duplicates: not looked for (--near_duplicates off)")
-        return []
-    near = near_duplicate_pairs(pairs)
-    kept = "kept on one side" if config.near_duplicates == "group" else "may stand on two sides (report only)"
-    log(f"Near-duplicates: {len(near)}" + (f", {kept}" if near else ""))
-    for hit in near[:SHOWN]:
-        log(f"  {pairs[hit.first].src} ~ {pairs[hit.second].src} (src {hit.src_bits}, tar {hit.tar_bits} bits)")
-    if len(near) > SHOWN:
-        log(f"  ... and {len(near) - SHOWN} more, see {METADATA}")
-    return near
-
-
-def report_plan(pairs: list[Pair], split: Split, config: SplitConfig, log: Log) -> None:
-    """Sizes of the sets, and where groups made them differ from what was asked for."""
-    largest = max(len(rows) for rows in split.components)
-    log(f"Kept together: {len(pairs)} pairs form {len(split.components)} units, the largest of {largest}")
-    if not config.draws_validation:
-        log("Note: --val_ratio is not used with --scheme kfold, which validates every pair once")
-    wanted = _missed(len(split.test), split.wanted_test)
-    log(f"Test: {len(split.test)} pairs{wanted}")
-    for number, (fold, size) in enumerate(zip(split.folds, split.wanted_val, strict=True), start=1):
-        log(f"Fold {number}: {len(fold.train)} train, {len(fold.val)} val{_missed(len(fold.val), size)}")
-
-
-def report_written(metadata: dict, config: SplitConfig, log: Log) -> None:
-    """What was proved and where it lies."""
-    near = ", group or near-duplicate" if config.near_duplicates == "group" else " or group"
-    log(f"Verified: no path, image{near} stands on two sides; every pair is in its place")
-    log(f"Wrote {config.output_dir}: test.jsonl, {metadata['n_folds']} x fold_K/train.jsonl + val.jsonl, {METADATA}")
-
-
-def _missed(size: int, wanted: int) -> str:
-    return "" if size == wanted else f" (wanted {wanted}; what must stay together allows no nearer size)"
-
-
 def drop_rows(pairs: list[Pair], path: str | Path) -> tuple[list[Pair], list[str]]:
     """`pairs` without those whose src, as written, stands in the file `path`; and the names, sorted, each once.
 
     A line of the file is a JSON object with "src" (a line of audit.jsonl, say), a JSON string, or the bare name; blank
-    lines are skipped. Raises InputError with every bad line and every name that no row has, and when
-    no pair is left.
+    lines are skipped. Raises InputError with every bad line and every name that no row has, and when no pair is left.
     """
-    known = {pair.src for pair in pairs}
     faults = Faults()
-    names = set()
-    for where, name in _names(path, faults):
-        names.add(name)
+    found = []
+    with flagged("--drop", path), open_input(path) as handle:
+        for number, raw in enumerate(handle, start=1):
+            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+            try:
+                if line.strip():
+                    found.append((f"{path}:{number}", _dropped_name(line)))
+            except ValueError as error:
+                faults.add(f"{path}:{number}", str(error))
+    known, names = {pair.src for pair in pairs}, {name for _, name in found}
+    for where, name in found:
         if name not in known:
             faults.add(where, f"no row of the input has the src {name!r}, letter for letter")
     faults.raise_if_any(f"--drop {path}: lines that cannot be used")
@@ -129,27 +84,7 @@ def drop_rows(pairs: list[Pair], path: str | Path) -> tuple[list[Pair], list[str
     return kept, sorted(names)
 
 
-def _names(path: str | Path, faults: Faults) -> list[tuple[str, str]]:
-    """(file:line, src) of each good line."""
-    try:
-        handle = open_input(path)
-    except InputError as error:
-        raise InputError(f"--drop {error}") from None
-    found = []
-    with handle:
-        for number, raw in enumerate(handle, start=1):
-            line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                found.append((where, _name(line)))
-            except ValueError as error:
-                faults.add(where, str(error))
-    return found
-
-
-def _name(line: bytes) -> str:
+def _dropped_name(line: bytes) -> str:
     """The src that one line names; ValueError with a short reason."""
     if line.lstrip().startswith(b"{"):
         name = parse_object(line).get("src")
@@ -166,3 +101,54 @@ def _name(line: bytes) -> str:
     if not isinstance(name, str):
         raise ValueError("not one name in quotes")
     return name
+
+
+def reusable_pairs(config: SplitConfig, base_dir: Path, dropped: list[str] | None, log: RunLog) -> list[Pair]:
+    """Rows of an earlier run, for their digests; says when that run had other options, or left unreadable files."""
+    with flagged("--output_dir", config.output_dir):
+        try:
+            changed = changed_options(config.output_dir, config, dropped)
+            known = known_pairs(config.output_dir, base_dir)
+        except InputError as error:
+            log(f"warning: {error}; the splits there are made anew")
+            return []
+    if changed:
+        log(f"{config.output_dir} holds splits made with other options, they are made again: {', '.join(changed)}")
+    return known
+
+
+def find_near_duplicates(pairs: list[Pair], config: SplitConfig, log: RunLog) -> list[NearDuplicate]:
+    """Rows that look the same, with a line for each of the first 20; none with --near_duplicates off."""
+    if config.near_duplicates == "off":
+        log("Near-duplicates: not looked for (--near_duplicates off)")
+        return []
+    near = near_duplicate_pairs(pairs)
+    kept = "kept on one side" if config.near_duplicates == "group" else "may stand on two sides (report only)"
+    log(f"Near-duplicates: {len(near)}" + (f", {kept}" if near else ""))
+    for hit in near[:SHOWN]:
+        log(f"  {pairs[hit.first].src} ~ {pairs[hit.second].src} (src {hit.src_bits}, tar {hit.tar_bits} bits)")
+    if len(near) > SHOWN:
+        log(f"  ... and {len(near) - SHOWN} more, see {METADATA}")
+    return near
+
+
+def report_plan(pairs: list[Pair], split: Split, config: SplitConfig, log: RunLog) -> None:
+    """Sizes of the sets, and where groups made them differ from the requested sizes."""
+    largest = max(len(rows) for rows in split.components)
+    log(f"Kept together: {len(pairs)} pairs form {len(split.components)} units, the largest of {largest}")
+    if not config.draws_validation:
+        log("Note: --val_ratio is not used with --scheme kfold, which validates every pair once")
+    log(f"Test: {len(split.test)} pairs{_missed(len(split.test), split.wanted_test)}")
+    for number, (fold, size) in enumerate(zip(split.folds, split.wanted_val, strict=True), start=1):
+        log(f"Fold {number}: {len(fold.train)} train, {len(fold.val)} val{_missed(len(fold.val), size)}")
+
+
+def report_written(metadata: dict, config: SplitConfig, log: RunLog) -> None:
+    """What was proved and where it lies."""
+    near = ", group or near-duplicate" if config.near_duplicates == "group" else " or group"
+    log(f"Verified: no path, image{near} stands on two sides; every pair is in its place")
+    log(f"Wrote {config.output_dir}: test.jsonl, {metadata['n_folds']} x fold_K/train.jsonl + val.jsonl, {METADATA}")
+
+
+def _missed(size: int, wanted: int) -> str:
+    return "" if size == wanted else f" (wanted {wanted}; what must stay together allows no nearer size)"

@@ -30,7 +30,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Split:
-    """Row indices of the test set and the folds, ascending; the sizes that were asked for; the components."""
+    """Row indices of the test set and the folds, ascending; the requested sizes; the components."""
 
     test: list[int]
     folds: list[Fold]
@@ -51,7 +51,7 @@ def refuse_repeated_sources(pairs: list[Pair]) -> None:
 
 
 def components_of(pairs: list[Pair], near: list[NearDuplicate]) -> list[list[int]]:
-    """Rows that must stay on one side: same group, near-duplicates, or an image (src or tar) with the same content."""
+    """Rows that must stay in one part: same group, near-duplicates, or an image (src or tar) with the same content."""
     parents = list(range(len(pairs)))
 
     def root(row: int) -> int:
@@ -76,9 +76,9 @@ def links(pair: Pair) -> Iterator[tuple[str, str]]:
     """What ties a row with digests to others: its group, the pixels of both images, and both files."""
     if pair.group is not None:
         yield "group", pair.group
-    for side in ("src", "tar"):
-        yield "pixels", pair.row[f"{side}_sha256"]
-        yield "file", pair.row[f"{side}_file_sha256"]
+    for role in ("src", "tar"):
+        yield "pixels", pair.row[f"{role}_sha256"]
+        yield "file", pair.row[f"{role}_file_sha256"]
 
 
 def make_split(pairs: list[Pair], near: list[NearDuplicate], config: SplitConfig) -> Split:
@@ -118,9 +118,9 @@ def hold_out(pairs: list[Pair], near: list[NearDuplicate], ratio: float, seed: i
         raise InputError(f"{len(pairs)} pairs all belong together: give validation pairs of their own with --val_jsonl")
     bag = Bag(components, [_component_key(pairs, rows) for rows in components], seed)
     wanted = max(1, math.floor(ratio * len(pairs) + 0.5))
-    val = set(bag.rows(bag.choose(list(range(len(components))), wanted, 1, "validation")))
-    parts = [[pair for row, pair in enumerate(pairs) if (row in val) is held] for held in (False, True)]
-    return parts[0], parts[1]
+    val = bag.rows(bag.choose(list(range(len(components))), wanted, 1, "validation"))
+    train = sorted(set(range(len(pairs))) - set(val))
+    return [pairs[row] for row in train], [pairs[row] for row in val]
 
 
 def _draw_kfold(bag: Bag, config: SplitConfig) -> tuple[list[int], list[list[int]], list[int]]:
@@ -131,18 +131,15 @@ def _draw_kfold(bag: Bag, config: SplitConfig) -> tuple[list[int], list[list[int
     first = None
     for draw in range(TEST_DRAWS):
         test, rest = bag.draw_test(config.test_size, config.n_folds, f"test {draw}" if draw else "test")
-        wanted = _even_sizes(len(bag.rows(rest)), config.n_folds)
+        # Sizes that differ by at most one, the larger ones last.
+        size, larger = divmod(len(bag.rows(rest)), config.n_folds)
+        wanted = [size + (part >= config.n_folds - larger) for part in range(config.n_folds)]
         parts, is_exact = bag.partition(rest, wanted)
         if first is None or is_exact:
             first = test, parts, wanted
         if is_exact or not bag.can_form(wanted):
             break
     return first
-
-
-def _even_sizes(count: int, parts: int) -> list[int]:
-    """`count` in `parts` whole numbers that differ by at most one, the larger ones last."""
-    return [count // parts + (part >= parts - count % parts) for part in range(parts)]
 
 
 def _component_key(pairs: list[Pair], rows: list[int]) -> str:

@@ -39,9 +39,9 @@ def sample_generator(seed: int, epoch: int, draw: int, index: int) -> np.random.
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, draw, index))))
 
 
-def draw_sample(rng: np.random.Generator, width: int, height: int, side: int, preprocess: str) -> Draw:
-    """Draw a side x side window of a width x height pair, both >= side, and its augmentation."""
-    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+def draw_sample(rng: np.random.Generator, width: int, height: int, length: int, preprocess: str) -> Draw:
+    """Draw a length x length window of a width x height pair, both >= length, and its augmentation."""
+    top, left = int(rng.integers(height - length + 1)), int(rng.integers(width - length + 1))
     if preprocess == "none":
         return Draw(top, left)
     down, across = bool(rng.random() < 0.5), bool(rng.random() < 0.5)
@@ -51,27 +51,27 @@ def draw_sample(rng: np.random.Generator, width: int, height: int, side: int, pr
     return Draw(top, left, down, across, turns, tone_tables(draw_gains(rng)))
 
 
-def cut(image: torch.Tensor, draw: Draw, side: int) -> torch.Tensor:
-    """The drawn window of (3, H, W), flipped and turned: (3, side, side)."""
-    window = image[:, draw.top : draw.top + side, draw.left : draw.left + side]
+def cut(image: torch.Tensor, draw: Draw, length: int) -> torch.Tensor:
+    """The drawn window of (3, H, W), flipped and turned: (3, length, length)."""
+    window = image[:, draw.top : draw.top + length, draw.left : draw.left + length]
     backwards = [axis for axis, drawn in ((1, draw.down), (2, draw.across)) if drawn]
     if backwards:
         window = window.flip(backwards)
     return window.rot90(draw.turns, (1, 2)) if draw.turns else window
 
 
-def lattice(draw: Draw, width: int, side: int) -> tuple[int, int, int]:
+def lattice(draw: Draw, width: int, length: int) -> tuple[int, int, int]:
     """Where the pixels of `cut` lie in a plane of rows of `width` pixels: the first one's place, and the steps down and across.
 
     A window, flipped and turned, is still evenly spaced: out[i, j] = plane[first + i * down + j * across].
     """
     first, down, across = draw.top * width + draw.left, width, 1
     if draw.down:
-        first, down = first + (side - 1) * down, -down
+        first, down = first + (length - 1) * down, -down
     if draw.across:
-        first, across = first + (side - 1) * across, -across
+        first, across = first + (length - 1) * across, -across
     for _ in range(draw.turns):
-        first, down, across = first + (side - 1) * across, -across, down
+        first, down, across = first + (length - 1) * across, -across, down
     return first, down, across
 
 

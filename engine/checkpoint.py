@@ -89,7 +89,7 @@ def newest_state(folder: Path, log: RunLog) -> tuple[Path, dict[str, Any]] | Non
     faults = []
     for path in candidates:
         try:
-            state = read_state(path)
+            state = checked_state(read_checkpoint(path), path)
         except ModelError as error:
             faults.append(str(error))
             log(f"⚠️  {error}")
@@ -111,36 +111,13 @@ def state_files(folder: Path) -> list[Path]:
     return named + [path for _, path in sorted(periodic, reverse=True)]
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """A whole training state; ModelError when the file is torn, not ours, of another version, or holds weights only."""
-    return checked_state(read_checkpoint(path), path)
-
-
 def checked_state(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """`read_state` for what `read_checkpoint` has read from `path` already."""
+    """The `content` of the file `path`, a whole training state; ModelError when it is of another version, or no state."""
     _require_parts(content, STATE_PARTS, f"{path}: not a training state of this toolkit")
     for part in ("params", "raw_params"):
         if not all(is_dense(value) and bool(value.isfinite().all()) for value in content[part].values()):
             raise ModelError(f"{path}: {part} hold NaN, Infinity or something other than floating-point tensors")
     return content
-
-
-def _require_parts(content: dict[str, Any], parts: dict[str, type], what: str) -> None:
-    wrong = [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]
-    if not _is_plain(content.get("config")):
-        wrong.append("config")
-    version = content.get("schema_version")
-    if type(version) is not int or version != SCHEMA_VERSION or wrong:
-        found = f"; missing or of another type: {', '.join(wrong)}" if wrong else ""
-        raise ModelError(f"{what} (schema version {SCHEMA_VERSION}){found}")
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(_is_plain(item) for item in value.values())
-    if isinstance(value, list):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, (str, int, float))
 
 
 def is_state(content: dict[str, Any]) -> bool:
@@ -167,3 +144,22 @@ def finished_soundly(folder: Path, log: RunLog) -> dict[str, Any] | None:
             raise InputError(f"{error}\nand {folder} holds no state to make it from; use --overwrite") from error
         log(f"⚠️  {error}; making it again from the last state")
         return None
+
+
+def _require_parts(content: dict[str, Any], parts: dict[str, type], what: str) -> None:
+    """ModelError, beginning with `what`, unless `content` is of this schema and has `parts` and a plain config."""
+    wrong = [name for name, kind in parts.items() if not isinstance(content.get(name), kind)]
+    if not _is_plain(content.get("config")):
+        wrong.append("config")
+    version = content.get("schema_version")
+    if type(version) is not int or version != SCHEMA_VERSION or wrong:
+        found = f"; missing or of another type: {', '.join(wrong)}" if wrong else ""
+        raise ModelError(f"{what} (schema version {SCHEMA_VERSION}){found}")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(item) for item in value.values())
+    if isinstance(value, list):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (str, int, float))

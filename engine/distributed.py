@@ -1,7 +1,7 @@
-"""Several processes that train one model: who am I, and what we agree on. One process needs none of it.
+"""Variables of torchrun or srun -> this process's place among several that train one model, and what they exchange.
 
-Started by torchrun, or by srun with one task a GPU. The global batch is what --batch_size says, whatever the number of processes:
-each takes its share, gradients are averaged, and so every process holds the same weights at every update. Rank 0 writes.
+One process alone needs none of it. The global batch is what --batch_size says, whatever the number of processes: each takes its
+share, gradients are averaged, and so every process holds the same weights at every update. Rank 0 writes.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class World:
         return everyone
 
     def wait_for_all(self) -> None:
-        """Return when every process has come here."""
+        """Return when every process has reached this call."""
         if self.size > 1:
             distributed.barrier()
 
@@ -82,10 +82,10 @@ def average_gradients(parameters: list[torch.nn.Parameter], world: World) -> Non
 
 @contextlib.contextmanager
 def joined(device: torch.device, batch_size: int) -> Iterator[tuple[World, torch.device]]:
-    """This process among those that it was started with, connected while the block lasts, and its own device.
+    """This process among those that it was started with, by torchrun or by srun with one task a GPU, and its own device.
 
-    Disconnected in the end, so that no process waits for one that has ended. Raises InputError when the batch cannot be
-    shared evenly, or this machine has fewer GPUs than processes.
+    They are connected while the block lasts; disconnected in the end, so that no process waits for one that has ended.
+    Raises InputError when the batch cannot be shared evenly, or this machine has fewer GPUs than processes.
     """
     world = read_world()
     try:
@@ -109,10 +109,7 @@ def read_world() -> World:
 
 
 def join(world: World, device: torch.device, batch_size: int) -> torch.device:
-    """Connect the processes (NCCL on CUDA, Gloo on CPU); returns this process's own device.
-
-    Raises InputError when the batch cannot be shared evenly, or this machine has fewer GPUs than processes.
-    """
+    """Connect the processes (NCCL on CUDA, Gloo on CPU); returns this process's own device. InputError as in `joined`."""
     if world.size == 1:
         return device
     if batch_size % world.size:

@@ -1,15 +1,13 @@
-"""A network and whole frames -> one record of metrics an image. Validation, out-of-fold scores and the test all come from here.
+"""A network and whole frames -> one record of metrics an image: validation, out-of-fold scores and the test come from here.
 
-MERGED: Whether a batch of whole photos goes through a network in one pass or, photo by photo, in strips: equal but for rounding.
-
-MERGED: Several networks -> one restored photo, and the records of all of them from one pass over the photos.
-
-The ensemble is the mean of the clamped outputs. Networks run one after another on each batch, so what stays in memory
-is the batch, one output and the running sum.
+First one network, in one pass or, where memory is short, in strips, which is equal but for rounding. Then several: the
+ensemble is the mean of the clamped outputs, and all are scored in one pass over the photos. Networks run one after another
+on each batch, so what stays in memory is the batch, one output and the running sum.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +27,30 @@ from engine.distributed import World
 from engine.metrics import METRICS, photo_records
 from engine.runtime import Precision, free_bytes
 
+# Peak of the one-pass form: so many residual streams (width x pixels, float32) and the libraries' work areas. 11.5 streams are
+# counted in the last decoder block, where the widest features take two each. On the CPU bench/bench_whole_photo.py measured
+# 740 to 840 MiB at 752 x 500 pixels (--height, --width) and 2360 to 2480 at 1504 x 1000, against 850 and 2640 by 13 streams;
+# with --kept, the allocator of the scripts that keep what is freed, 4110 at 1504 x 1000. CUDA's is the count with some room,
+# not measured.
+CUDA_STREAMS, CPU_STREAMS = 13, 23
+WORK_AREAS = 256 * 2**20
+# On the CPU a batch goes in strips from so many bytes of residual stream on (half a megapixel of DarkIR-m): a sixth of the
+# memory in about the same time, and in less than half of it where glibc gives freed memory back (bench/bench_whole_photo.py).
+CPU_STRIPS_FROM = 64 * 2**20
+
+IDENTITY, ENSEMBLE = "identity", "ensemble"
+# Dimensions of (B, 3, H, W) to turn over: as shot, left-right, upside down, both.
+FLIPS = ((), (3,), (2,), (2, 3))
+
 Restore = Callable[[torch.Tensor], torch.Tensor]
+OnRestored = Callable[[list[int], torch.Tensor, torch.Tensor, torch.Tensor, list[float]], None]
+
+
+class Named(Protocol):
+    """What is scored: a network and its name."""
+
+    name: str
+    network: Network
 
 
 def to_float(images: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -69,9 +90,38 @@ def restorer(
     return restore
 
 
+def strips_are_better(network: nn.Module, src: torch.Tensor, free: int) -> bool:
+    """Whether a batch (B, 3, H, W) should go in strips, with `free` bytes left on its device. Only DarkIR can."""
+    if not isinstance(network, DarkIR):
+        return False
+    stream, on_cpu = stream_bytes(network, src), src.device.type == "cpu"
+    one_pass = stream * (CPU_STREAMS if on_cpu else CUDA_STREAMS) + WORK_AREAS
+    return one_pass > free or (on_cpu and stream >= CPU_STRIPS_FROM)
+
+
+def stream_bytes(network: DarkIR, src: torch.Tensor) -> int:
+    """Bytes of the widest residual stream for (B, 3, H, W) images, the padding included."""
+    batch, _, height, width = src.shape
+    padded = (height + -height % network.multiple) * (width + -width % network.multiple)
+    return 4 * network.config.width * batch * padded
+
+
 def identity(src: torch.Tensor) -> torch.Tensor:
     """The baseline that leaves the photo as it is."""
     return src
+
+
+def frames(
+    loader: Iterable[dict], device: torch.device, stoppable: bool = True
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
+    """Yield (source, target, indices) with the images as float32 (B, 3, H, W) in [0, 1] on `device`.
+
+    Raises Stopped between batches after a signal, if `stoppable`.
+    """
+    for batch in start_workers(loader):
+        if stoppable and signals.requested():
+            raise Stopped(f"{signals.requested()} received while scoring images")
+        yield to_float(batch["src"], device), to_float(batch["tar"], device), batch["index"].tolist()
 
 
 def score(
@@ -82,82 +132,23 @@ def score(
     `loader` yields this process's share of the frames. With several processes a signal is not looked at here: one that left
     would let the others wait for ever.
 
-    Raises Stopped between batches when a signal asked for it, RunFailed for an output that is not finite, and InputError for
-    frames too small for SSIM.
+    Raises Stopped between batches after a signal, RunFailed for an output that is not finite, and InputError for frames too
+    small for SSIM.
     """
-    records: list[dict | None] = [None] * len(pairs)
     mine: list[tuple[int, dict]] = []
     for src, tar, indices in frames(loader, device, stoppable=world.size == 1):
         photos = [pairs[index] for index in indices]
         mine += zip(indices, photo_records(restore(src), tar, photos, "validation"), strict=True)
+    records: list[dict] = [{}] * len(pairs)
     for part in world.gather(mine):
         for index, record in part:
             records[index] = record
     return records
 
 
-def frames(
-    loader: Iterable[dict], device: torch.device, stoppable: bool = True
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, list[int]]]:
-    """Yield (source, target, indices) with the images as float32 (B, 3, H, W) in [0, 1] on `device`."""
-    for batch in start_workers(loader):
-        if stoppable and signals.requested():
-            raise Stopped(f"{signals.requested()} received while scoring images")
-        yield to_float(batch["src"], device), to_float(batch["tar"], device), batch["index"].tolist()
-
-
 def mean_metrics(records: list[dict]) -> dict[str, float]:
     """Mean over images of each metric."""
     return {name: sum(record[name] for record in records) / len(records) for name in METRICS}
-
-
-# Peak of the one-pass form: so many residual streams (width x pixels, float32) and the libraries' work areas. 11.5 streams are
-# counted in the last decoder block, where the widest features take two each. On the CPU bench/bench_whole_photo.py measured
-# 740 to 840 MiB at 752 x 500 pixels (--height, --width) and 2360 to 2480 at 1504 x 1000, against 850 and 2640 by 13 streams;
-# with --kept, the allocator of the scripts that keep what is freed, 4110 at 1504 x 1000. CUDA's is the count with some room,
-# not measured.
-CUDA_STREAMS, CPU_STREAMS = 13, 23
-WORK_AREAS = 256 * 2**20
-# On the CPU a batch goes in strips from so many bytes of residual stream on (half a megapixel of DarkIR-m): a sixth of the
-# memory in about the same time, and in less than half of it where glibc gives freed memory back (bench/bench_whole_photo.py).
-CPU_STRIPS_FROM = 64 * 2**20
-
-
-def stream_bytes(network: DarkIR, src: torch.Tensor) -> int:
-    """Bytes of the widest residual stream for (B, 3, H, W) images, the padding included."""
-    batch, _, height, width = src.shape
-    padded = (height + -height % network.multiple) * (width + -width % network.multiple)
-    return 4 * network.config.width * batch * padded
-
-
-def one_pass_bytes(network: DarkIR, src: torch.Tensor) -> int:
-    """Estimate of the peak memory of `network(src)` without gradients, in bytes."""
-    streams = CPU_STREAMS if src.device.type == "cpu" else CUDA_STREAMS
-    return streams * stream_bytes(network, src) + WORK_AREAS
-
-
-def strips_are_better(network: torch.nn.Module, src: torch.Tensor, free: int) -> bool:
-    """Whether a batch (B, 3, H, W) should go in strips, with `free` bytes left on its device. Only DarkIR can."""
-    if not isinstance(network, DarkIR):
-        return False
-    if src.device.type == "cpu" and stream_bytes(network, src) >= CPU_STRIPS_FROM:
-        return True
-    return one_pass_bytes(network, src) > free
-
-
-IDENTITY, ENSEMBLE = "identity", "ensemble"
-# Dimensions of (B, 3, H, W) to turn over: as shot, left-right, upside down, both.
-FLIPS = ((), (3,), (2,), (2, 3))
-
-
-class Named(Protocol):
-    """What is scored: a network and its name."""
-
-    name: str
-    network: Network
-
-
-OnRestored = Callable[[list[int], torch.Tensor, torch.Tensor, torch.Tensor, list[float]], None]
 
 
 def make_restorers(
@@ -181,7 +172,10 @@ def with_flips(restore: Restore) -> Restore:
 
 
 def restored_by_each(restorers: dict[str, Restore], src: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (name, restored (B, 3, H, W) in [0, 1]) for every network, then the ensemble when there are several."""
+    """Yield (name, restored (B, 3, H, W) in [0, 1]) for every network, then the ensemble when there are several.
+
+    Raises OutOfMemory, naming the network, when the batch does not fit.
+    """
     total = torch.zeros_like(src) if len(restorers) > 1 else None
     for name, restore in restorers.items():
         try:
@@ -205,17 +199,18 @@ def score_all(
     device: torch.device,
     on_restored: OnRestored,
 ) -> dict[str, list[dict]]:
-    """Score the untouched photo, every network and the ensemble.
+    """Score the untouched photo, every network and, when there are several, their ensemble.
 
     Returns name -> [{"src", "psnr", "ssim", "l1"}] in the order of `pairs`. `on_restored(indices, src, restored, tar,
     psnr)` gets each batch with the final output: the ensemble's, or the only network's.
-    Raises Stopped between batches, RunFailed when an output is not finite, InputError for frames too small for SSIM.
+    Raises Stopped between batches after a signal, RunFailed for an output that is not finite, OutOfMemory for a batch that
+    does not fit, and InputError for frames too small for SSIM.
     """
     names = [IDENTITY, *restorers, *([ENSEMBLE] if len(restorers) > 1 else [])]
     records: dict[str, list[dict]] = {name: [{}] * len(pairs) for name in names}
     for src, tar, indices in frames(loader, device):
         photos = [pairs[index] for index in indices]
-        for name, restored in [(IDENTITY, identity(src)), *restored_by_each(restorers, src)]:
+        for name, restored in itertools.chain([(IDENTITY, src)], restored_by_each(restorers, src)):
             scored = photo_records(restored, tar, photos, name)
             for index, record in zip(indices, scored, strict=True):
                 records[name][index] = record

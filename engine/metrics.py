@@ -1,7 +1,6 @@
-"""Restored and target images -> PSNR, SSIM, L1 of each: RGB over all pixels, float32, no rounding, no border crop.
+"""Restored and target images -> PSNR, SSIM, L1 of each; numbers of single images -> mean, spread, interval of the mean.
 
-MERGED: Numbers of single images -> mean, spread and a confidence interval of the mean. Needs no torch.
-
+Metrics: RGB over all pixels, float32, no rounding, no border crop.
 The interval is the percentile bootstrap: Efron, Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3.
 """
 
@@ -21,6 +20,9 @@ from losses.ssim import WINDOW, ssim_per_image
 METRICS = ("psnr", "ssim", "l1")
 DIGITS = {"psnr": 2, "ssim": 4, "l1": 4}  # behind the point, in logs and reports
 PSNR_CAP_DB = 100.0
+RESAMPLES = 10_000
+SEED = 42
+CHUNK = 4_000_000  # indices drawn at once: bounds the memory for thousands of images
 
 
 @torch.no_grad()
@@ -55,11 +57,6 @@ def photo_records(restored: torch.Tensor, target: torch.Tensor, pairs: Sequence[
             )
         records.append({"src": pair.src, **metrics})
     return records
-
-
-RESAMPLES = 10_000
-SEED = 42
-CHUNK = 4_000_000  # indices drawn at once: bounds the memory for thousands of images
 
 
 def summarise(values: Sequence[float]) -> dict:

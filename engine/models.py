@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -10,25 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.exits import flagged
 from common.log import RunLog
 from darkir.architectures import Config, arch_of, size_of, title
 from darkir.weights import Network, load_into, make_network, read_weights
-from data.config import MAX_RESOLUTION, MIN_RESOLUTION
+from data.config import MAX_RESOLUTION, MIN_RESOLUTION, DataConfig
 from data.manifest import Pair
 from engine.checkpoint import BEST, FINAL, finished
 from engine.metrics import METRICS
 from engine.provenance import Seen, log_provenance, refuse_unclean_weights
+from engine.testing.config import EvaluationConfig
 
 SUMMARY = "cv_summary.json"
+FOLD_FOLDER = re.compile(r"fold_([1-9][0-9]*)")
 RECORDED = {
     "resolution": lambda value: type(value) is int and MIN_RESOLUTION <= value <= MAX_RESOLUTION,
     "fit": lambda value: isinstance(value, str) and value in ("crop", "squash"),
 }
-FOLD_FOLDER = re.compile(r"fold_([1-9][0-9]*)")
 
 
 @dataclass(frozen=True)
-class Member:
+class TrainedModel:
     """One network under evaluation: eval mode, float32, on the CPU. `meta`: all of its file but the tensors."""
 
     name: str
@@ -66,26 +69,31 @@ class Member:
         }
 
 
-def read_member(name: str, path: Path) -> Member:
-    """Load one weights file, strictly. Raises ModelError naming the file."""
-    weights = read_weights(path)
-    network = make_network(weights.config)
-    load_into(network, weights.params, weights.source)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Member(name, path, sha256, network.eval(), weights.config, weights.meta)
+def read_models(
+    cv_dir: Path | None, checkpoints: list[Path] | None, log: RunLog, n_folds: int | None = None
+) -> list[TrainedModel]:
+    """The models that --cv_dir (every fold's best) or else --checkpoint names, each loaded strictly, with a line in the log.
 
-
-def read_members(paths: dict[str, Path], log: RunLog) -> list[Member]:
-    """Load all named files, with a line in the log for each."""
-    members = []
+    Raises InputError naming the flag as fold_checkpoints and named_checkpoints do, and for a file that is no such network.
+    """
+    flag = "--checkpoint" if cv_dir is None else "--cv_dir"
+    with flagged(flag, cv_dir):
+        paths = named_checkpoints(checkpoints) if cv_dir is None else fold_checkpoints(cv_dir, n_folds)
+    models = []
     for name, path in paths.items():
-        members.append(read_member(name, path))
-        log(f"{name}: {title(members[-1].config)} from {path}")
-    return members
+        with flagged(flag, path):
+            weights = read_weights(path)
+            config = weights.config
+            network = make_network(config)
+            load_into(network, weights.params, weights.source)
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        models.append(TrainedModel(name, path, sha256, network.eval(), config, weights.meta))
+        log(f"{name}: {title(config)} from {path}")
+    return models
 
 
 def fold_checkpoints(cv_dir: Path, n_folds: int | None) -> dict[str, Path]:
-    """`fold_K` -> its best checkpoint, for every fold of a finished cross-validation.
+    """`fold_K` -> its best checkpoint, for every fold of a finished cross-validation in --cv_dir.
 
     The number of folds is what cv_summary.json lists, else --n_folds, else the highest folder. Raises InputError that
     names every missing or unfinished fold, or both numbers when --n_folds contradicts.
@@ -130,20 +138,8 @@ def _fold_fault(folder: Path) -> str | None:
     return None if (folder / BEST).exists() else f"{folder} has no {BEST}"
 
 
-def recorded_by_all(option: str, members: list[Member], advice: str) -> Any:
-    """The value of a data option that all members with a record of it share; None when no member records it.
-
-    Raises InputError, with the `advice`, when they differ.
-    """
-    recorded = {member.name: member.recorded(option) for member in members if member.recorded(option) is not None}
-    if len(set(recorded.values())) > 1:
-        differing = ", ".join(f"{name}: {value}" for name, value in recorded.items())
-        raise InputError(f"the checkpoints were trained with different --{option} ({differing}); {advice}")
-    return next(iter(recorded.values()), None)
-
-
 def named_checkpoints(paths: list[Path]) -> dict[str, Path]:
-    """Name the files of --checkpoint: by file name, with as many parent folders as it takes to tell them apart.
+    """Name the files of --checkpoint: by file name, with as many parent folders as it takes to make the names differ.
 
     Raises InputError when a file is given twice.
     """
@@ -157,18 +153,51 @@ def named_checkpoints(paths: list[Path]) -> dict[str, Path]:
     return {"/".join(real.parts[-depth:]): path for real, path in zip(resolved, paths, strict=True)}
 
 
-def refuse_contradictions(members: list[Member], arch: str | None, model_size: str | None) -> None:
+def refuse_contradictions(models: list[TrainedModel], arch: str | None, model_size: str | None) -> None:
     """InputError when --arch or --model_size is not what the checkpoints hold."""
-    asked = {"--arch": (arch, arch_of), "--model_size": (model_size, size_of)}
-    for flag, (value, read) in asked.items():
-        wrong = [member for member in members if value is not None and read(member.config) != value]
+    requested = {"--arch": (arch, arch_of), "--model_size": (model_size, size_of)}
+    for flag, (value, read) in requested.items():
+        wrong = [model for model in models if value is not None and read(model.config) != value]
         if wrong:
-            lines = "\n".join(f"  {member.path} holds {title(member.config)}" for member in wrong)
+            lines = "\n".join(f"  {model.path} holds {title(model.config)}" for model in wrong)
             raise InputError(f"{flag} {value}, but\n{lines}")
 
 
-def refuse_leaks(members: list[Member], test: list[Pair], log: RunLog) -> None:
+def refuse_leaks(models: list[TrainedModel], test: list[Pair], log: RunLog) -> None:
     """InputError, naming photos, when a model saw a test photo; says openly when a model's provenance is unknown."""
-    for member in members:
-        refuse_unclean_weights(test, member.seen, f"{member.name} ({member.path})")
-        log_provenance(member.seen, log)
+    for model in models:
+        refuse_unclean_weights(test, model.seen, f"{model.name} ({model.path})")
+        log_provenance(model.seen, log)
+
+
+def settle_frames(config: EvaluationConfig, models: list[TrainedModel], log: RunLog) -> EvaluationConfig:
+    """Fill in resolution and fit: the flag, else what the checkpoints record, else the training default, logged.
+
+    Raises InputError when the checkpoints differ and no flag decides.
+    """
+    settled = {}
+    for option in RECORDED:
+        value = getattr(config, option)
+        if value is not None:
+            recorded = sorted({model.recorded(option) for model in models} - {None})
+            if recorded and recorded != [value]:
+                log(
+                    f"--{option} {value} instead of {', '.join(map(str, recorded))}, which the models were trained with"
+                )
+        elif (value := recorded_by_all(option, models, f"give --{option}")) is None:
+            value = getattr(DataConfig, option)
+            log(f"The checkpoints record no {option}: using --{option} {value}")
+        settled[option] = value
+    return dataclasses.replace(config, **settled)
+
+
+def recorded_by_all(option: str, models: list[TrainedModel], advice: str) -> Any:
+    """The value of a data option that all models with a record of it share; None when no model records it.
+
+    Raises InputError, with the `advice`, when they differ.
+    """
+    recorded = {model.name: model.recorded(option) for model in models if model.recorded(option) is not None}
+    if len(set(recorded.values())) > 1:
+        differing = ", ".join(f"{name}: {value}" for name, value in recorded.items())
+        raise InputError(f"the checkpoints were trained with different --{option} ({differing}); {advice}")
+    return next(iter(recorded.values()), None)

@@ -1,9 +1,9 @@
-"""Which photos did these weights see? Content digests travel with rows, checkpoints and results, and a test photo is refused."""
+"""Content digests of rows and checkpoints -> which photos some weights saw; a test photo among them is refused."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from common.errors import Faults, InputError
@@ -23,7 +23,7 @@ class Seen:
     own: frozenset[str] = frozenset()
     earlier: frozenset[str] = frozenset()
     known: bool = True
-    sources: tuple[str, ...] = field(default=())
+    sources: tuple[str, ...] = ()
 
     def as_plain(self) -> dict[str, Any]:
         """Plain types for a checkpoint."""

@@ -10,9 +10,10 @@ from urllib.parse import quote
 from common.files import write_text
 from common.options import flat
 from common.pages import fill
-from engine.inference import ENSEMBLE, IDENTITY
+from engine.inference import IDENTITY
 from engine.metrics import DIGITS, METRICS, paired_difference
 from engine.testing.comparison import epochs_text, improvement_text, verdict_text
+from engine.testing.results import final_model
 
 REPORT = "report.html"
 WORST_ROWS = 50  # photos listed in a cross-validation report; oof_predictions.csv has all
@@ -25,8 +26,8 @@ def write_test_report(output_dir: Path, results: dict[str, Any], rows: list[dict
     pictures: [{"index": photo's position, "jpeg": bytes, "file": relative path or None}], worst first; the bytes are
     embedded, the file is linked.
     """
-    photos = by_photo(rows)
-    final = ENSEMBLE if ENSEMBLE in photos[0]["by_model"] else results["folds"][-1]["model"]
+    photos = _by_photo(rows)
+    final = final_model(results["folds"])
     cards = [
         {
             "photo": photos[picture["index"]],
@@ -35,7 +36,7 @@ def write_test_report(output_dir: Path, results: dict[str, Any], rows: list[dict
         }
         for picture in pictures
     ]
-    page = render(
+    page = _render(
         "test_report.html",
         results=results,
         final=final,
@@ -47,6 +48,19 @@ def write_test_report(output_dir: Path, results: dict[str, Any], rows: list[dict
         unknown=[model for model in results["models"] if model["provenance"] == "unknown"],
     )
     write_text(output_dir / REPORT, page)
+
+
+def _by_photo(rows: list[dict]) -> list[dict]:
+    """Rows of per_image.csv -> [{"src", "by_model": {model: row}}] in the order of the photos.
+
+    A photo ends where a model comes again: two rows of a test set may carry the same src text.
+    """
+    photos: list[dict] = []
+    for row in rows:
+        if not photos or row["model"] in photos[-1]["by_model"]:
+            photos.append({"src": row["src"], "by_model": {}})
+        photos[-1]["by_model"][row["model"]] = row
+    return photos
 
 
 def write_cv_report(
@@ -61,17 +75,21 @@ def write_cv_report(
     summary: content of cv_summary.json. predictions: rows of oof_predictions.csv. histories: fold -> history.json's
     records. curves: fold -> curves.png somewhere below `output_dir`; a file that is not there is named, not linked.
     """
-    folds = [fold_row(fold, predictions, histories.get(fold["fold"])) for fold in summary["folds"]]
+    folds = [_fold_row(fold, predictions, histories.get(fold["fold"])) for fold in summary["folds"]]
+    gain = None
+    if predictions:
+        columns = {key: [row[key] for row in predictions] for name in METRICS for key in (name, f"identity_{name}")}
+        gain = {name: paired_difference(columns[f"identity_{name}"], columns[name]) for name in METRICS}
     linked = {
         fold: quote(path.relative_to(output_dir).as_posix()) if path.exists() else None for fold, path in curves.items()
     }
-    page = render(
+    page = _render(
         "cv_report.html",
         summary=summary,
         folds=folds,
         missing=[fold["fold"] for fold in folds if fold["status"] != "finished"],
         unknown=[fold for fold in folds if fold["status"] == "finished" and fold["provenance"] == "unknown"],
-        gain=gain(predictions),
+        gain=gain,
         better=sum(row["psnr"] > row["identity_psnr"] for row in predictions),
         worst=sorted(predictions, key=lambda row: row["psnr"])[:WORST_ROWS],
         curves=linked,
@@ -80,20 +98,7 @@ def write_cv_report(
     write_text(output_dir / REPORT, page)
 
 
-def by_photo(rows: list[dict]) -> list[dict]:
-    """Rows of per_image.csv -> [{"src", "by_model": {model: row}}] in the order of the photos.
-
-    A photo ends where a model comes again: two rows of a test set may carry the same src text.
-    """
-    photos: list[dict] = []
-    for row in rows:
-        if not photos or row["model"] in photos[-1]["by_model"]:
-            photos.append({"src": row["src"], "by_model": {}})
-        photos[-1]["by_model"][row["model"]] = row
-    return photos
-
-
-def fold_row(fold: dict, predictions: list[dict], history: list[dict] | None) -> dict:
+def _fold_row(fold: dict, predictions: list[dict], history: list[dict] | None) -> dict:
     """A fold of the summary, with what its photos and its history add to it."""
     rows = [row for row in predictions if row["fold"] == fold["fold"]]
     if not rows:
@@ -109,17 +114,7 @@ def fold_row(fold: dict, predictions: list[dict], history: list[dict] | None) ->
     }
 
 
-def gain(predictions: list[dict]) -> dict[str, dict] | None:
-    """Out-of-fold difference to the untouched photo, photo by photo, for each metric; None without predictions."""
-    if not predictions:
-        return None
-    return {
-        name: paired_difference([row[f"identity_{name}"] for row in predictions], [row[name] for row in predictions])
-        for name in METRICS
-    }
-
-
-def render(template: str, **values: Any) -> str:
+def _render(template: str, **values: Any) -> str:
     """Fill a template that shows metrics, with the filters that write them."""
     filters = {
         "metric": lambda value, name: f"{value:.{DIGITS[name]}f}",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import platform
+import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy
 import PIL
 import torch
-import torchvision
 
 from common.errors import InputError
 from common.memory import host_free_bytes
@@ -105,12 +108,21 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
+        "torchvision": _torchvision_version(),
         "numpy": numpy.__version__,
         "pillow": PIL.__version__,
     }
 
 
-def created_with() -> dict:
+def _torchvision_version() -> str:
+    """torchvision.__version__, which has a build (+cu130) that the package's metadata lack; importing it takes two seconds."""
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None:
+        return "not installed"
+    text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    return re.search(r"__version__ = ['\"]([^'\"]+)", text)[1]
+
+
+def created_with() -> dict[str, Any]:
     """How a file came about: the command and the versions."""
     return {"argv": list(sys.argv), "versions": versions()}

@@ -19,8 +19,5 @@ def frequency_loss(restored: torch.Tensor, target: torch.Tensor) -> torch.Tensor
     float32 because 16-bit transforms overflow or do not exist. The gradient of |z| at z = 0 is 0, so black and constant
     images train. Restored is not clamped.
     """
-    return functional.mse_loss(_amplitude(restored), _amplitude(target))
-
-
-def _amplitude(image: torch.Tensor) -> torch.Tensor:
-    return torch.fft.rfft2(image, norm="ortho").abs()
+    ours, theirs = (torch.fft.rfft2(image, norm="ortho").abs() for image in (restored, target))
+    return functional.mse_loss(ours, theirs)

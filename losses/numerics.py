@@ -1,7 +1,4 @@
-"""Loss terms run in float32 whatever the caller's autocast: sums of small squares do not survive 16 bits.
-
-MERGED: Separable low-pass filter on image planes, in float32 on every device.
-"""
+"""What loss terms share: float32 whatever the caller's autocast, and a separable low-pass filter on image planes."""
 
 from __future__ import annotations
 
@@ -15,7 +12,10 @@ Term = Callable[..., torch.Tensor]
 
 
 def in_float32(term: Term) -> Term:
-    """Wrap a function of tensors: autocast is off inside, floating-point arguments arrive as float32."""
+    """Wrap a function of tensors: autocast is off inside, arguments arrive as float32.
+
+    Sums of small squares do not survive 16 bits.
+    """
 
     @functools.wraps(term)
     def wrapper(*tensors: torch.Tensor) -> torch.Tensor:

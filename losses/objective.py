@@ -18,7 +18,7 @@ from losses.ssim import ssim_loss
 class Objective(nn.Module):
     """The terms of `config` on `device`. A term of weight 0 is neither built nor computed.
 
-    Raises InputError at once when the VGG19 weights that vgg or side need cannot be had: no term is dropped in silence.
+    Raises InputError at once when the VGG19 weights that vgg or side need are missing or unusable: no term is dropped in silence.
     """
 
     def __init__(self, config: LossConfig, device: torch.device | str):
@@ -42,14 +42,14 @@ class Objective(nn.Module):
         """
         if restored.shape != target.shape:
             raise InputError(f"restored {tuple(restored.shape)} and target {tuple(target.shape)} differ in shape")
-        if self.needs_side and side is None:
-            raise InputError("--lambda_side: the network gave no side output; call it with with_side=True")
         terms = {}
         for name, weight in self.weights.items():
-            if name == "side":
+            if name != "side":
+                terms[name] = weight * self.pair_terms[name](restored, target)
+            elif side is not None:
                 terms[name] = weight * side_loss(side, target, self.perceptual)
             else:
-                terms[name] = weight * self.pair_terms[name](restored, target)
+                raise InputError("--lambda_side: the network gave no side output; call it with with_side=True")
         return terms
 
     def describe(self) -> list[str]:

@@ -1,11 +1,8 @@
-"""A VGG19 weights file -> the tensors of its first 13 convolutions, checked. Nothing is ever downloaded.
-
-Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015, table 1, column E.
-
-MERGED: Perceptual term: L1 between VGG19 features at relu1_1 ... relu5_1.
+"""Perceptual term: L1 between VGG19 features at relu1_1 ... relu5_1, from a weights file that is never downloaded.
 
 Johnson, Alahi, Fei-Fei, "Perceptual Losses for Real-Time Style Transfer and Super-Resolution", ECCV 2016; layers and
 weights as in pix2pixHD (Wang et al., CVPR 2018), with the ImageNet normalisation that DarkIR's published code lacks.
+VGG19: Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015, table 1, column E.
 """
 
 from __future__ import annotations
@@ -22,8 +19,11 @@ from common.errors import InputError
 
 # Positions of conv1_1 ... conv5_1 in torchvision's `features`.
 CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28)
-TORCHVISION_FILE = "vgg19-dcbb9e9d.pth"
-TORCHVISION_SHA256_PREFIX = "dcbb9e9d"
+# Convolution whose ReLU is compared -> its weight. A max pooling stands before each of them but the first.
+LAYER_WEIGHTS = {0: 1 / 32, 5: 1 / 16, 10: 1 / 8, 19: 1 / 4, 28: 1.0}
+SMALLEST_SIDE = 16  # four poolings
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TORCHVISION_FILE, TORCHVISION_SHA256_PREFIX = "vgg19-dcbb9e9d.pth", "dcbb9e9d"
 REMEDY = (
     "run `python -c \"import torchvision; torchvision.models.vgg19(weights='IMAGENET1K_V1')\"` where there is internet "
     "(a login node; TORCH_HOME moves the cache), or name the file with --vgg_weights, or do without by --lambda_vgg 0 "
@@ -56,33 +56,26 @@ def read_vgg_weights(path: str | None) -> VGGWeights:
     if not file.is_file():
         what = f"--vgg_weights {path}: no such file" if path else f"the VGG term needs {file}, which does not exist"
         raise InputError(f"{what}; {REMEDY}")
-    digest = _sha256(file)
+    sha256 = hashlib.sha256()
+    with file.open("rb") as handle:
+        while chunk := handle.read(1 << 20):
+            sha256.update(chunk)
+    digest = sha256.hexdigest()
     if file.name == TORCHVISION_FILE and not digest.startswith(TORCHVISION_SHA256_PREFIX):
         raise InputError(
             f"{file} is damaged: its sha256 starts with {digest[:8]}, not {TORCHVISION_SHA256_PREFIX}; {REMEDY}"
         )
-    return VGGWeights(_convolutions(_load(file), file), file, digest)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        while chunk := handle.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _load(file: Path) -> dict:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError) as error:
         raise InputError(f"{file} is not a file of weights that torch can read; {REMEDY}") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} holds a {type(content).__name__}, not VGG19 weights by name; {REMEDY}")
-    return content
+    return VGGWeights(_convolutions(content, file), file, digest)
 
 
 def _convolutions(content: dict, file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of VGG19's convolutions in `content`, checked."""
     faults, tensors, channels = [], {}, 3
     for index in CONVOLUTIONS:
         weight, bias = (content.get(f"features.{index}.{kind}") for kind in ("weight", "bias"))
@@ -102,12 +95,6 @@ def _convolutions(content: dict, file: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-# Convolution whose ReLU is compared -> its weight. A max pooling stands before each of them but the first.
-LAYER_WEIGHTS = {0: 1 / 32, 5: 1 / 16, 10: 1 / 8, 19: 1 / 4, 28: 1.0}
-SMALLEST_SIDE = 16  # four poolings
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
 class PerceptualLoss(nn.Module):
     """The frozen first 13 convolutions of VGG19 and the weighted L1 of their features; `weights` from read_vgg_weights.
 
@@ -115,6 +102,9 @@ class PerceptualLoss(nn.Module):
     Normalisation and sums run in float32. The convolutions follow a bfloat16 autocast of the caller and ignore a
     float16 one, because the features of an unclamped image may pass float16's range.
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, weights: VGGWeights):
         super().__init__()
@@ -138,38 +128,29 @@ class PerceptualLoss(nn.Module):
         kind = restored.device.type
         follow = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) is torch.bfloat16
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=follow):
-            return self._distance(self._normalised(restored), self._normalised(target))
-
-    def _distance(self, ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-        """Stage by stage, so that a feature map of the target lives only until it was compared."""
-        total = torch.zeros((), device=ours.device)
-        for weight, stage in zip(LAYER_WEIGHTS.values(), self.stages, strict=True):
-            ours = stage(ours)
-            with torch.no_grad():
-                theirs = stage(theirs)
-            # Summed in float32 without a float32 copy of 16-bit features.
-            total = total + weight * (ours - theirs).abs().mean(dtype=torch.float32)
-        return total
-
-    def _normalised(self, image: torch.Tensor) -> torch.Tensor:
-        return (image.float() - self.mean) / self.std
+            ours, theirs = ((image.float() - self.mean) / self.std for image in (restored, target))
+            total = torch.zeros((), device=ours.device)
+            # Stage by stage, so that a feature map of the target lives only until it was compared.
+            for weight, stage in zip(LAYER_WEIGHTS.values(), self.stages, strict=True):
+                ours = stage(ours)
+                with torch.no_grad():
+                    theirs = stage(theirs)
+                # Summed in float32 without a float32 copy of 16-bit features.
+                total = total + weight * (ours - theirs).abs().mean(dtype=torch.float32)
+            return total
 
 
 def _stages(weights: VGGWeights) -> nn.ModuleList:
     """VGG19's features in five parts, each ending with a compared ReLU; channels_last, which convolutions prefer."""
-    stages, layers = nn.ModuleList(), []
+    stages, layers = nn.ModuleList(), list[nn.Module]()
     for index in CONVOLUTIONS:
         if index in LAYER_WEIGHTS and index > 0:
             layers.append(nn.MaxPool2d(2))
-        layers += [_frozen(weights, index), nn.ReLU(inplace=True)]
+        weight, bias = (weights.tensors[f"features.{index}.{kind}"] for kind in ("weight", "bias"))
+        convolution = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, device="meta")
+        convolution.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+        layers += [convolution.requires_grad_(False), nn.ReLU(inplace=True)]
         if index in LAYER_WEIGHTS:
             stages.append(nn.Sequential(*layers))
             layers = []
     return stages.to(memory_format=torch.channels_last)
-
-
-def _frozen(weights: VGGWeights, index: int) -> nn.Conv2d:
-    weight, bias = (weights.tensors[f"features.{index}.{kind}"] for kind in ("weight", "bias"))
-    convolution = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, device="meta")
-    convolution.load_state_dict({"weight": weight, "bias": bias}, assign=True)
-    return convolution.requires_grad_(False)

@@ -6,15 +6,15 @@ Wang et al., "Image Quality Assessment: From Error Visibility to Structural Simi
 
 from __future__ import annotations
 
-import pytorch_msssim
 import torch
 
 from common.errors import InputError
 from losses.numerics import blur, in_float32
 
-WINDOW = 11
-TAPS = tuple(pytorch_msssim.SSIM(win_size=WINDOW, win_sigma=1.5, channel=1).win.flatten().tolist())
+WINDOW, SIGMA = 11, 1.5
 C1, C2 = 0.01**2, 0.03**2
+GAUSSIAN = torch.exp(-((torch.arange(WINDOW, dtype=torch.float32) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
+TAPS = tuple((GAUSSIAN / GAUSSIAN.sum()).tolist())
 
 
 @in_float32

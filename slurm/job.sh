@@ -2,6 +2,7 @@
 # Life under Slurm, for the wrappers at the top: signals reach the running step, a stopped job requeues itself and continues in
 # the same log, and a job that only restarts ends. Without Slurm the same functions just run the steps.
 #
+# Which signal comes, and how long before the time limit: `#SBATCH --signal` at the top of both wrappers. What it does: below.
 # Sourced first: the site's own settings (slurm/site.sh) are read here, before any setting gets its default.
 # In:  BATCH (1 in a batch job), DARKIR_HOME, OUTPUT_DIR, interpreter, WATCHED (folders in which progress shows).
 # Out: every step's own exit code; 75 after a signal with a sound state; 1 when restarts bring nothing.

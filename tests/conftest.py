@@ -12,10 +12,10 @@ hypothesis.settings.register_profile("same_examples", derandomize=True, deadline
 hypothesis.settings.load_profile("same_examples")
 torch.set_num_threads(1)
 
-# Modules with fixtures that several test files share.
+# Modules with fixtures that several test files share; one that others import comes first.
 pytest_plugins = [
-    "tests.helpers.comparison_runs",
     "tests.helpers.evaluate_runs",
+    "tests.helpers.comparison_runs",
     "tests.helpers.export_runs",
     "tests.helpers.loss_terms",
     "tests.helpers.split_runs",

@@ -20,7 +20,7 @@ from data.config import SplitConfig
 from data.images import decode_bytes
 from data.loader import BatchKeys, EpochPlan, Mixing
 from data.manifest import read_pairs
-from engine.training.command_line import parse_args as parse_training
+from engine.training.config import parse_args as parse_training
 from tests.fuzz.images import ACCEPTED, EITHER, REFUSED, plain_pixels
 
 few, many = (

@@ -1,0 +1,1 @@
+"""Pairs -> those that look wrong, with the reason: measure, judge, page."""

@@ -66,9 +66,6 @@ class _Motion:
     agreeing: float
     blocks: int
 
-    def at(self, places: np.ndarray) -> np.ndarray:
-        return self.shift + self.turn * places
-
 
 def align(first: np.ndarray, second: np.ndarray) -> Alignment | None:
     """Align two float32 (H, W) images in [0, 1]; None when they are too small or too flat, or no four blocks agree.
@@ -81,30 +78,29 @@ def align(first: np.ndarray, second: np.ndarray) -> Alignment | None:
         return None
     # A panorama's short side must still hold a block.
     reduction = max(1.0, min(max(first.shape) / COARSE_SIDE, min(first.shape) / (BLOCK // 2)))
-    coarse = [_shrunk(image, reduction) for image in (first, second)]
-    motion = _match(*coarse, _Motion(_global_shift(*coarse), 0j, 1.0, 0))
+    coarse = [first, second]
+    if reduction > 1.0:
+        size = (round(first.shape[1] / reduction), round(first.shape[0] / reduction))
+        coarse = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) for image in coarse]
+    window = _window(*coarse[0].shape)
+    frames = [(image - image.mean())[None] * window for image in coarse]
+    motion = _match(*coarse, _Motion(complex(_peaks(_correlation(*frames), reach=0.5)[0]), 0j, 1.0, 0))
     if motion is None:
         return None
-    start = _Motion(motion.shift * reduction, motion.turn, motion.agreeing, motion.blocks)
     # Again with blocks cut where the first motion says: what remains to be found is a fraction of a pixel.
-    motion = _match(first, second, start)
-    return None if motion is None else _as_alignment(motion, first.shape)
-
-
-def _as_alignment(motion: _Motion, shape: tuple[int, int]) -> Alignment:
-    spread = (shape[0] ** 2 + shape[1] ** 2) / 12  # mean squared distance of a pixel from the centre
-    rms = float(np.sqrt(abs(motion.shift) ** 2 + abs(motion.turn) ** 2 * spread))
+    motion = _match(first, second, dataclasses.replace(motion, shift=motion.shift * reduction))
+    if motion is None:
+        return None
+    spread = (first.shape[0] ** 2 + first.shape[1] ** 2) / 12  # mean squared distance of a pixel from the centre
     turned = 1 + motion.turn
-    rotation = float(np.degrees(np.angle(turned)))
-    shift = (float(motion.shift.real), float(motion.shift.imag))
-    return Alignment(shift, rotation, float(abs(turned)), rms, motion.agreeing, motion.blocks)
-
-
-def _global_shift(first: np.ndarray, second: np.ndarray) -> complex:
-    """Displacement of the content of `second`, whole frames at once."""
-    window = np.outer(_hann(first.shape[0]), _hann(first.shape[1]))
-    surface = _correlation(*((image - image.mean())[None] * window for image in (first, second)))
-    return complex(_peaks(surface, reach=0.5)[0])
+    return Alignment(
+        shift=(float(motion.shift.real), float(motion.shift.imag)),
+        rotation=float(np.degrees(np.angle(turned))),
+        scale=float(abs(turned)),
+        rms=float(np.sqrt(abs(motion.shift) ** 2 + abs(motion.turn) ** 2 * spread)),
+        agreeing=motion.agreeing,
+        blocks=motion.blocks,
+    )
 
 
 def _match(first: np.ndarray, second: np.ndarray, start: _Motion) -> _Motion | None:
@@ -113,7 +109,7 @@ def _match(first: np.ndarray, second: np.ndarray, start: _Motion) -> _Motion | N
     height, width = first.shape
     right, down = _block_corners(first.shape, size)
     places = (right - (width - size) / 2) + 1j * (down - (height - size) / 2)
-    offsets = start.at(places)
+    offsets = start.shift + start.turn * places
     to_right, to_down = right + np.rint(offsets.real).astype(int), down + np.rint(offsets.imag).astype(int)
     inside = (to_right >= 0) & (to_down >= 0) & (to_right + size <= width) & (to_down + size <= height)
     blocks = _cut(first, right[inside], down[inside], size)
@@ -123,7 +119,7 @@ def _match(first: np.ndarray, second: np.ndarray, start: _Motion) -> _Motion | N
     kept = kept[texture[kept] > FLAT]
     if len(kept) < FEWEST:
         return None
-    window = np.outer(_hann(size), _hann(size))
+    window = _window(size, size)
     stacks = [(stack[kept] - stack[kept].mean(axis=(1, 2), keepdims=True)) * window for stack in (blocks, others)]
     whole = (to_right - right + 1j * (to_down - down))[inside][kept]
     return _agreed_motion(places[inside][kept], whole + _peaks(_correlation(*stacks), REACH))
@@ -143,20 +139,18 @@ def _agreed_motion(places: np.ndarray, moves: np.ndarray) -> _Motion | None:
     for _ in range(3):
         if agreeing.sum() < FEWEST:
             return None
-        shift, turn = _least_squares(places[agreeing], moves[agreeing])
+        centre, shift = places[agreeing].mean(), moves[agreeing].mean()
+        centred = places[agreeing] - centre
+        # The least-squares fit to what agrees.
+        turn = (centred.conj() * (moves[agreeing] - shift)).sum() / max((np.abs(centred) ** 2).sum(), 1.0)
+        shift = shift - turn * centre
         agreeing = np.abs(shift + turn * places - moves) < AGREE
     return _Motion(complex(shift), complex(turn), float(agreeing.mean()), len(places))
 
 
-def _least_squares(places: np.ndarray, moves: np.ndarray) -> tuple[complex, complex]:
-    centred = places - places.mean()
-    turn = (centred.conj() * (moves - moves.mean())).sum() / max((np.abs(centred) ** 2).sum(), 1.0)
-    return moves.mean() - turn * places.mean(), turn
-
-
 def _block_corners(shape: tuple[int, int], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Left and top edges of blocks that overlap by half and cover the frame."""
-    tops, lefts = (np.linspace(0, side - size, round(2 * side / size) - 1).round().astype(int) for side in shape)
+    tops, lefts = (np.linspace(0, length - size, round(2 * length / size) - 1).round().astype(int) for length in shape)
     down, right = np.meshgrid(tops, lefts, indexing="ij")
     return right.ravel(), down.ravel()
 
@@ -198,12 +192,5 @@ def _vertex(before: np.ndarray, here: np.ndarray, after: np.ndarray) -> np.ndarr
     return np.clip(0.5 * (before - after) / np.where(bend < 0, bend, -1.0), -0.5, 0.5)
 
 
-def _hann(size: int) -> np.ndarray:
-    return np.hanning(size + 2)[1:-1].astype(np.float32)
-
-
-def _shrunk(image: np.ndarray, reduction: float) -> np.ndarray:
-    if reduction == 1.0:
-        return image
-    size = (round(image.shape[1] / reduction), round(image.shape[0] / reduction))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+def _window(height: int, width: int) -> np.ndarray:
+    return np.outer(*(np.hanning(length + 2)[1:-1].astype(np.float32) for length in (height, width)))

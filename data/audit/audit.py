@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.errors import Faults, InputError
+from common.log import RunLog
 from common.memory import usable_cpus
-from common.threads import in_threads
+from common.workers import in_threads
 from data.audit.measures import Measures, measure
 from data.audit.rank import KINDS, Finding, rank
 from data.audit.scores import FEWEST_SCORES, Score, judge, read_scores
 from data.fingerprint import MIN_SIDE, UNUSABLE
 from data.manifest import Pair
 
-Log = Callable[[str], None]
 SHOWN = 20
 
 
@@ -35,14 +34,14 @@ class Audit:
 def audit_pairs(
     pairs: list[Pair], oof: str | None = None, *, duplicates: bool = True, workers: int | None = None
 ) -> Audit:
-    """Measure and judge `pairs`. oof: file of out-of-fold scores. duplicates: whether near-duplicates are looked for.
+    """Measure and judge `pairs`. oof: file of out-of-fold scores. duplicates: whether to look for near-duplicates.
 
     workers: threads, None = the CPUs of this process. A progress bar is shown on a terminal only.
 
     Raises InputError with all images that cannot be used, as the split does (but a pair of two sizes is a finding), and
     for an --oof file that is wrong or about other photos; Stopped.
     """
-    scores, notes = _scores_of(pairs, oof) if oof else (None, [])
+    scores, notes = _judged_scores(pairs, oof) if oof else (None, [])
     start = time.monotonic()
     measures = _measure_all(pairs, workers or usable_cpus())
     seconds = time.monotonic() - start
@@ -50,21 +49,36 @@ def audit_pairs(
     return Audit(pairs, measures, findings, notes + more, seconds)
 
 
-def audit_rows(audit: Audit) -> list[dict]:
-    """Rows of audit.jsonl, worst first: the pair's own row, and under "audit" where it stands, the reasons, numbers."""
-    return [_row(audit, finding) for finding in audit.findings]
+def _judged_scores(pairs: list[Pair], oof: str) -> tuple[dict[str, Score], list[str]]:
+    scores = read_scores(oof)
+    known = {pair.src for pair in pairs} & scores.keys()
+    if not known:
+        raise InputError(f"--oof {oof}: none of its {len(scores)} photos is in the input; src must be written alike")
+    judged = judge(scores)
+    notes = [f"--oof: {len(known)} of {len(pairs)} pairs have an out-of-fold score"]
+    if others := len(scores) - len(known):
+        notes.append(f"--oof: {others} of its {len(scores)} photos are not in the input: dropped, or of another run")
+    if not judged:
+        notes.append(f"out-of-fold scores were not judged: that needs {FEWEST_SCORES} photos, to know what is usual")
+    return judged, notes
 
 
-def count_kinds(audit: Audit) -> dict[str, int]:
-    """How many pairs have each kind of reason, in the order of harm; kinds without a pair are left out."""
-    counts = Counter(kind for finding in audit.findings for kind in {reason.kind for reason in finding.reasons})
-    return {kind: counts[kind] for kind in KINDS if counts[kind]}
+def _measure_all(pairs: list[Pair], workers: int) -> list[Measures]:
+    found = dict(in_threads(lambda index: measure(pairs[index]), range(len(pairs)), workers, "Measuring pairs"))
+    measures, faults = [found[index] for index in range(len(pairs))], Faults()
+    for pair, m in zip(pairs, measures, strict=True):
+        if isinstance(m, InputError):
+            faults.add(pair.where, str(m))
+        elif m.same_size and min(m.src.width, m.src.height) < MIN_SIDE:
+            size = f"{m.src.width}x{m.src.height}"
+            faults.add(pair.where, f"{pair.src} and {pair.tar}: {size} is too small, a side needs {MIN_SIDE} pixels")
+    faults.raise_if_any(*UNUSABLE)
+    return measures
 
 
-def report_audit(audit: Audit, log: Log) -> None:
+def report_audit(audit: Audit, log: RunLog) -> None:
     """The result in a few lines, and a line for each of the 20 worst pairs."""
-    count = len(audit.pairs)
-    log(f"Audit: {count} pairs measured in {audit.seconds:.1f} s, {len(audit.findings)} look wrong")
+    log(f"Audit: {len(audit.pairs)} pairs measured in {audit.seconds:.1f} s, {len(audit.findings)} look wrong")
     for note in audit.notes:
         log(f"Note: {note}")
     for kind, pairs in count_kinds(audit).items():
@@ -76,38 +90,14 @@ def report_audit(audit: Audit, log: Log) -> None:
         log(f"  ... and {len(audit.findings) - SHOWN} more")
 
 
-def _scores_of(pairs: list[Pair], oof: str) -> tuple[dict[str, Score], list[str]]:
-    scores = read_scores(oof)
-    known = {pair.src for pair in pairs}
-    if not known & scores.keys():
-        raise InputError(f"--oof {oof}: none of its {len(scores)} photos is in the input; src must be written alike")
-    judged = judge(scores)
-    notes = [f"--oof: {len(known & scores.keys())} of {len(pairs)} pairs have an out-of-fold score"]
-    if others := len(scores.keys() - known):
-        notes.append(f"--oof: {others} of its {len(scores)} photos are not in the input: dropped, or of another run")
-    if not judged:
-        notes.append(f"out-of-fold scores were not judged: that needs {FEWEST_SCORES} photos, to know what is usual")
-    return judged, notes
+def count_kinds(audit: Audit) -> dict[str, int]:
+    """How many pairs have each kind of reason, in the order of harm; kinds without a pair are left out."""
+    counts = Counter(kind for finding in audit.findings for kind in {reason.kind for reason in finding.reasons})
+    return {kind: counts[kind] for kind in KINDS if counts[kind]}
 
 
-def _measure_all(pairs: list[Pair], workers: int) -> list[Measures]:
-    found = dict(in_threads(_measure_at(pairs), range(len(pairs)), workers, "Measuring pairs"))
-    faults = Faults()
-    for index, pair in enumerate(pairs):
-        if isinstance(found[index], InputError):
-            faults.add(pair.where, str(found[index]))
-        elif found[index].same_size and min(found[index].src.width, found[index].src.height) < MIN_SIDE:
-            size = f"{found[index].src.width}x{found[index].src.height}"
-            faults.add(pair.where, f"{pair.src} and {pair.tar}: {size} is too small, a side needs {MIN_SIDE} pixels")
-    faults.raise_if_any(*UNUSABLE)
-    return [found[index] for index in range(len(pairs))]
-
-
-def _measure_at(pairs: list[Pair]) -> Callable[[int], Measures]:
-    return lambda index: measure(pairs[index])
-
-
-def _row(audit: Audit, finding: Finding) -> dict:
+def audit_row(audit: Audit, finding: Finding) -> dict:
+    """A row of audit.jsonl: the pair's own row, and under "audit" where it stands, the reasons, and the measured numbers."""
     pair, m = audit.pairs[finding.index], audit.measures[finding.index]
     alignment = m.alignment and {
         "right_px": round(m.alignment.shift[0], 2),
@@ -126,10 +116,8 @@ def _row(audit: Audit, finding: Finding) -> dict:
         "psnr": round(m.psnr, 2),
         "stops": round(m.change[0], 2),
     }
-    for name, side in (("src", m.src), ("tar", m.tar)):
-        entry[name] = {"width": side.width, "height": side.height, "orientation": side.orientation}
-        entry[name] |= {"profile": side.profile, "white": round(side.white, 4)}
-    return {
-        **pair.row,
-        "audit": entry | {"lost_in_src": round(m.lost_in_src, 4), "lost_in_tar": round(m.lost_in_tar, 4)},
-    }
+    for role, image in (("src", m.src), ("tar", m.tar)):
+        entry[role] = {"width": image.width, "height": image.height, "orientation": image.orientation}
+        entry[role] |= {"profile": image.profile, "white": round(image.white, 4)}
+    entry |= {"lost_in_src": round(m.lost_in_src, 4), "lost_in_tar": round(m.lost_in_tar, 4)}
+    return {**pair.row, "audit": entry}

@@ -1,7 +1,4 @@
-"""What an audit of pairs found -> audit.html, which opens from disk, and audit.jsonl. Needs no torch.
-
-MERGED: A pair that was found -> JPEGs to look at: both sides small, and a close-up of both in one for a displaced target.
-"""
+"""What an audit of pairs found -> audit.html, which opens from disk, and audit.jsonl. Needs no torch."""
 
 from __future__ import annotations
 
@@ -17,11 +14,12 @@ from PIL import Image
 
 from common.errors import InputError
 from common.files import FolderLock, remove_stale_temporaries, write_jsonl, write_text
+from common.log import RunLog
 from common.memory import usable_cpus
 from common.pages import fill
-from common.threads import in_threads
+from common.workers import in_threads
 from data.audit.alignment import Alignment
-from data.audit.audit import Audit, Log, audit_rows, count_kinds
+from data.audit.audit import Audit, audit_row, count_kinds
 from data.audit.measures import LUMA, local_structure, read_small
 from data.audit.rank import KINDS, Finding
 from data.images import decode, resize
@@ -29,15 +27,20 @@ from data.manifest import Pair
 
 PAGE, ROWS = "audit.html", "audit.jsonl"
 MOST_PICTURES = 100
+LONG_SIDE = 360  # pixels
+QUALITY = 82
+CLOSE_UP = (96, 72)  # native pixels
+GRID = 7
+CONTRAST = 45.0  # codes a local deviation
 
 
-def write_audit(output_dir: str | Path, audit: Audit, source: str, log: Log) -> None:
+def write_audit(output_dir: str | Path, audit: Audit, source: str, log: RunLog) -> None:
     """Write both files into `output_dir`, replacing former ones. source: name of the input, for the page's head.
 
     Raises InputError when the folder is in use or an image can no longer be read; Stopped.
     """
     folder = Path(output_dir)
-    cards = _cards(audit, folder)
+    pictured, rest = audit.findings[:MOST_PICTURES], audit.findings[MOST_PICTURES:]
     page = fill(
         "audit.html",
         source=source,
@@ -48,71 +51,62 @@ def write_audit(output_dir: str | Path, audit: Audit, source: str, log: Log) -> 
         kinds=[(KINDS[kind], pairs) for kind, pairs in count_kinds(audit).items()],
         names=KINDS,
         notes=audit.notes,
-        cards=cards,
-        rest=[_entry(audit, finding, folder) for finding in audit.findings[MOST_PICTURES:]],
+        cards=[
+            _entry(audit, finding, folder) | {"pictures": pictures}
+            for finding, pictures in zip(pictured, _take_all(audit, pictured), strict=True)
+        ],
+        rest=[_entry(audit, finding, folder) for finding in rest],
     )
     with FolderLock(folder):
         remove_stale_temporaries(folder)
-        write_jsonl(folder / ROWS, audit_rows(audit))
+        write_jsonl(folder / ROWS, (audit_row(audit, finding) for finding in audit.findings))
         # A folder's name may hold bytes that are no UTF-8, and where a pair stands names the folder.
         write_text(folder / PAGE, page.encode("utf-8", "backslashreplace").decode("utf-8"))
     log(f"Wrote {output_dir}: {PAGE}, {ROWS}; no split was made")
 
 
-def _cards(audit: Audit, folder: Path) -> list[dict]:
-    shown = range(min(MOST_PICTURES, len(audit.findings)))
-    pictures: dict[int, Pictures] = {}
-    take = lambda number: _take(audit, audit.findings[number])  # noqa: E731
-    for number, result in in_threads(take, shown, usable_cpus(), "Taking pictures"):
-        if isinstance(result, InputError):
-            raise result
-        pictures[number] = result
-    return [
-        _entry(audit, audit.findings[number], folder)
-        | {"pictures": {name: _data_url(content) for name, content in vars(pictures[number]).items() if content}}
-        for number in shown
-    ]
-
-
-def _take(audit: Audit, finding: Finding) -> Pictures:
-    displaced = any(reason.kind == "misregistered" for reason in finding.reasons)
-    return take_pictures(audit.pairs[finding.index], audit.measures[finding.index].alignment if displaced else None)
-
-
 def _entry(audit: Audit, finding: Finding, folder: Path) -> dict:
     pair, measures = audit.pairs[finding.index], audit.measures[finding.index]
     paths = {"src": pair.src_path, "tar": pair.tar_path}
-    links = {side: quote(os.fsencode(os.path.relpath(path, folder.resolve()))) for side, path in paths.items()}
+    links = {role: quote(os.fsencode(os.path.relpath(path, folder.resolve()))) for role, path in paths.items()}
     return {"pair": pair, "measures": measures, "reasons": finding.reasons, "links": links}
 
 
-def _data_url(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
-
-
-SIDE = 360  # pixels of the long side
-QUALITY = 82
-CLOSE_UP = (96, 72)  # native pixels
-GRID = 7
-CONTRAST = 45.0  # codes a local deviation
-
-
 @dataclass(frozen=True)
-class Pictures:
-    """JPEG files; close_up: source red and target cyan over each other at native size, or None."""
+class PairPictures:
+    """data: URLs of JPEG files; close_up: source red and target cyan over each other at native size, or None."""
 
-    src: bytes
-    tar: bytes
-    close_up: bytes | None
+    src: str
+    tar: str
+    close_up: str | None
 
 
-def take_pictures(pair: Pair, alignment: Alignment | None) -> Pictures:
+def _take_all(audit: Audit, findings: list[Finding]) -> list[PairPictures]:
+    def take(number: int) -> PairPictures:
+        index = findings[number].index
+        displaced = any(reason.kind == "misregistered" for reason in findings[number].reasons)
+        return take_pictures(audit.pairs[index], audit.measures[index].alignment if displaced else None)
+
+    taken = {}
+    for number, pictures in in_threads(take, range(len(findings)), usable_cpus(), "Taking pictures"):
+        if isinstance(pictures, InputError):
+            raise pictures
+        taken[number] = pictures
+    return [taken[number] for number in range(len(findings))]
+
+
+def take_pictures(pair: Pair, alignment: Alignment | None) -> PairPictures:
     """Read both images of `pair`; alignment: where its target is displaced, to choose the part for the close-up."""
-    src, tar = (_jpeg(_fitted(read_small(path).pixels)) for path in (pair.src_path, pair.tar_path))
-    return Pictures(src, tar, None if alignment is None else _close_up(pair, alignment))
+    small = []
+    for path in (pair.src_path, pair.tar_path):
+        pixels = read_small(path).pixels
+        reduction = max(1.0, max(pixels.shape) / LONG_SIDE)
+        size = (max(1, round(pixels.shape[1] / reduction)), max(1, round(pixels.shape[0] / reduction)))
+        small.append(_jpeg_url(Image.fromarray(resize(pixels, size))))
+    return PairPictures(*small, None if alignment is None else _jpeg_url(_close_up(pair, alignment)))
 
 
-def _close_up(pair: Pair, alignment: Alignment) -> bytes:
+def _close_up(pair: Pair, alignment: Alignment) -> Image.Image:
     """Where the displacement shows most: the part with much texture in both images and a large displacement."""
     src, tar = (decode(path) for path in (pair.src_path, pair.tar_path))
     height, width = src.shape[:2]
@@ -126,17 +120,12 @@ def _close_up(pair: Pair, alignment: Alignment) -> bytes:
             if visible > best:
                 best, shown = visible, parts
     red, cyan = ((128 + CONTRAST * local_structure(part)).clip(0, 255).astype(np.uint8) for part in shown)
+    factor = -(-LONG_SIDE // columns)
     overlay = Image.fromarray(np.stack([red, cyan, cyan], axis=2))
-    factor = -(-SIDE // columns)
-    return _jpeg(np.asarray(overlay.resize((columns * factor, rows * factor), Image.Resampling.BICUBIC)))
+    return overlay.resize((columns * factor, rows * factor), Image.Resampling.BICUBIC)
 
 
-def _fitted(pixels: np.ndarray) -> np.ndarray:
-    reduction = max(1.0, max(pixels.shape) / SIDE)
-    return resize(pixels, (max(1, round(pixels.shape[1] / reduction)), max(1, round(pixels.shape[0] / reduction))))
-
-
-def _jpeg(pixels: np.ndarray) -> bytes:
+def _jpeg_url(image: Image.Image) -> str:
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "JPEG", quality=QUALITY)
-    return content.getvalue()
+    image.save(content, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii")

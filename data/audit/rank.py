@@ -2,9 +2,8 @@
 
 Thresholds were set on 240 pairs of 12 scenes and 5 of real estate, with faults planted: bench/audit_detection.py.
 
-MERGED: What changes from source to target in every pair -> which pairs change in the opposite way: swapped ones.
-
-Linear discriminant between the set's usual change and its negative, on a covariance without the pairs that disagree.
+Swapped pairs are those that change from source to target in the opposite way of the others: a linear discriminant between
+the set's usual change and its negative, on a covariance without the pairs that disagree.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 from data.audit.alignment import Alignment
 from data.audit.measures import SAME_SCENE, Measures
 from data.audit.scores import OUTLIER, Score
-from data.fingerprint import NearDuplicate, near_duplicates
+from data.fingerprint import near_duplicates
 from data.manifest import Pair
 
 # In the order of the harm that they do in training.
@@ -40,6 +39,15 @@ IDENTICAL_DB = 40.0
 LOST, TIMES_USUAL, USUAL_PERCENTILE = 0.05, 3.0, 90
 LOST_IN_SRC = 0.25  # windows are white in many sources: that is what an HDR target mends
 
+FEWEST_PAIRS = 20
+LEAST_DISTANCE = 2.0  # between no change and the usual change, in standard deviations: below it nothing is usual
+SWAPPED_SCORE = -0.2  # 1: the usual change, 0: none, -1: its reverse
+LEAST_EVIDENCE = 4.0  # log likelihood ratio
+LEAST_AGREEING = 2 / 3  # of the pairs
+ROUNDS = 3
+RIDGE = 1e-4
+UNLIKE = "from source to target these photos change in no common direction"
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -58,11 +66,24 @@ class Finding:
     reasons: list[Reason]
 
 
+@dataclass(frozen=True)
+class Direction:
+    """usual: the set's median change. scores: each pair's change along it, 1 the usual one, -1 its reverse.
+
+    swapped: whether a pair clearly goes the other way. note: why there is no verdict, else None.
+    """
+
+    usual: np.ndarray
+    scores: np.ndarray
+    swapped: np.ndarray
+    note: str | None
+
+
 def rank(
     pairs: list[Pair], measures: list[Measures], scores: dict[str, Score] | None = None, duplicates: bool = True
 ) -> tuple[list[Finding], list[str]]:
     """Findings, worst first, and notes on what could not be judged. scores: src as written -> its out-of-fold score."""
-    usual_lost = {side: _usual([getattr(m, f"lost_in_{side}") for m in measures]) for side in ("src", "tar")}
+    usual_lost = {role: _usual([getattr(m, f"lost_in_{role}") for m in measures]) for role in ("src", "tar")}
     direction = find_direction(np.array([m.change for m in measures]))
     profiles, notes = _odd_profiles(measures)
     copies = _copies(pairs, measures) if duplicates else {}
@@ -74,27 +95,26 @@ def rank(
         if index in profiles:
             reasons.append(Reason("profile", f"src is in {m.src.profile}, tar in {m.tar.profile}", 1.0))
         if scores and pair.src in scores and scores[pair.src].z <= OUTLIER:
-            reasons.append(_score(scores[pair.src]))
-        reasons += copies.get(index, [])
+            reasons.append(_low_gain(scores[pair.src]))
+        if index in copies:
+            reasons.append(copies[index])
         if reasons:
             findings.append(Finding(index, sorted(reasons, key=_harm)))
     findings.sort(key=lambda finding: (*_harm(finding.reasons[0]), finding.index))
     return findings, notes + [direction.note] * (direction.note is not None)
 
 
-def same_scene(m: Measures) -> bool:
-    """Whether enough blocks move together or the structure fits; also when neither can tell."""
-    together = m.alignment is not None and m.alignment.agreeing >= AGREEING and m.alignment.blocks >= ENOUGH_BLOCKS
-    return together or m.structure is None or m.structure >= SAME_SCENE
-
-
 def _harm(reason: Reason) -> tuple[int, float]:
     return list(KINDS).index(reason.kind), -reason.amount
 
 
+def _usual(shares: list[float]) -> float:
+    return float(np.percentile(shares, USUAL_PERCENTILE)) if shares else 0.0
+
+
 def _content(m: Measures) -> list[Reason]:
     reasons = []
-    if not same_scene(m):
+    if not _same_scene(m):
         if m.turned:
             differ = m.src.orientation != m.tar.orientation
             tags = f"; EXIF orientation: src {m.src.orientation}, tar {m.tar.orientation}" if differ else ""
@@ -105,14 +125,20 @@ def _content(m: Measures) -> list[Reason]:
     if not m.same_size:
         sizes = f"src is {m.src.width}x{m.src.height}, tar is {m.tar.width}x{m.tar.height}"
         reasons.append(Reason("size", f"{sizes}; no split takes such a pair", 1.0))
-    if m.same_size and m.psnr >= IDENTICAL_DB:
+    elif m.psnr >= IDENTICAL_DB:
         reasons.append(Reason("identical", f"src against tar: {m.psnr:.1f} dB, there is nothing to learn", m.psnr))
     return reasons
 
 
+def _same_scene(m: Measures) -> bool:
+    """Whether enough blocks move together or the structure fits; also when neither can tell."""
+    together = m.alignment is not None and m.alignment.agreeing >= AGREEING and m.alignment.blocks >= ENOUGH_BLOCKS
+    return together or m.structure is None or m.structure >= SAME_SCENE
+
+
 def _registration(m: Measures) -> list[Reason]:
     a = m.alignment
-    if not m.same_size or not same_scene(m) or a is None or a.agreeing < AGREEING:
+    if not m.same_size or not _same_scene(m) or a is None or a.agreeing < AGREEING:
         return []
     if a.rms < OFF_NATIVE or a.rms < OFF_MEASURED * m.pixel:
         return []
@@ -137,16 +163,12 @@ def _motion(a: Alignment) -> list[str]:
 
 def _lost(m: Measures, usual: dict[str, float]) -> list[Reason]:
     reasons = []
-    for side, other, least in (("tar", "src", LOST), ("src", "tar", LOST_IN_SRC)):
-        lost = getattr(m, f"lost_in_{side}")
-        if lost >= max(least, TIMES_USUAL * usual[side]):
-            text = f"{100 * lost:.0f} % of the frame is white in {side} where {other} shows something"
-            reasons.append(Reason("clipped", f"{text} (9 of 10 pairs: at most {100 * usual[side]:.1f} %)", lost))
+    for role, other, least in (("tar", "src", LOST), ("src", "tar", LOST_IN_SRC)):
+        lost = getattr(m, f"lost_in_{role}")
+        if lost >= max(least, TIMES_USUAL * usual[role]):
+            text = f"{100 * lost:.0f} % of the frame is white in {role} where {other} shows something"
+            reasons.append(Reason("clipped", f"{text} (9 of 10 pairs: at most {100 * usual[role]:.1f} %)", lost))
     return reasons
-
-
-def _usual(shares: list[float]) -> float:
-    return float(np.percentile(shares, USUAL_PERCENTILE)) if shares else 0.0
 
 
 def _swapped(m: Measures, usual_stops: float, score: float) -> Reason:
@@ -154,7 +176,7 @@ def _swapped(m: Measures, usual_stops: float, score: float) -> Reason:
     return Reason("swapped", f"{text}; score {score:+.2f}, where +1 is the usual change and -1 its reverse", -score)
 
 
-def _score(score: Score) -> Reason:
+def _low_gain(score: Score) -> Reason:
     text = f"the model that never saw it gained {score.gain:+.1f} dB; its like gain {score.expected:+.1f} dB"
     return Reason("scores", f"{text} ({-score.z:.1f} robust deviations below)", -score.z)
 
@@ -167,41 +189,15 @@ def _odd_profiles(measures: list[Measures]) -> tuple[set[int], list[str]]:
     return {index for index, kind in enumerate(kinds) if kind[0] != kind[1] and kind not in usual}, notes
 
 
-def _copies(pairs: list[Pair], measures: list[Measures]) -> dict[int, list[Reason]]:
-    """Near-duplicates, told of the later row, so that dropping what is listed keeps one of them."""
+def _copies(pairs: list[Pair], measures: list[Measures]) -> dict[int, Reason]:
+    """Near-duplicates, each reported for the later row, so that dropping what is listed keeps one of them."""
     hits = near_duplicates([m.src.phash for m in measures], [m.tar.phash for m in measures])
-    found: dict[int, list[Reason]] = {}
+    found: dict[int, Reason] = {}
     for hit in sorted(hits, key=lambda hit: hit.src_bits + hit.tar_bits):
-        found.setdefault(hit.second, [_copy(pairs[hit.first], hit)])
+        earlier, bits = pairs[hit.first], f"{hit.src_bits} bits of 64 differ in src, {hit.tar_bits} in tar"
+        text = f"like {earlier.src} ({earlier.where}): {bits}"
+        found.setdefault(hit.second, Reason("duplicate", text, -float(hit.src_bits + hit.tar_bits)))
     return found
-
-
-def _copy(earlier: Pair, hit: NearDuplicate) -> Reason:
-    text = f"like {earlier.src} ({earlier.where}): {hit.src_bits} bits of 64 differ in src, {hit.tar_bits} in tar"
-    return Reason("duplicate", text, -float(hit.src_bits + hit.tar_bits))
-
-
-FEWEST_PAIRS = 20
-LEAST_DISTANCE = 2.0  # between no change and the usual change, in standard deviations: below it nothing is usual
-SWAPPED_SCORE = -0.2  # 1: the usual change, 0: none, -1: its reverse
-LEAST_EVIDENCE = 4.0  # log likelihood ratio
-LEAST_AGREEING = 2 / 3  # of the pairs
-ROUNDS = 3
-RIDGE = 1e-4
-UNLIKE = "from source to target these photos change in no common direction"
-
-
-@dataclass(frozen=True)
-class Direction:
-    """usual: the set's median change. scores: each pair's change along it, 1 the usual one, -1 its reverse.
-
-    swapped: whether a pair clearly goes the other way. note: why there is no verdict, else None.
-    """
-
-    usual: np.ndarray
-    scores: np.ndarray
-    swapped: np.ndarray
-    note: str | None
 
 
 def find_direction(changes: np.ndarray) -> Direction:

@@ -1,4 +1,4 @@
-"""oof_predictions.csv of a cross-validation -> the photos on which the model gained far less than on their like.
+"""oof_predictions.csv of a cross-validation -> each photo's gain beside what photos that start alike gain.
 
 A photo that starts near its target can gain less than one that starts far away: gains are compared with a robust line
 over the untouched photo's PSNR (Theil 1950, Sen 1968). An outlier has a modified z-score below -3.5 (Iglewicz and
@@ -29,7 +29,7 @@ LEAST_DEVIATION_DB = 0.1
 
 @dataclass(frozen=True)
 class Score:
-    """gain: PSNR over the untouched photo, dB. expected: what its like gain, dB. z: robust deviations between."""
+    """gain: PSNR over the untouched photo, dB. expected: what similar photos gain, dB. z: robust deviations between."""
 
     gain: float
     expected: float
@@ -39,32 +39,44 @@ class Score:
 def read_scores(path: str | Path) -> dict[str, tuple[float, float]]:
     """src as written -> (psnr, identity_psnr) in dB. InputError naming the file, and all bad lines."""
     try:
-        return _scores(csv.DictReader(io.StringIO(_text(path), newline="")), path)
-    except csv.Error as error:
-        raise InputError(f"--oof {path} is not CSV ({error}); {WANTED}") from error
-
-
-def _scores(reader: csv.DictReader, path: str | Path) -> dict[str, tuple[float, float]]:
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
-        raise InputError(f"--oof {path} has no column {', '.join(missing)}; {WANTED}")
+        with open_input(path) as handle:
+            text = handle.read().decode("utf-8-sig")
+    except InputError as error:
+        raise InputError(f"--oof {error}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"--oof {path} is not UTF-8; {WANTED}") from None
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     scores: dict[str, tuple[float, float]] = {}
     faults = Faults()
-    for row in reader:
-        where = f"{path}:{reader.line_num}"
-        numbers = [_number(row[name]) for name in COLUMNS[1:]]
-        if None in numbers:
-            faults.add(where, f"psnr {row['psnr']!r} and identity_psnr {row['identity_psnr']!r} must be numbers")
-        elif row["src"] in scores:
-            faults.add(where, f"{row['src']} stands there twice")
-        else:
-            scores[row["src"]] = (numbers[0], numbers[1])
+    try:
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise InputError(f"--oof {path} has no column {', '.join(missing)}; {WANTED}")
+        for row in reader:
+            where = f"{path}:{reader.line_num}"
+            psnr, identity = (_number(row[name]) for name in COLUMNS[1:])
+            if psnr is None or identity is None:
+                faults.add(where, f"psnr {row['psnr']!r} and identity_psnr {row['identity_psnr']!r} must be numbers")
+            elif row["src"] in scores:
+                faults.add(where, f"{row['src']} stands there twice")
+            else:
+                scores[row["src"]] = (psnr, identity)
+    except csv.Error as error:
+        raise InputError(f"--oof {path} is not CSV ({error}); {WANTED}") from error
     faults.raise_if_any(f"--oof {path}: lines that cannot be used")
     return scores
 
 
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
 def judge(scores: dict[str, tuple[float, float]]) -> dict[str, Score]:
-    """Each photo's gain beside what its like gain; empty with fewer than 20 photos."""
+    """Each photo's gain beside what similar photos gain; empty with fewer than 20 photos."""
     if len(scores) < FEWEST_SCORES:
         return {}
     psnr, identity = np.array(list(scores.values())).T
@@ -80,16 +92,6 @@ def judge(scores: dict[str, tuple[float, float]]) -> dict[str, Score]:
     }
 
 
-def _text(path: str | Path) -> str:
-    try:
-        with open_input(path) as handle:
-            return handle.read().decode("utf-8-sig")
-    except InputError as error:
-        raise InputError(f"--oof {error}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"--oof {path} is not UTF-8; {WANTED}") from None
-
-
 def _median_slope(x: np.ndarray, y: np.ndarray) -> float:
     if len(x) > MOST_SLOPES:
         drawn = np.random.default_rng(0).choice(len(x), MOST_SLOPES, replace=False)
@@ -98,11 +100,3 @@ def _median_slope(x: np.ndarray, y: np.ndarray) -> float:
     apart = x[first] != x[second]
     first, second = first[apart], second[apart]
     return float(np.median((y[first] - y[second]) / (x[first] - x[second]))) if len(first) else 0.0
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

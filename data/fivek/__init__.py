@@ -1,0 +1,1 @@
+"""MIT-Adobe FiveK as people have it on disk -> paired images."""

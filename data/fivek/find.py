@@ -1,12 +1,9 @@
-"""Folder with a copy of FiveK -> every image file in it, with photo and side; licence lists. Opens no image.
-
-The layouts found on disk differ in folder names and endings; the side of a file is what its own ending says, else the
-deepest folder above it that names one, else (DNG) input. A `pairs.jsonl` at the top decides for the files it lists.
-
-MERGED: Name of a file or folder of a FiveK copy -> which photo it is, and on which side of a pair it stands.
+"""Folder with a copy of FiveK -> every image file in it, with its photo and side of the pair; licence lists. Opens no image.
 
 The 5000 photos are called `aNNNN-<camera name>`, each id once; what follows the id is not unique. Copies found on disk
-add endings (`_input`, `.tif_GT`, `_C`), write `%20` for spaces, or keep the id alone. Touches no file.
+differ in folder names and endings (`_input`, `.tif_GT`, `_C`), write `%20` for spaces, or keep the id alone. The side of a
+file is what its own ending says, else the deepest folder above it that names one, else (DNG) input. A `pairs.jsonl` at
+the top decides for the files it lists.
 """
 
 from __future__ import annotations
@@ -29,153 +26,6 @@ LICENCE_LISTS = {"filesadobe.txt": "LicenseAdobe", "filesadobemit.txt": "License
 PAIRS = "pairs.jsonl"
 LONGEST_NAME = 200  # bytes; `_src.jpg` and the mark of a temporary file must still fit into 255
 
-
-@dataclass(frozen=True)
-class SourceFile:
-    """path: relative to the folder that was searched, POSIX. suffix: lower case. size in bytes."""
-
-    path: str
-    suffix: str
-    size: int
-    mtime_ns: int
-
-
-@dataclass(frozen=True)
-class SidedFile:
-    """A file whose photo and side are known."""
-
-    file: SourceFile
-    name: PhotoName
-    side: Side
-
-
-@dataclass
-class Scan:
-    """What lies in the folder. refused and ignored: (path, reason). folders: per folder, how many files of what kind."""
-
-    files: list[SidedFile] = field(default_factory=list)
-    refused: list[tuple[str, str]] = field(default_factory=list)
-    ignored: list[tuple[str, str]] = field(default_factory=list)
-    folders: dict[str, Counter] = field(default_factory=dict)
-    licences: dict[str, str] = field(default_factory=dict)
-    licence_lists: list[str] = field(default_factory=list)
-
-
-def scan_folder(fivek_dir: str | Path, skip: Path) -> Scan:
-    """Look through `fivek_dir`, leaving out what lies in `skip`.
-
-    Raises InputError when it is no folder, or when its pairs.jsonl has bad rows.
-    """
-    root = Path(fivek_dir)
-    if not root.is_dir():
-        raise InputError(
-            f"--fivek_dir {root} is {'a file, not a folder' if root.exists() else 'missing'}; name the folder that holds "
-            "the FiveK photos"
-        )
-    scan = Scan()
-    listed = _listed_sides(root)
-    for folder, names in visible_folders(root, skip):
-        relative = folder.relative_to(root)
-        side = _side_of_path(relative)
-        for name in names:
-            if name.lower() in LICENCE_LISTS:
-                _read_licences(folder / name, scan)
-            elif Path(name).suffix.lower() in SUFFIXES:
-                _sort_in(scan, folder, relative, name, side, listed)
-        if relative.suffix.lower() in SUFFIXES:
-            scan.ignored.append((readable(relative.as_posix()), "a folder, not an image"))
-    return scan
-
-
-def readable(path: str) -> str:
-    """A path that JSON and CSV can hold: bytes that are not UTF-8 become escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _sort_in(
-    scan: Scan, folder: Path, relative: Path, name: str, side: Side | None, listed: dict[str, tuple[str, str]]
-) -> None:
-    path = (relative / name).as_posix()
-    counts = scan.folders.setdefault(relative.as_posix(), Counter())
-    status = _status(folder / name)
-    if name.startswith("."):
-        if name.startswith("._"):
-            scan.ignored.append((readable(path), "macOS side data (AppleDouble), not an image"))
-        return
-    if status is None:
-        scan.refused.append((readable(path), "not a regular file, or its link leads nowhere"))
-        return
-    if readable(path) != path or len(os.fsencode(name)) > LONGEST_NAME:
-        reason = "the path is not UTF-8" if readable(path) != path else f"a name of more than {LONGEST_NAME} bytes"
-        scan.refused.append((readable(path), f"{reason}; rename it"))
-        return
-    photo = parse_file_name(PurePosixPath(name).stem)
-    suffix = PurePosixPath(name).suffix.lower()
-    if "xyz" in path.lower() and suffix == ".png":
-        counts["16-bit XYZ"] += 1
-        scan.refused.append((path, "16-bit XYZ values, not RGB; use the JPG folder beside it"))
-        return
-    if path in listed:
-        side, photo = Side(listed[path][0]), photo._replace(key=listed[path][1])
-    else:
-        side = _decide(photo.side, side) or (Side(INPUT) if suffix == ".dng" else None)
-    if side is None:
-        counts["unknown"] += 1
-        scan.ignored.append((path, "neither its name nor a folder above it says input or expert"))
-        return
-    counts[side.side if side.expert is None else f"expert {side.expert}"] += 1
-    scan.files.append(SidedFile(SourceFile(path, suffix, status.st_size, status.st_mtime_ns), photo, side))
-
-
-def _status(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat() if path.is_file() else None
-    except OSError:
-        return None
-
-
-def _side_of_path(relative: Path) -> Side | None:
-    side = None
-    for name in relative.parts:
-        side = _decide(side_of_folder(name), side)
-    return side
-
-
-def _decide(near: Side | None, far: Side | None) -> Side | None:
-    """The nearer name wins; the expert may stand in the farther one (`expertC/output/`)."""
-    if near is None or far is None:
-        return near or far
-    return far if near == Side(TARGET) and far.side == TARGET else near
-
-
-def _read_licences(path: Path, scan: Scan) -> None:
-    scan.licence_lists.append(path.name)
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.strip():
-            scan.licences[parse_file_name(line.strip()).key] = LICENCE_LISTS[path.name.lower()]
-
-
-def _listed_sides(root: Path) -> dict[str, tuple[str, str]]:
-    """Path -> (side, key) for the files that a pairs.jsonl at the top lists, as {input, target} or {src, tar}."""
-    path = root / PAIRS
-    if not path.is_file():
-        return {}
-    faults = Faults()
-    listed: dict[str, tuple[str, str]] = {}
-    for line, row in read_jsonl(path, faults):
-        names = [row.get(long, row.get(short)) for long, short in (("input", "src"), ("target", "tar"))]
-        if not all(isinstance(name, str) and name for name in names):
-            faults.add(f"{path}:{line}", 'needs "input" and "target", each a path')
-            continue
-        names = [os.path.normpath(name) for name in names]
-        for name, side in zip(names, (INPUT, TARGET), strict=True):
-            if not (root / name).is_file():
-                faults.add(f"{path}:{line}", f"{side} {name} does not exist below {root}")
-            listed[name] = (side, parse_file_name(PurePosixPath(names[0]).stem).key)
-    faults.raise_if_any(f"{path}: rows that cannot be used")
-    return listed
-
-
 INPUT, TARGET = "input", "target"
 SIDE_ENDINGS = {"_input": INPUT, "_src": INPUT, "_gt": TARGET, "_output": TARGET, "_tar": TARGET, "_target": TARGET}
 FORMAT_ENDING = re.compile(r"\.(tiff?|dng|jpe?g|png)$")
@@ -195,7 +45,7 @@ class Side(NamedTuple):
 
 
 class PhotoName(NamedTuple):
-    """key: what pairs match by, `aNNNN` or else the whole name. name: the camera's part of a FiveK name, if it is there.
+    """key: what pairs match by, `aNNNN` or else the whole name. name: the camera's part of a FiveK name, if present.
 
     side: what the ending of the file name says about it, or None.
     """
@@ -205,16 +55,145 @@ class PhotoName(NamedTuple):
     side: Side | None
 
 
-def parse_file_name(stem: str) -> PhotoName:
-    """Read a file name without its last suffix."""
-    plain = unquote(stem)
-    # A slash can stand in no file name: `%2F` there is not an escape.
-    text = unicodedata.normalize("NFC", stem if "/" in plain or "\0" in plain else plain).casefold()
-    text, side = _without_endings(text)
-    match = FIVEK.fullmatch(text)
-    if match is None:
-        return PhotoName(text, None, side)
-    return PhotoName(match[1], match[2] or None, side)
+@dataclass(frozen=True)
+class SourceFile:
+    """path: relative to the folder that was searched, POSIX. suffix: lower case. size in bytes."""
+
+    path: str
+    suffix: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class SidedFile:
+    """A file whose photo and side are known. key and name: as in PhotoName, but a pairs.jsonl may decide about the key."""
+
+    file: SourceFile
+    key: str
+    name: str | None
+    side: Side
+
+
+@dataclass
+class Scan:
+    """What lies in the folder. refused and ignored: (path, reason). folders: per folder, how many files of what kind.
+
+    licences: key of each photo that a licence list names -> the licence.
+    """
+
+    files: list[SidedFile] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    ignored: list[tuple[str, str]] = field(default_factory=list)
+    folders: dict[str, Counter] = field(default_factory=dict)
+    licences: dict[str, str] = field(default_factory=dict)
+
+
+def scan_folder(fivek_dir: str | Path, skip: Path) -> Scan:
+    """Look through `fivek_dir`, leaving out what lies in `skip`.
+
+    Raises InputError when it is no folder, or when its pairs.jsonl has bad rows.
+    """
+    root = Path(fivek_dir)
+    if not root.is_dir():
+        raise InputError(
+            f"--fivek_dir {root} is {'a file, not a folder' if root.exists() else 'missing'}; name the folder that holds "
+            "the FiveK photos"
+        )
+    scan = Scan()
+    listed = _listed_sides(root)
+    for folder, names in visible_folders(root, skip):
+        relative = folder.relative_to(root)
+        side = None
+        for part in relative.parts:
+            side = _nearer(side_of_folder(part), side)
+        for name in names:
+            if name.lower() in LICENCE_LISTS:
+                text = (folder / name).read_text(encoding="utf-8", errors="replace")
+                scan.licences |= dict.fromkeys(listed_keys(text), LICENCE_LISTS[name.lower()])
+            elif Path(name).suffix.lower() in SUFFIXES:
+                _sort_in(scan, folder / name, (relative / name).as_posix(), side, listed)
+        if relative.suffix.lower() in SUFFIXES:
+            scan.ignored.append((readable(relative.as_posix()), "a folder, not an image"))
+    return scan
+
+
+def _listed_sides(root: Path) -> dict[str, tuple[Side, str]]:
+    """Path -> (side, key) for the files that a pairs.jsonl at the top lists, as {input, target} or {src, tar}."""
+    path = root / PAIRS
+    if not path.is_file():
+        return {}
+    faults = Faults()
+    listed: dict[str, tuple[Side, str]] = {}
+    for line, row in read_jsonl(path, faults):
+        names = [row.get(long, row.get(short)) for long, short in (("input", "src"), ("target", "tar"))]
+        if not all(isinstance(name, str) and name for name in names):
+            faults.add(f"{path}:{line}", 'needs "input" and "target", each a path')
+            continue
+        names = [os.path.normpath(name) for name in names]
+        for name, side in zip(names, (INPUT, TARGET), strict=True):
+            if not (root / name).is_file():
+                faults.add(f"{path}:{line}", f"{side} {name} does not exist below {root}")
+            listed[name] = (Side(side), parse_file_name(PurePosixPath(names[0]).stem).key)
+    faults.raise_if_any(f"{path}: rows that cannot be used")
+    return listed
+
+
+def _sort_in(
+    scan: Scan, location: Path, path: str, folder_side: Side | None, listed: dict[str, tuple[Side, str]]
+) -> None:
+    """Note one image file, at `path` below the searched folder, as usable, refused or ignored."""
+    name = PurePosixPath(path).name
+    if name.startswith("."):
+        if name.startswith("._"):
+            scan.ignored.append((readable(path), "macOS side data (AppleDouble), not an image"))
+        return
+    try:
+        status = location.stat() if location.is_file() else None
+    except OSError:
+        status = None
+    if status is None:
+        scan.refused.append((readable(path), "not a regular file, or its link leads nowhere"))
+        return
+    if readable(path) != path or len(os.fsencode(name)) > LONGEST_NAME:
+        reason = "the path is not UTF-8" if readable(path) != path else f"a name of more than {LONGEST_NAME} bytes"
+        scan.refused.append((readable(path), f"{reason}; rename it"))
+        return
+    photo = parse_file_name(PurePosixPath(path).stem)
+    suffix = PurePosixPath(path).suffix.lower()
+    counts = scan.folders.setdefault(PurePosixPath(path).parent.as_posix(), Counter())
+    if "xyz" in path.lower() and suffix == ".png":
+        counts["16-bit XYZ"] += 1
+        scan.refused.append((path, "16-bit XYZ values, not RGB; use the JPG folder beside it"))
+        return
+    if path in listed:
+        side, key = listed[path]
+    else:
+        side, key = _nearer(photo.side, folder_side) or (Side(INPUT) if suffix == ".dng" else None), photo.key
+    if side is None:
+        counts["unknown"] += 1
+        scan.ignored.append((path, "neither its name nor a folder above it says input or expert"))
+        return
+    counts[side.side if side.expert is None else f"expert {side.expert}"] += 1
+    file = SourceFile(path, suffix, status.st_size, status.st_mtime_ns)
+    scan.files.append(SidedFile(file, key, photo.name, side))
+
+
+def _nearer(near: Side | None, far: Side | None) -> Side | None:
+    """The nearer name wins; the expert may stand in the farther one (`expertC/output/`)."""
+    if near is None or far is None:
+        return near or far
+    return far if near == Side(TARGET) and far.side == TARGET else near
+
+
+def readable(path: str) -> str:
+    """A path that JSON and CSV can hold: bytes that are not UTF-8 become escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def listed_keys(text: str) -> set[str]:
+    """The keys in a list with one id or file name a line; blank lines are skipped."""
+    return {parse_file_name(line.strip()).key for line in text.splitlines() if line.strip()}
 
 
 def side_of_folder(name: str) -> Side | None:
@@ -228,18 +207,22 @@ def side_of_folder(name: str) -> Side | None:
     return Side(TARGET) if text in TARGET_FOLDERS or "label" in text else None
 
 
-def _without_endings(text: str) -> tuple[str, Side | None]:
-    """Take known endings off until none is left; the side that the last of them names."""
+def parse_file_name(stem: str) -> PhotoName:
+    """Read a file name without its last suffix. Known endings are cut off until none is left; the last one names the side."""
+    plain = unquote(stem)
+    # A slash can stand in no file name: `%2F` there is not an escape.
+    text = unicodedata.normalize("NFC", stem if "/" in plain or "\0" in plain else plain).casefold()
     side = None
     while True:
         ending = next((ending for ending in SIDE_ENDINGS if text.endswith(ending) and text != ending), None)
-        expert = EXPERT_ENDING.search(text) if FIVEK.fullmatch(text) else None
+        match = FIVEK.fullmatch(text)
+        # Only behind a FiveK id: `kitchen_a` and `kitchen_b` are two photos.
+        expert = EXPERT_ENDING.search(text) if match else None
         if ending:
             side, text = side or Side(SIDE_ENDINGS[ending]), text.removesuffix(ending)
         elif expert:
-            # Only behind a FiveK id: `kitchen_a` and `kitchen_b` are two photos.
             side, text = side or Side(TARGET, expert[1].upper()), text[: expert.start()]
         elif FORMAT_ENDING.search(text) and not FORMAT_ENDING.fullmatch(text):
             text = FORMAT_ENDING.sub("", text)
         else:
-            return text, side
+            return PhotoName(text, None, side) if match is None else PhotoName(match[1], match[2] or None, side)

@@ -15,7 +15,7 @@ SITE = "https://data.csail.mit.edu/graphics/fivek/img"
 
 
 @dataclass(frozen=True)
-class Candidate:
+class FilePair:
     """Two files that should show one photo."""
 
     key: str
@@ -36,12 +36,12 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Found:
-    """candidates by key; leftovers; licences {key: name}; how many image files there are, and of other experts.
+    """pairs by key; leftovers; licences {key: name}; how many image files there are, and of other experts.
 
-    generic_targets: candidates whose target stands in a folder that names no expert.
+    generic_targets: photos with both files whose target stands in a folder that names no expert.
     """
 
-    candidates: list[Candidate]
+    pairs: list[FilePair]
     leftovers: list[Leftover]
     licences: dict[str, str]
     files: int
@@ -52,8 +52,8 @@ class Found:
 def find_photos(config: FivekConfig) -> Found:
     """Find the pairs of --expert below --fivek_dir.
 
-    Raises InputError when there is none (saying which folders were looked at, and where renditions are to be had), when a
-    photo stands twice on one side, and when --output_dir would be searched or overwritten as a source.
+    Raises InputError when there is none (saying which folders were looked at, and where to get renditions), when a photo
+    stands twice on one side, and when --output_dir would be searched or overwritten as a source.
     """
     output, root = Path(config.output_dir).resolve(), Path(config.fivek_dir).resolve()
     if root.is_relative_to(output):
@@ -61,82 +61,64 @@ def find_photos(config: FivekConfig) -> Found:
     if output.exists() and not output.is_dir():
         raise InputError(f"--output_dir {config.output_dir} is a file; name a folder")
     scan = scan_folder(config.fivek_dir, skip=output)
-    wanted = [file for file in scan.files if file.side.expert in (None, config.expert)]
-    inputs, targets = (_by_key([file for file in wanted if file.side.side == side]) for side in (INPUT, TARGET))
-    leftovers = [Leftover("", REJECTED, reason, path) for path, reason in scan.refused]
-    leftovers += [Leftover("", IGNORED, reason, path) for path, reason in scan.ignored]
-    leftovers += _only_one_each(inputs, targets, config)
-    candidates, unmatched = _match(inputs, targets, config.expert)
-    if not candidates:
+    usable = [file for file in scan.files if file.side.expert in (None, config.expert)]
+    inputs, targets, leftovers = _one_each(usable, config)
+    complete = inputs.keys() & targets.keys()
+    if not complete:
         raise InputError(_nothing_found(config, scan))
-    generic = sum(targets[pair.key][0].side.expert is None for pair in candidates)
-    named = {pair.key: scan.licences.get(pair.key, "unknown") for pair in candidates}
-    kept, conflicts = _without_conflicts(candidates, inputs, targets)
-    files = len(scan.files) + len(scan.refused) + len(scan.ignored)
-    others = len(scan.files) - len(wanted)
-    return Found(kept, leftovers + unmatched + conflicts, named, files, others, generic)
+    leftovers += [Leftover("", REJECTED, reason, path) for path, reason in scan.refused]
+    leftovers += [Leftover("", IGNORED, reason, path) for path, reason in scan.ignored]
+    pairs = []
+    for key in sorted(inputs.keys() | targets.keys()):
+        if key not in targets:
+            reason = f"no rendition by expert {config.expert}"
+            leftovers.append(Leftover(key, UNMATCHED_INPUT, reason, input=inputs[key].file.path))
+        elif key not in inputs:
+            leftovers.append(Leftover(key, UNMATCHED_TARGET, "no input", target=targets[key].file.path))
+        elif len({inputs[key].name, targets[key].name} - {None}) > 1:
+            reason = "name conflict: one id, two camera names"
+            leftovers.append(Leftover(key, REJECTED, reason, inputs[key].file.path, targets[key].file.path))
+        else:
+            pairs.append(FilePair(key, inputs[key].file, targets[key].file))
+    return Found(
+        pairs,
+        leftovers,
+        licences={key: scan.licences.get(key, "unknown") for key in complete},
+        files=len(scan.files) + len(scan.refused) + len(scan.ignored),
+        other_experts=len(scan.files) - len(usable),
+        generic_targets=sum(targets[key].side.expert is None for key in complete),
+    )
 
 
-def _by_key(files: list[SidedFile]) -> dict[str, list[SidedFile]]:
-    found: dict[str, list[SidedFile]] = {}
-    for file in sorted(files, key=lambda file: file.file.path):
-        found.setdefault(file.name.key, []).append(file)
-    return found
+def _one_each(
+    files: list[SidedFile], config: FivekConfig
+) -> tuple[dict[str, SidedFile], dict[str, SidedFile], list[Leftover]]:
+    """By key, the input and the target to use, chosen by --prefer; and the others. InputError where that does not decide."""
+    ranks = {suffix: rank for rank, suffix in enumerate(config.preferred_suffixes)}
 
+    def rank(file: SidedFile) -> int:
+        return ranks.get(file.file.suffix, len(ranks))
 
-def _only_one_each(
-    inputs: dict[str, list[SidedFile]], targets: dict[str, list[SidedFile]], config: FivekConfig
-) -> list[Leftover]:
-    """Leave one file a photo and side, by --prefer; the others become leftovers. InputError where that does not decide."""
-    order = {suffix: rank for rank, suffix in enumerate(config.preferred_suffixes)}
-    faults = Faults()
-    leftovers = []
-    for side, photos in ((INPUT, inputs), (TARGET, targets)):
-        for key, files in photos.items():
-            ranked = sorted(files, key=lambda file: order.get(file.file.suffix, len(order)))
-            ranks = [order.get(file.file.suffix, len(order)) for file in ranked]
-            if len(ranked) > 1 and ranks[0] == ranks[1]:
-                faults.add(key, f"{len(files)} {side} files: {', '.join(file.file.path for file in files)}")
-            photos[key] = ranked[:1]
-            leftovers += [
-                Leftover(key, IGNORED, f"--prefer took {ranked[0].file.path}", **{side: file.file.path})
-                for file in ranked[1:]
-            ]
+    faults, leftovers = Faults(), []
+    chosen: dict[str, dict[str, SidedFile]] = {INPUT: {}, TARGET: {}}
+    for side, photos in chosen.items():
+        same: dict[str, list[SidedFile]] = {}
+        for file in sorted(files, key=lambda file: file.file.path):
+            if file.side.side == side:
+                same.setdefault(file.key, []).append(file)
+        for key, copies in same.items():
+            ranked = sorted(copies, key=rank)
+            photos[key] = ranked[0]
+            if len(ranked) > 1 and rank(ranked[0]) == rank(ranked[1]):
+                faults.add(key, f"{len(copies)} {side} files: {', '.join(file.file.path for file in copies)}")
+            for file in ranked[1:]:
+                reason = f"--prefer took {ranked[0].file.path}"
+                leftovers.append(Leftover(key, IGNORED, reason, **{side: file.file.path}))
     faults.raise_if_any(
         f"--fivek_dir {config.fivek_dir}: photos that are there more than once",
         "Move one of them away, or give --prefer with suffixes in order of preference, say --prefer tif,dng,jpg.",
     )
-    return leftovers
-
-
-def _match(
-    inputs: dict[str, list[SidedFile]], targets: dict[str, list[SidedFile]], expert: str
-) -> tuple[list[Candidate], list[Leftover]]:
-    candidates, unmatched = [], []
-    for key in sorted(inputs.keys() | targets.keys()):
-        if key in inputs and key in targets:
-            candidates.append(Candidate(key, inputs[key][0].file, targets[key][0].file))
-        elif key in inputs:
-            reason = f"no rendition by expert {expert}"
-            unmatched.append(Leftover(key, UNMATCHED_INPUT, reason, input=inputs[key][0].file.path))
-        else:
-            unmatched.append(Leftover(key, UNMATCHED_TARGET, "no input", target=targets[key][0].file.path))
-    return candidates, unmatched
-
-
-def _without_conflicts(
-    candidates: list[Candidate], inputs: dict[str, list[SidedFile]], targets: dict[str, list[SidedFile]]
-) -> tuple[list[Candidate], list[Leftover]]:
-    """Two files with one id whose camera names differ are not one photo."""
-    kept, conflicts = [], []
-    for pair in candidates:
-        names = {name for side in (inputs, targets) if (name := side[pair.key][0].name.name) is not None}
-        if len(names) > 1:
-            reason = "name conflict: one id, two camera names"
-            conflicts.append(Leftover(pair.key, REJECTED, reason, pair.input.path, pair.target.path))
-        else:
-            kept.append(pair)
-    return kept, conflicts
+    return chosen[INPUT], chosen[TARGET], leftovers
 
 
 def _nothing_found(config: FivekConfig, scan: Scan) -> str:

@@ -1,4 +1,4 @@
-"""One member of a FiveK pair: file content -> upright sRGB pixels, and what kind of file it was."""
+"""Content of one file of a FiveK pair -> upright sRGB pixels, and what kind of file it was."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NeedsPackage(InputError):
 class Kind:
     """format: dng, jpeg, png, tiff, webp or bmp. size: (width, height) as stored, (0, 0) where only decoding tells.
 
-    profile: raw, none, srgb (or within a code of it), matrix (converted exactly), table (littlecms, 8 bit).
+    profile: raw, none, srgb (or within a code of it), matrix (converted exactly), table (littlecms, 8 bit), broken.
     captured: the camera's date and time, "" if unknown.
     """
 
@@ -36,7 +36,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Member:
+class DecodedImage:
     """pixels: (H, W, 3) uint8 sRGB, upright, decoded at 1/scale of native_size (width, height)."""
 
     pixels: np.ndarray
@@ -45,7 +45,7 @@ class Member:
 
 
 def kind_of(content: bytes, file: SourceFile) -> Kind:
-    """Look at the header. What no reader recognises is left to `read_member`, which says why."""
+    """Look at the header. What no reader recognises is left to `read_image`, which says why."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             captured = _captured(image)
@@ -54,13 +54,12 @@ def kind_of(content: bytes, file: SourceFile) -> Kind:
             name = {"MPO": JPEG}.get(image.format, image.format.lower())
             return Kind(name, image.size, _profile_kind(image.info.get("icc_profile")), captured)
     except (UnidentifiedImageError, *DECODE_ERRORS):
-        # A real DNG may have a preview that Pillow does not know.
-        return (
-            Kind(RAW, (0, 0), "raw", "") if file.suffix == ".dng" else Kind(file.suffix.lstrip("."), (0, 0), "none", "")
-        )
+        if file.suffix == ".dng":  # a real one may have a preview that Pillow does not know
+            return Kind(RAW, (0, 0), "raw", "")
+        return Kind(file.suffix.lstrip("."), (0, 0), "none", "")
 
 
-def read_member(
+def read_image(
     content: bytes,
     file: SourceFile,
     kind: Kind,
@@ -69,7 +68,7 @@ def read_member(
     long_side: int,
     auto_wb: bool,
     assume_prophoto: bool,
-) -> Member:
+) -> DecodedImage:
     """Decode one file at full size, or smaller where its long side still reaches `long_side`.
 
     jpeg_scale applies to JPEG. Raises InputError naming the file, NeedsPackage when an optional extra is missing.
@@ -78,7 +77,7 @@ def read_member(
         if not optional_readers.has_rawpy():
             raise NeedsPackage(f"{file.path}: {optional_readers.DNG_INSTALL}")
         pixels, scale = optional_readers.develop(content, file.path, long_side, auto_wb)
-        return Member(pixels, scale, (pixels.shape[1] * scale, pixels.shape[0] * scale))
+        return DecodedImage(pixels, scale, (pixels.shape[1] * scale, pixels.shape[0] * scale))
     untagged = colour.prophoto() if assume_prophoto else None
     try:
         pixels = decode_bytes(content, file.path, jpeg_scale=jpeg_scale, untagged=untagged)
@@ -89,9 +88,9 @@ def read_member(
             raise NeedsPackage(f"{error} ({optional_readers.TIFF_INSTALL})") from None
         pixels = optional_readers.decode_odd_tiff(content, file.path, untagged)
     if kind.format != JPEG or jpeg_scale == 1:
-        return Member(pixels, 1, pixels.shape[1::-1])
+        return DecodedImage(pixels, 1, pixels.shape[1::-1])
     upright = kind.size if pixels.shape[1] == -(-kind.size[0] // jpeg_scale) else kind.size[::-1]
-    return Member(pixels, jpeg_scale, upright)
+    return DecodedImage(pixels, jpeg_scale, upright)
 
 
 def _profile_kind(icc: bytes | None) -> str:

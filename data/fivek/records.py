@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.files import write_bytes, write_json
 from data.fivek.config import FivekConfig
-from data.fivek.match import REJECTED, Candidate
+from data.fivek.match import REJECTED, FilePair
 from data.fivek.pair import Outcome, image_names, output_mtime_ns
 from data.images import DECODER
 
@@ -28,9 +28,9 @@ class Recipe:
         self._plain = _digest(plain)
         self._with_raw = _digest({**plain, "raw": raw_version()})
 
-    def digest(self, candidate: Candidate) -> str:
-        """The digest that a record of this candidate carries; a raw decoder's version counts for raw files only."""
-        uses_raw = ".dng" in (candidate.input.suffix, candidate.target.suffix)
+    def digest(self, pair: FilePair) -> str:
+        """The digest that a record of this pair carries; a raw decoder's version counts for raw files only."""
+        uses_raw = ".dng" in (pair.input.suffix, pair.target.suffix)
         return self._with_raw if uses_raw else self._plain
 
 
@@ -56,39 +56,39 @@ def read_record(output_dir: Path, key: str) -> dict | None:
     return record if isinstance(record, dict) and record.get("schema_version") == SCHEMA_VERSION else None
 
 
-def is_current(record: dict, candidate: Candidate, digest: str, output_dir: Path, verify: bool) -> bool:
+def is_current(record: dict, pair: FilePair, digest: str, output_dir: Path, verify: bool) -> bool:
     """Whether a record speaks of these very files and this recipe, and the images that it names are still there.
 
     Images are trusted by size and time; with `verify` their content is compared.
     """
-    sources = [vars(file) for file in (candidate.input, candidate.target)]
+    sources = [vars(file) for file in (pair.input, pair.target)]
     if record.get("made_with") != digest or [record.get("input_file"), record.get("target_file")] != sources:
         return False
     row = record.get("row")
     if record.get("status") == REJECTED:
-        return not any((output_dir / name).exists() for name in image_names(candidate.key).values())
-    return row is not None and all(_is_unchanged(output_dir / row[side], row, side, verify) for side in ("src", "tar"))
+        return not any((output_dir / name).exists() for name in image_names(pair.key).values())
+    return row is not None and all(_is_unchanged(output_dir, row, role, verify) for role in ("src", "tar"))
 
 
-def store(output_dir: Path, candidate: Candidate, outcome: Outcome, digest: str, licence: str) -> dict:
+def store(output_dir: Path, pair: FilePair, outcome: Outcome, digest: str, licence: str) -> dict:
     """Write the images of a pair, then its record; of a rejected one only the record, if it will be rejected again."""
-    path = record_path(output_dir, candidate.key)
+    path = record_path(output_dir, pair.key)
     # Without this, images of new options could for a moment stand beside the record of old ones.
     path.unlink(missing_ok=True)
     record = {
         "schema_version": SCHEMA_VERSION,
-        "key": candidate.key,
+        "key": pair.key,
         "status": REJECTED if outcome.reason else PAIR,
         "reason": outcome.reason,
         "made_with": digest,
-        "input_file": vars(candidate.input),
-        "target_file": vars(candidate.target),
+        "input_file": vars(pair.input),
+        "target_file": vars(pair.target),
         **outcome.facts,
         "licence": licence,
     }
     jpegs = (outcome.src_jpeg, outcome.tar_jpeg)
-    times = (output_mtime_ns(candidate.input), output_mtime_ns(candidate.target))
-    for name, jpeg, time in zip(image_names(candidate.key).values(), jpegs, times, strict=True):
+    times = (output_mtime_ns(pair.input), output_mtime_ns(pair.target))
+    for name, jpeg, time in zip(image_names(pair.key).values(), jpegs, times, strict=True):
         if outcome.reason:
             (output_dir / name).unlink(missing_ok=True)
         else:
@@ -107,14 +107,15 @@ def with_licence(output_dir: Path, record: dict, licence: str) -> dict:
     return record
 
 
-def _is_unchanged(path: Path, row: dict, side: str, verify: bool) -> bool:
+def _is_unchanged(output_dir: Path, row: dict, role: str, verify: bool) -> bool:
+    path = output_dir / row[role]
     try:
         status = path.stat()
     except FileNotFoundError:
         return False
-    if (status.st_size, status.st_mtime_ns) != (row[f"{side}_bytes"], row[f"{side}_mtime_ns"]):
+    if (status.st_size, status.st_mtime_ns) != (row[f"{role}_bytes"], row[f"{role}_mtime_ns"]):
         return False
-    return not verify or hashlib.sha256(path.read_bytes()).hexdigest() == row[f"{side}_file_sha256"]
+    return not verify or hashlib.sha256(path.read_bytes()).hexdigest() == row[f"{role}_file_sha256"]
 
 
 def _digest(value: dict) -> str:

@@ -1,0 +1,1 @@
+"""Trained models and photos -> restored photos at full size."""

@@ -1,16 +1,16 @@
-"""Options of enhance_photos.py, and the size at which the networks see a photo."""
+"""The command line of enhance_photos.py -> checked options. Needs no torch: --help and a mistyped flag answer at once."""
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
+import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
-from common.errors import InputError
-from common.log import RunLog
-from common.options import require
-from data.config import MIN_RESOLUTION, DataConfig
-from engine.models import Member, recorded_by_all
+from common.exits import flagged
+from common.options import add_options, from_args, make_parser, require
+from data.config import MIN_RESOLUTION
 
 
 @dataclass(frozen=True)
@@ -41,34 +41,34 @@ class EnhanceConfig:
     )
     jpeg_quality: int = field(default=95, metadata={"help": "1 to 100; colour is not subsampled"})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.max_side is None or self.max_side >= MIN_RESOLUTION, f"--max_side {self.max_side}: too small")
         require(1 <= self.jpeg_quality <= 100, f"--jpeg_quality {self.jpeg_quality}: must be 1 to 100")
 
 
-NATIVE = "--scale training cannot serve both: use --scale native"
-
-
-def settings_of(config: EnhanceConfig, members: list[Member]) -> dict[str, Any]:
-    """What decides the pixels and names of the results, as plain types."""
-    return dataclasses.asdict(config) | {"models": sorted(member.sha256 for member in members)}
-
-
-def side_seen(config: EnhanceConfig, members: list[Member], log: RunLog) -> int | None:
-    """The short side at which the networks see a photo, None for its own size; logged.
-
-    Raises InputError when --scale training has no one meaning for these models.
-    """
-    if config.scale == "native":
-        log("--scale native: the networks see whole photos at full size")
-        return None
-    if recorded_by_all("fit", members, NATIVE) == "squash":
-        raise InputError("--scale training: models of --fit squash saw squares, which no photo has; use --scale native")
-    side = recorded_by_all("resolution", members, NATIVE)
-    if side is None:
-        side = DataConfig.resolution
-        log(f"⚠️  --scale training: the models record no training resolution; {side} is assumed")
-    log(
-        f"--scale training: the networks see photos with a short side of {side}; their change is carried over to full size"
+def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Namespace, EnhanceConfig]:
+    """Flags -> (args, EnhanceConfig); `args.shard` becomes the slice of the photos that it means."""
+    parser = make_parser(description)
+    models = parser.add_argument_group("models").add_mutually_exclusive_group(required=True)
+    models.add_argument("--cv_dir", type=Path, help="output folder of train_darkir_cv.py; takes every fold's best")
+    models.add_argument(
+        "--checkpoint", type=Path, nargs="+", help="weights files instead, one or more (.pt, .safetensors)"
     )
-    return side
+    photos = parser.add_argument_group("photos")
+    photos.add_argument(
+        "--input", type=Path, nargs="+", required=True, help="photos, or folders that are searched for photos"
+    )
+    photos.add_argument("--output", type=Path, required=True, help="folder of the results")
+    photos.add_argument("--shard", help="i/n: only the i-th of n parts of the photos, for job arrays")
+    photos.add_argument("--overwrite", action="store_true", help="make again what is there already")
+    add_options(parser, EnhanceConfig, "enhancement")
+    parser.add_argument_group("run").add_argument("--device", default="auto", help="auto, cuda, cpu or cuda:N")
+    args = parser.parse_args(argv)
+    with flagged("--output", args.output):
+        if args.output.exists() and not args.output.is_dir():
+            parser.error(f"--output {args.output} is a file, not a folder")
+    parts = re.fullmatch(r"(\d{1,9})/(\d{1,9})", "1/1" if args.shard is None else args.shard)
+    if not (parts and 1 <= int(parts[1]) <= int(parts[2])):
+        parser.error(f"--shard {args.shard}: must be i/n with i from 1 to n, such as 2/8")
+    args.shard = slice(int(parts[1]) - 1, None, int(parts[2]))
+    return args, from_args(EnhanceConfig, args, parser)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import sys
 import time
 from dataclasses import dataclass
@@ -15,39 +15,58 @@ from tqdm import tqdm
 
 from common import signals
 from common.errors import InputError, OutOfMemory, Stopped
-from common.files import write_bytes
+from common.files import write_bytes, write_json
 from common.log import RunLog
-from data.photo_files import KINDS, Photo, photo_bytes, read_photo, with_size
+from data.config import DataConfig
+from data.photo_files import KINDS, photo_bytes, read_photo, with_size
 from engine.enhancing.config import EnhanceConfig
 from engine.enhancing.restore import restore_photo
 from engine.enhancing.sheet import before_and_after, picture_path
-from engine.enhancing.tasks import PhotoTask, is_done, remove_former, result_path
+from engine.enhancing.tasks import PhotoTask, is_done, remove_former, result_path, settings_path
 from engine.inference import Restore
+from engine.models import TrainedModel, recorded_by_all
 
 FORMATS = {"jpeg": "JPEG", "png": "PNG", "tiff": "TIFF"}
+NATIVE = "--scale training cannot serve both: use --scale native"
 
 
 @dataclass(frozen=True)
 class Enhancement:
-    """What every photo of a run goes through. settings: of `settings_of`. side: of `side_seen`."""
+    """What every photo of a run goes through. settings: of `settings_of`. short_side: of `short_side_seen`."""
 
     config: EnhanceConfig
     settings: dict[str, Any]
     restorers: dict[str, Restore]
-    side: int | None
+    short_side: int | None
     device: torch.device
     output_dir: Path
     overwrite: bool
 
 
-@dataclass(frozen=True)
-class Result:
-    """A restored photo: the content of a file of `kind`, the before-and-after picture (JPEG), and its size in words."""
+def settings_of(config: EnhanceConfig, models: list[TrainedModel]) -> dict[str, Any]:
+    """What decides the pixels and names of the results, as plain types."""
+    return dataclasses.asdict(config) | {"models": sorted(model.sha256 for model in models)}
 
-    kind: str
-    content: bytes
-    picture: bytes
-    size: str
+
+def short_side_seen(config: EnhanceConfig, models: list[TrainedModel], log: RunLog) -> int | None:
+    """The short side in pixels at which the networks see a photo, None for its own size; logged.
+
+    Raises InputError when --scale training has no one meaning for these models.
+    """
+    if config.scale == "native":
+        log("--scale native: the networks see whole photos at full size")
+        return None
+    if recorded_by_all("fit", models, NATIVE) == "squash":
+        raise InputError("--scale training: models of --fit squash saw squares, which no photo has; use --scale native")
+    short_side = recorded_by_all("resolution", models, NATIVE)
+    if short_side is None:
+        short_side = DataConfig.resolution
+        log(f"⚠️  --scale training: the models record no training resolution; {short_side} is assumed")
+    log(
+        f"--scale training: the networks see photos with a short side of {short_side}; their change is carried over to full "
+        "size"
+    )
+    return short_side
 
 
 def enhance_all(tasks: list[PhotoTask], run: Enhancement, log: RunLog) -> list[str]:
@@ -62,15 +81,20 @@ def enhance_all(tasks: list[PhotoTask], run: Enhancement, log: RunLog) -> list[s
     bar = tqdm(total=len(tasks), initial=len(tasks) - len(todo), unit="photo", disable=not sys.stderr.isatty())
     faults, spent = [], []
     for number, task in enumerate(todo, start=1):
-        _stop_when_asked(len(spent), run.overwrite)
+        if signals.requested():
+            again = "run the same command again for the rest"
+            if run.overwrite:
+                again = "the same command begins anew, as it has --overwrite"
+            raise Stopped(f"{signals.requested()} received after {len(spent)} photos; {again}")
         started = time.monotonic()
         try:
-            result = _enhanced(task, run)
+            files, size = _enhanced(task, run)
         except InputError as fault:
             faults.append(str(fault))
             log(f"⚠️  {fault}")
         else:
-            size = _written(task, run, result)
+            if not _write(task, run, files):
+                size = "made by another process"
             spent.append(time.monotonic() - started)
             left = sum(spent) / len(spent) * (len(todo) - number)
             log(f"[{number}/{len(todo)}] {task.path}: {size}, {spent[-1]:.1f} s, {left / 60:.0f} min left")
@@ -79,20 +103,16 @@ def enhance_all(tasks: list[PhotoTask], run: Enhancement, log: RunLog) -> list[s
     return faults
 
 
-def _stop_when_asked(made: int, overwrite: bool) -> None:
-    if signals.requested():
-        begins_anew = "the same command begins anew, as it has --overwrite"
-        again = begins_anew if overwrite else "run the same command again for the rest"
-        raise Stopped(f"{signals.requested()} received after {made} photos; {again}")
+def _enhanced(task: PhotoTask, run: Enhancement) -> tuple[dict[Path, bytes], str]:
+    """The files of a photo, the picture for the sheet and the result, and the result's size in words.
 
-
-def _enhanced(task: PhotoTask, run: Enhancement) -> Result:
-    """The restored photo as file content. InputError names a photo that cannot be enhanced."""
+    Raises InputError naming a photo that cannot be enhanced.
+    """
     photo = read_photo(task.path)
-    kind = _kind_of(photo, run.config.format)
+    kind = FORMATS.get(run.config.format, photo.kind if photo.kind in KINDS else "JPEG")
     try:
-        restored = restore_photo(photo.pixels, run.restorers, run.side, run.config.max_side, run.device)
-        picture = before_and_after(photo.pixels, restored, json.dumps(run.settings))
+        restored = restore_photo(photo.pixels, run.restorers, run.short_side, run.config.max_side, run.device)
+        picture = before_and_after(photo.pixels, restored)
         if kind == "JPEG" and restored.dtype == np.uint16:
             restored = np.rint(restored / 257.0).astype(np.uint8)
         height, width = restored.shape[:2]
@@ -101,20 +121,17 @@ def _enhanced(task: PhotoTask, run: Enhancement) -> Result:
         raise InputError(f"{task.path}: {fault}") from None
     except OutOfMemory as failure:
         raise InputError(f"{task.path}: {failure}; --scale training and --max_side need less") from failure
-    return Result(kind, content, picture, f"{width} x {height}")
+    files = {picture_path(run.output_dir, task.name): picture, result_path(task, kind, run.output_dir): content}
+    return files, f"{width} x {height}"
 
 
-def _written(task: PhotoTask, run: Enhancement, result: Result) -> str:
-    """Write the result and its picture for the sheet, unless a process beside this one has; says what was done."""
+def _write(task: PhotoTask, run: Enhancement, files: dict[Path, bytes]) -> bool:
+    """Write the settings, the picture and last the result; False when a process beside this one has made them."""
     if run.overwrite:
-        remove_former(task, run.output_dir)  # first: a result of other settings must never stand beside the new picture
+        remove_former(task, run.output_dir)  # first: a result of other settings must never stand beside the new ones
     elif is_done(task, run.output_dir, run.settings):
-        return "made by another process"
-    write_bytes(picture_path(run.output_dir, task.name), result.picture)
-    write_bytes(result_path(task, result.kind, run.output_dir), result.content)
-    return result.size
-
-
-def _kind_of(photo: Photo, asked: str) -> str:
-    """JPEG, PNG or TIFF for --format."""
-    return FORMATS[asked] if asked != "same" else photo.kind if photo.kind in KINDS else "JPEG"
+        return False
+    write_json(settings_path(task, run.output_dir), run.settings)
+    for path, content in files.items():
+        write_bytes(path, content)
+    return True

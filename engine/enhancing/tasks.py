@@ -1,6 +1,6 @@
-"""Files and folders that a user names -> the photos to work on, each with the name of its result. Needs no torch.
+"""Files and folders that a user names -> the photos to enhance, each with the name of its result, and whether that is done.
 
-MERGED: Which results of an output folder are done, made with what, and which photos cannot have theirs there.
+What a result was made with stands in OUTPUT/sheet/NAME.json, which is written before it: results of other settings are refused.
 """
 
 from __future__ import annotations
@@ -14,10 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, UnidentifiedImageError
+
 from common.errors import Faults, InputError
+from common.exits import flagged
 from common.files import visible_folders
 from data.photo_files import ENDINGS, KINDS
-from engine.enhancing.sheet import SHEET, SHEET_IMAGE, made_with
+from engine.enhancing.sheet import SHEET, SHEET_IMAGE, picture_path
+
+LONGEST_NAME = 235  # of 255 bytes: the rest is for the ending of a temporary file
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,11 @@ class PhotoTask:
 
     path: Path
     name: Path
+
+    @property
+    def folded(self) -> str:
+        """Equal for names that some file system takes for one: not all distinguish upper and lower case."""
+        return str(self.name).casefold()
 
 
 def list_photos(inputs: Sequence[Path], output_dir: Path) -> tuple[list[PhotoTask], int]:
@@ -36,24 +46,30 @@ def list_photos(inputs: Sequence[Path], output_dir: Path) -> tuple[list[PhotoTas
     """
     tasks, others, faults = [], 0, Faults()
     for given in inputs:
-        if os.path.realpath(given) == os.path.realpath(output_dir):
-            faults.add(f"--input {given}", "is the --output folder too; name another --output")
-        elif given.is_dir():
-            found = [folder / name for folder, names in visible_folders(given, output_dir) for name in names]
-            photos = [path for path in found if path.suffix.lower() in ENDINGS and not path.name.startswith(".")]
-            others += len(found) - len(photos)
-            tasks += [PhotoTask(path, path.relative_to(given).with_suffix("")) for path in photos]
-        elif given.exists():
-            tasks.append(PhotoTask(given, Path(given.stem)))
-        else:
-            faults.add(f"--input {given}", "does not exist")
+        with flagged("--input", given):
+            if os.path.realpath(given) == os.path.realpath(output_dir):
+                faults.add(f"--input {given}", "is the --output folder too; name another --output")
+            elif given.is_dir():
+                found = [folder / name for folder, names in visible_folders(given, output_dir) for name in names]
+                photos = [path for path in found if path.suffix.lower() in ENDINGS and not path.name.startswith(".")]
+                others += len(found) - len(photos)
+                tasks += [PhotoTask(path, path.relative_to(given).with_suffix("")) for path in photos]
+            elif given.exists():
+                tasks.append(PhotoTask(given, Path(given.stem)))
+            else:
+                faults.add(f"--input {given}", "does not exist")
     once: dict[tuple[str, Path], PhotoTask] = {}  # a photo may lie in a folder of the inputs and be named besides
     for task in tasks:
         once.setdefault((os.path.realpath(task.path), task.name), task)
-    tasks = _told_apart(list(once.values()))
+    # Photos of one name but different endings (a camera's DNG and JPEG) get the ending into the name: P1_dng, P1_jpg.
+    count = Counter(task.folded for task in once.values())
+    tasks = [
+        PhotoTask(task.path, task.name.with_name(task.path.name.replace(".", "_"))) if count[task.folded] > 1 else task
+        for task in once.values()
+    ]
     taken: dict[str, Path] = {}
     for task in tasks:
-        other = taken.setdefault(_same(task), task.path)
+        other = taken.setdefault(task.folded, task.path)
         if other != task.path:
             faults.add(str(task.path), f"its result would have the name of that of {other}; enhance them apart")
     faults.raise_if_any("photos and folders of --input that cannot be used")
@@ -63,49 +79,34 @@ def list_photos(inputs: Sequence[Path], output_dir: Path) -> tuple[list[PhotoTas
     return tasks, others
 
 
-def _told_apart(tasks: list[PhotoTask]) -> list[PhotoTask]:
-    """Photos of one name but different endings (a camera's DNG and JPEG) get the ending into the name: P1_dng, P1_jpg."""
-    count = Counter(map(_same, tasks))
-    return [
-        PhotoTask(task.path, task.name.with_name(task.path.name.replace(".", "_"))) if count[_same(task)] > 1 else task
-        for task in tasks
-    ]
-
-
-def _same(task: PhotoTask) -> str:
-    """Equal for names that some file system takes for one: not all tell upper from lower case."""
-    return str(task.name).casefold()
-
-
-def shard_of(tasks: list[PhotoTask], shard: str | None) -> list[PhotoTask]:
-    """The part `i/n` of the tasks, i from 1 to n: every n-th. Raises ValueError for anything else."""
-    if shard is None:
-        return tasks
-    number, separator, count = shard.partition("/")
-    if not (separator and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ValueError(f"--shard {shard}: must be i/n with i from 1 to n, such as 2/8")
-    return tasks[int(number) - 1 :: int(count)]
-
-
-LONGEST_NAME = 235  # of 255 bytes: the rest is for the ending of a temporary file
-
-
 def result_path(task: PhotoTask, kind: str, output_dir: Path) -> Path:
     """Where a photo's result goes when it is written as `kind`."""
     return output_dir / task.name.with_name(task.name.name + KINDS[kind])
 
 
+def settings_path(task: PhotoTask, output_dir: Path) -> Path:
+    """Where the settings of a photo's result stand: beside its before-and-after picture."""
+    return picture_path(output_dir, task.name).with_suffix(".json")
+
+
 def refuse_clashes(tasks: list[PhotoTask], output_dir: Path) -> None:
-    """InputError naming every photo whose result would replace a photo of --input or a part of the contact sheet, or whose
-    name is too long.
+    """InputError naming every photo whose result would replace a photo of --input or a part of the contact sheet, whose part
+    of the contact sheet would replace a photo or have the name of a folder, or whose name is too long.
     """
     inputs = {_place(task.path): task.path for task in tasks}
+    folders = {str(folder).casefold() for task in tasks for folder in task.name.parents}
     faults = Faults()
     for task in tasks:
-        for kind in KINDS:
-            if photo := inputs.get(_place(result_path(task, kind, output_dir))):
+        beside = (picture_path(output_dir, task.name), settings_path(task, output_dir))
+        for path in (*(result_path(task, kind, output_dir) for kind in KINDS), *beside):
+            if photo := inputs.get(_place(path)):
                 faults.add(str(task.path), f"its result in --output {output_dir} would replace or hide {photo}")
                 break
+        for path in beside:
+            if task.folded + path.suffix in folders:
+                faults.add(
+                    str(task.path), f"the contact sheet needs {path} for it, where a folder of photos has its place"
+                )
         if len(os.fsencode(task.name.name)) > LONGEST_NAME:
             faults.add(
                 str(task.path), f"its name is longer than {LONGEST_NAME} bytes, which leaves no room for an ending"
@@ -117,10 +118,7 @@ def refuse_clashes(tasks: list[PhotoTask], output_dir: Path) -> None:
 
 
 def is_done(task: PhotoTask, output_dir: Path, settings: dict[str, Any]) -> bool:
-    """Whether an earlier run made the photo's result; InputError when that was made with other settings.
-
-    The before-and-after picture, which says with what settings, is written before the result.
-    """
+    """Whether an earlier run made the photo's result; InputError when that was made with other settings."""
     path = next((path for kind in KINDS if (path := result_path(task, kind, output_dir)).exists()), None)
     if path is None:
         return False
@@ -140,14 +138,27 @@ def remove_former(task: PhotoTask, output_dir: Path) -> None:
 
 
 def _recorded(task: PhotoTask, output_dir: Path) -> dict[str, Any]:
-    """The settings that the photo's picture says; empty without a picture of ours."""
+    """The settings that the photo's result was made with; empty when no run of this script made one."""
     try:
-        recorded = json.loads(made_with(output_dir, task.name) or "{}")
+        text = settings_path(task, output_dir).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        text = _comment_of_former_version(task, output_dir)
+    try:
+        recorded = json.loads(text)
     except ValueError:
         return {}
     return recorded if isinstance(recorded, dict) else {}
 
 
+def _comment_of_former_version(task: PhotoTask, output_dir: Path) -> bytes:
+    """For folders of a former version, which wrote the settings as the JPEG comment of the picture; else nothing."""
+    try:
+        with Image.open(picture_path(output_dir, task.name), formats=("JPEG",)) as picture:
+            return picture.info.get("comment", b"")
+    except (FileNotFoundError, NotADirectoryError, UnidentifiedImageError):
+        return b""
+
+
 def _place(path: Path) -> str:
-    """Equal for paths that some file system takes for one: not all tell upper from lower case."""
+    """Equal for paths that some file system takes for one: not all distinguish upper and lower case."""
     return os.path.realpath(path).casefold()

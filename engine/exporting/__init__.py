@@ -1,0 +1,1 @@
+"""A finished cross-validation -> one file to ship, with a model card."""

@@ -1,7 +1,4 @@
-"""The chosen candidate, its scores and what it has seen -> one .safetensors file, and a model card beside it.
-
-MERGED: A chosen candidate with its scores and what it has seen -> the model card, Markdown that stands beside the exported file.
-"""
+"""The chosen candidate, its scores and what it has seen -> one .safetensors file, and a model card (Markdown) beside it."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import darkir
 from common.files import write_bytes, write_text
 from common.log import RunLog
 from common.options import flat, plain
@@ -18,15 +16,18 @@ from common.pages import fill
 from darkir.architectures import NAMES, NetworkConfig, arch_of, description, size_of, title
 from darkir.checkpoint_file import seen_digest, to_bytes
 from engine.exporting import onnx_export
-from engine.exporting.candidates import AVERAGE, UNSCORED_AVERAGE, Candidate, Summary, untouched_summary
+from engine.exporting.candidates import AVERAGE, UNSCORED_AVERAGE, Candidate, untouched_summary
 from engine.exporting.choose import Chosen
 from engine.inference import ENSEMBLE, IDENTITY
 from engine.metrics import DIGITS, METRICS
 from engine.runtime import created_with, versions
 from engine.testing.results import cell
 
-COLOR_SPACE, VALUE_RANGE = "sRGB", "[0, 1]"
-LAYOUT = "RGB, float32 (batch, 3, height, width)"
+TOOLKIT = f"darkir-training-toolkit {darkir.__version__}"
+BEHAVIOUR = {
+    "darkir": "DarkIR pools over the whole image and filters its whole spectrum.",
+    "restormer": "Restormer's attention over channels pools over the whole image.",
+}
 
 
 def write_artefact(chosen: Chosen, output: Path, card: Path, onnx: Path | None, log: RunLog) -> None:
@@ -46,28 +47,38 @@ def write_artefact(chosen: Chosen, output: Path, card: Path, onnx: Path | None, 
 
 
 def artefact_bytes(chosen: Chosen) -> bytes:
-    """The content of the .safetensors file."""
+    """The content of the .safetensors file. Scores: all that was measured, with what is missing as null."""
     candidate = chosen.candidate
+    validation = chosen.validation.get(candidate.name)
+    scores = {
+        "validation": validation,
+        "validation_identity": untouched_summary([candidate]),
+        "validation_photos": len(candidate.validation or ()),
+        "test": chosen.test.get(candidate.name),
+        "test_of_all": chosen.test or None,
+        "test_photos": chosen.test_photos,
+        "test_digest": chosen.test_digest,
+    }
     meta = {
         "network": plain(dataclasses.asdict(candidate.config)),
         "data": candidate.seen.as_plain(),
         "config": options_of(candidate),
-        "metrics": _means(chosen.validation.get(candidate.name)),
+        "metrics": {} if validation is None else {name: validation[name]["mean"] for name in METRICS},
         "epoch": candidate.epoch,
         "created_with": created_with(),
     }
     notes = {
         "arch": arch_of(candidate.config),
         "model_size": size_of(candidate.config) or "other",
-        "color_space": COLOR_SPACE,
-        "value_range": VALUE_RANGE,
-        "layout": LAYOUT,
+        "color_space": "sRGB",
+        "value_range": "[0, 1]",
+        "layout": "RGB, float32 (batch, 3, height, width)",
         "resolution": str(candidate.data["resolution"]),
         "fit": candidate.data["fit"],
         "weights": candidate.name,
         "chosen_by": chosen.reason,
         "warnings": json.dumps(chosen.warnings),
-        "scores": json.dumps(_scores(chosen), allow_nan=False),
+        "scores": json.dumps(scores, allow_nan=False),
         "provenance": candidate.seen.describe()["provenance"],
         "seen_count": str(len(candidate.seen.own | candidate.seen.earlier)),
         "source_sha256": json.dumps(candidate.sources),
@@ -76,35 +87,12 @@ def artefact_bytes(chosen: Chosen) -> bytes:
     return to_bytes(candidate.network.state_dict(), meta, notes)
 
 
-def _means(summary: Summary | None) -> dict[str, float]:
-    return {} if summary is None else {name: summary[name]["mean"] for name in METRICS}
-
-
-def _scores(chosen: Chosen) -> dict[str, Any]:
-    """All that was measured, with what is missing as null."""
-    candidate = chosen.candidate
-    return {
-        "validation": chosen.validation.get(candidate.name),
-        "validation_identity": untouched_summary([candidate]),
-        "validation_photos": len(candidate.validation or ()),
-        "test": chosen.test.get(candidate.name),
-        "test_of_all": chosen.test or None,
-        "test_photos": chosen.test_photos,
-        "test_digest": chosen.test_digest,
-    }
-
-
-TOOLKIT = "darkir-training-toolkit 0.1.0"
-BEHAVIOUR = {
-    "darkir": "DarkIR pools over the whole image and filters its whole spectrum.",
-    "restormer": "Restormer's attention over channels pools over the whole image.",
-}
-
-
 def model_card(chosen: Chosen, output: Path, content: bytes, onnx: tuple[Path, float] | None) -> str:
     """The card's Markdown. content: the bytes of `output`; onnx: that file and its largest difference to PyTorch."""
     candidate = chosen.candidate
     arch, seen = arch_of(candidate.config), candidate.seen
+    resolution, fit = candidate.data["resolution"], candidate.data["fit"]
+    squares = f"squares of {resolution} x {resolution} pixels"
     return fill(
         "model_card.md",
         {"cell": lambda value: str(value).replace("|", "\\|")},
@@ -119,9 +107,9 @@ def model_card(chosen: Chosen, output: Path, content: bytes, onnx: tuple[Path, f
         warnings=chosen.warnings,
         sources=candidate.sources,
         sha256=hashlib.sha256(content).hexdigest(),
-        resolution=candidate.data["resolution"],
-        size_seen=_size_seen(**{name: candidate.data[name] for name in ("resolution", "fit")}),
-        fit=candidate.data["fit"],
+        resolution=resolution,
+        size_seen=f"a short side of {resolution} pixels" if fit == "crop" else squares,
+        fit=fit,
         onnx=None if onnx is None else _onnx(*onnx),
         scores=_score_rows(chosen),
         notes=_notes(chosen),
@@ -137,16 +125,11 @@ def model_card(chosen: Chosen, output: Path, content: bytes, onnx: tuple[Path, f
     )
 
 
-def _size_seen(resolution: int, fit: str) -> str:
-    return f"a short side of {resolution} pixels" if fit == "crop" else f"squares of {resolution} x {resolution} pixels"
-
-
 def options_of(candidate: Candidate) -> dict[str, Any]:
-    """What the training was asked for; the average belongs to no single fold's rows."""
-    options = candidate.options
+    """The options of the training; the average belongs to no single fold's rows."""
     if candidate.name != AVERAGE:
-        return options
-    return {name: value for name, value in options.items() if not name.endswith("_digest")}
+        return candidate.options
+    return {name: value for name, value in candidate.options.items() if not name.endswith("_digest")}
 
 
 def _score_rows(chosen: Chosen) -> list[dict[str, str]]:
@@ -168,15 +151,14 @@ def _score_rows(chosen: Chosen) -> list[dict[str, str]]:
 
 
 def _notes(chosen: Chosen) -> list[str]:
-    """How the numbers are to be read."""
-    candidate, notes = chosen.candidate, []
-    if candidate.validation is None:
-        notes.append(f"The average has {UNSCORED_AVERAGE}")
+    """How to read the numbers."""
+    if chosen.candidate.validation is None:
+        notes = [f"The average has {UNSCORED_AVERAGE}"]
     else:
-        notes.append(
+        notes = [
             "Validation photos took no part in the updates, but decided which epoch, and by default which fold, was kept: "
             "their scores flatter a little"
-        )
+        ]
     if not chosen.test:
         notes.append("Not scored on test photos")
     if ENSEMBLE in chosen.test:

@@ -1,6 +1,7 @@
-"""A finished cross-validation -> the networks that can be exported: every fold's best, and the mean of their weights.
+"""A finished cross-validation -> the networks that can be exported, each with its scores on photos that it did not learn from.
 
-MERGED: Candidates and test photos -> their scores on photos that they did not learn from, as tables.
+Candidates are every fold's best network and the mean of their weights. A fold's validation scores are those that the training
+recorded; test photos are scored here.
 """
 
 from __future__ import annotations
@@ -21,13 +22,19 @@ from data.manifest import Pair
 from engine.checkpoint import BEST, finished
 from engine.inference import ENSEMBLE, IDENTITY, make_restorers, score_all
 from engine.metrics import METRICS
-from engine.models import Member, fold_checkpoints, read_members
+from engine.models import TrainedModel, read_models
 from engine.provenance import Seen
 from engine.runtime import Precision
 from engine.testing.results import Records, metric_table, summary_of
 
 AVERAGE = "average"
-IDENTITY_COLUMNS = tuple(f"identity_{name}" for name in METRICS)
+UNSCORED_AVERAGE = (
+    "no validation score: every photo of the folds shaped it, so that only test photos can tell what it is worth"
+)
+SCORES = (*METRICS, *(f"identity_{name}" for name in METRICS))  # of a validation photo
+BATCH_SIZE = 1  # whole frames of many sizes; a larger batch changes no score
+
+Summary = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -53,53 +60,50 @@ class Candidate:
         return self.options["data"]
 
 
-def read_folds(cv_dir: Path, log: RunLog) -> list[Member]:
+def read_folds(cv_dir: Path, log: RunLog) -> list[TrainedModel]:
     """The best checkpoint of every fold; InputError when one is missing, and when two are not of one kind of run."""
-    members = read_members(fold_checkpoints(cv_dir, None), log)
+    models = read_models(cv_dir, None, log)
     for what, values in {
-        "network": [member.config for member in members],
-        "training resolution": [member.recorded("resolution") for member in members],
-        "fit": [member.recorded("fit") for member in members],
+        "network": [model.config for model in models],
+        "training resolution": [model.recorded("resolution") for model in models],
+        "fit": [model.recorded("fit") for model in models],
     }.items():
         if None in values or values.count(values[0]) < len(values):
-            told = ", ".join(f"{member.name}: {value}" for member, value in zip(members, values, strict=True))
+            told = ", ".join(f"{model.name}: {value}" for model, value in zip(models, values, strict=True))
             raise InputError(f"--cv_dir {cv_dir}: all folds must record one {what} ({told}); train them again")
-    return members
+    return models
 
 
-def candidates_of(cv_dir: Path, members: list[Member]) -> list[Candidate]:
-    """Every fold with its recorded validation scores; then, of several folds, the average.
+def candidates_of(cv_dir: Path, models: list[TrainedModel]) -> list[Candidate]:
+    """Every fold with its recorded validation scores; then, when there are several folds, the average.
 
     Raises InputError, naming the file, when a fold's record is not of its best checkpoint.
     """
-    folds = [_fold(cv_dir, member) for member in members]
+    folds = [_fold(cv_dir, model) for model in models]
     return [*folds, _average(folds)] if len(folds) > 1 else folds
 
 
-def _fold(cv_dir: Path, member: Member) -> Candidate:
-    record = finished(cv_dir / member.name)
-    scores, epoch = record["scores"], member.meta.get("epoch")
-    if not scores or not all(_is_score(row) for row in scores):
-        raise InputError(f"{cv_dir / member.name}: its last file holds no validation scores; train the fold again")
+def _fold(cv_dir: Path, model: TrainedModel) -> Candidate:
+    record = finished(cv_dir / model.name)
+    scores, epoch = record["scores"], model.meta.get("epoch")
+    complete = (isinstance(row, dict) and all(isinstance(row.get(name), float) for name in SCORES) for row in scores)
+    if not scores or not all(complete):
+        raise InputError(f"{cv_dir / model.name}: its last file holds no validation scores; train the fold again")
     if record["finished"].get("best_epoch") != epoch:
         raise InputError(
-            f"{member.path} is of epoch {epoch}, but the fold's recorded scores are of epoch "
+            f"{model.path} is of epoch {epoch}, but the fold's recorded scores are of epoch "
             f"{record['finished'].get('best_epoch')}; train the fold again"
         )
     return Candidate(
-        name=member.name,
-        network=member.network,
-        config=member.config,
-        seen=member.seen,
-        options=member.meta["config"],
+        name=model.name,
+        network=model.network,
+        config=model.config,
+        seen=model.seen,
+        options=model.meta["config"],
         epoch=epoch,
-        sources={f"{member.name}/{BEST}": member.sha256},
+        sources={f"{model.name}/{BEST}": model.sha256},
         validation=scores,
     )
-
-
-def _is_score(row: object) -> bool:
-    return isinstance(row, dict) and all(isinstance(row.get(name), float) for name in (*METRICS, *IDENTITY_COLUMNS))
 
 
 @torch.no_grad()
@@ -125,14 +129,6 @@ def _average(folds: list[Candidate]) -> Candidate:
         sources={name: sha256 for fold in folds for name, sha256 in fold.sources.items()},
         validation=None,
     )
-
-
-BATCH_SIZE = 1  # whole frames of many sizes; a larger batch changes no score
-UNSCORED_AVERAGE = (
-    "no validation score: every photo of the folds shaped it, so that only test photos can tell what it is worth"
-)
-
-Summary = dict[str, Any]
 
 
 def score_on_test(candidates: list[Candidate], pairs: list[Pair], device: torch.device, num_workers: int) -> Records:

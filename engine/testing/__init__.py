@@ -1,0 +1,1 @@
+"""Trained models and test photos -> scores, comparison, pictures."""

@@ -5,41 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import Faults, InputError
-from common.options import require
+from common.exits import flagged
 from data.fingerprint import row_digest, set_digest
 from data.manifest import Pair
 from engine.metrics import METRICS
+from engine.testing.config import BaselineConfig
 from engine.testing.results import COLUMNS, PER_IMAGE, RESULTS, SCHEMA_VERSION, final_model
 
 MEAN_TOLERANCE = 1e-6  # between the mean of per_image.csv's values and the one in the results
-
-
-@dataclass(frozen=True)
-class BaselineConfig:
-    """What the results are compared with, if anything."""
-
-    baseline: Path | None = field(
-        default=None,
-        metadata={"help": "test_results.json of another evaluation of the same photos, per_image.csv beside it"},
-    )
-    baseline_l1: float | None = field(
-        default=None,
-        metadata={"help": "a bare mean L1 instead, above 0 and at most 1 (images in [0, 1]); gives no interval"},
-    )
-
-    def __post_init__(self):
-        both = self.baseline is not None and self.baseline_l1 is not None
-        require(not both, "--baseline and --baseline_l1 together: give one of them")
-        if self.baseline_l1 is not None:
-            require(
-                0 < self.baseline_l1 <= 1,
-                f"--baseline_l1 {self.baseline_l1}: must be above 0 and at most 1, as the mean absolute error of images in [0, 1]",
-            )
 
 
 @dataclass(frozen=True)
@@ -60,7 +38,8 @@ def read_baseline(config: BaselineConfig, pairs: list[Pair], output_dir: Path) -
     if config.baseline is None:
         return None if config.baseline_l1 is None else Baseline(config.baseline_l1)
     path = config.baseline
-    results = _read_results(path)
+    with flagged("--baseline", path):
+        results = _read_results(path)
     if path.resolve().parent == output_dir.resolve():
         raise InputError(
             f"--baseline {path} lies in --output_dir {output_dir}, where this run would overwrite it; choose another"
@@ -110,12 +89,10 @@ def _fault(results: Any) -> str | None:
     if not isinstance(results.get("settings", {}), dict):
         return "settings is no object"
     summary = results.get("ensemble")
-    means = [summary[name].get("mean") for name in METRICS] if _has_summaries(summary) else []
-    return None if means and all(isinstance(mean, (int, float)) for mean in means) else "no means of the ensemble"
-
-
-def _has_summaries(summary: Any) -> bool:
-    return isinstance(summary, dict) and all(isinstance(summary.get(name), dict) for name in METRICS)
+    summaries = [summary.get(name) for name in METRICS] if isinstance(summary, dict) else [None]
+    if not all(isinstance(entry, dict) and isinstance(entry.get("mean"), (int, float)) for entry in summaries):
+        return "no means of the ensemble"
+    return None
 
 
 def _refuse_constant(name: str) -> None:
@@ -123,14 +100,14 @@ def _refuse_constant(name: str) -> None:
 
 
 def _read_records(path: Path, results: dict[str, Any]) -> list[dict]:
-    """The rows of per_image.csv about the model that the results are for, as numbers."""
-    mean = results["ensemble"]["l1"]["mean"]
+    """The rows of per_image.csv about the final model, as numbers; their means must be those of the results beside it."""
     if not path.is_file():
+        mean = results["ensemble"]["l1"]["mean"]
         raise InputError(
             f"--baseline: {path} is missing, and it holds the value of each photo; copy it there, "
             f"or compare with the mean alone: --baseline_l1 {mean:.6g}"
         )
-    faults, records = Faults(), []
+    final, faults, records = final_model(results["folds"]), Faults(), []
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle)
@@ -138,16 +115,24 @@ def _read_records(path: Path, results: dict[str, Any]) -> list[dict]:
             if lacking:
                 raise InputError(f"--baseline: {path}:1: no column {', '.join(lacking)}; expected {','.join(COLUMNS)}")
             for row in reader:
-                if row["model"] == final_model(results):
+                if row["model"] == final:
                     records.append(_numbers(row, f"{path}:{reader.line_num}", faults))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"--baseline: {path} is not CSV in UTF-8 ({error})") from error
     faults.raise_if_any("--baseline: rows that cannot be used", "Evaluate the baseline's models again.")
-    _refuse_strangers(path, records, results)
+    for name in METRICS:
+        stated = results["ensemble"][name]["mean"]
+        mean = math.fsum(record[name] for record in records) / len(records) if records else math.nan
+        if not abs(mean - stated) <= MEAN_TOLERANCE:  # also when there is no row and the mean is NaN
+            raise InputError(
+                f"--baseline: {path} does not belong to the {RESULTS} beside it: its {len(records)} rows of "
+                f"{final} have mean {name} {mean:.6g}, the results say {stated:.6g}; evaluate again"
+            )
     return records
 
 
 def _numbers(row: dict, where: str, faults: Faults) -> dict:
+    """The row of one photo with its metrics as numbers; one that cannot be used becomes a fault."""
     record = {"src": row["src"]}
     for name in METRICS:
         try:
@@ -158,18 +143,6 @@ def _numbers(row: dict, where: str, faults: Faults) -> dict:
             rule = "a number above 0" if name == "l1" else "a finite number"
             faults.add(where, f"{name} is {row[name]!r}, expected {rule}")
     return record
-
-
-def _refuse_strangers(path: Path, records: list[dict], results: dict[str, Any]) -> None:
-    """InputError when the two files are not of one evaluation."""
-    for name in METRICS:
-        stated = results["ensemble"][name]["mean"]
-        mean = math.fsum(record[name] for record in records) / len(records) if records else math.nan
-        if not abs(mean - stated) <= MEAN_TOLERANCE:  # also when there is no row and the mean is NaN
-            raise InputError(
-                f"--baseline: {path} does not belong to the {RESULTS} beside it: its {len(records)} rows of "
-                f"{final_model(results)} have mean {name} {mean:.6g}, the results say {stated:.6g}; evaluate again"
-            )
 
 
 def _in_order(records: list[dict], results: dict[str, Any], pairs: list[Pair], path: Path) -> list[dict]:

@@ -1,15 +1,16 @@
-"""Options of a test-set evaluation, and how the ones left open are settled from what the checkpoints recorded."""
+"""The command line of evaluate_darkir_test.py -> checked options. Needs no torch, so that a mistyped flag is told at once."""
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
-from common.log import RunLog
-from common.options import require
-from data.config import MAX_RESOLUTION, MIN_RESOLUTION, DataConfig
-from engine.models import Member, recorded_by_all
+from common.exits import flagged
+from common.options import add_options, from_args, make_parser, require
+from darkir.architectures import MODEL_SIZES
+from data.config import MAX_RESOLUTION, MIN_RESOLUTION
 
 
 @dataclass(frozen=True)
@@ -49,27 +50,52 @@ class EvaluationConfig:
         require(self.num_workers >= 0, f"--num_workers {self.num_workers}: must be 0 or more")
 
 
-def settle(config: EvaluationConfig, members: list[Member], log: RunLog) -> EvaluationConfig:
-    """Fill in resolution and fit: the flag, else what the checkpoints record, else the training default, logged.
+@dataclass(frozen=True)
+class BaselineConfig:
+    """What the results are compared with, if anything."""
 
-    Raises InputError when the checkpoints differ and no flag decides.
-    """
-    return dataclasses.replace(
-        config,
-        resolution=_settled("resolution", config.resolution, members, log),
-        fit=_settled("fit", config.fit, members, log),
+    baseline: Path | None = field(
+        default=None,
+        metadata={"help": "test_results.json of another evaluation of the same photos, per_image.csv beside it"},
+    )
+    baseline_l1: float | None = field(
+        default=None,
+        metadata={"help": "a bare mean L1 instead, above 0 and at most 1 (images in [0, 1]); gives no interval"},
     )
 
+    def __post_init__(self):
+        both = self.baseline is not None and self.baseline_l1 is not None
+        require(not both, "--baseline and --baseline_l1 together: give one of them")
+        if self.baseline_l1 is not None:
+            require(
+                0 < self.baseline_l1 <= 1,
+                f"--baseline_l1 {self.baseline_l1}: must be above 0 and at most 1, as the mean absolute error of images in [0, 1]",
+            )
 
-def _settled(option: str, asked: Any, members: list[Member], log: RunLog) -> Any:
-    if asked is not None:
-        values = sorted({member.recorded(option) for member in members} - {None})
-        if values and values != [asked]:
-            log(f"--{option} {asked} instead of {', '.join(map(str, values))}, which the models were trained with")
-        return asked
-    recorded = recorded_by_all(option, members, f"give --{option}")
-    if recorded is not None:
-        return recorded
-    default = getattr(DataConfig, option)
-    log(f"The checkpoints record no {option}: using --{option} {default}")
-    return default
+
+def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Namespace, EvaluationConfig, BaselineConfig]:
+    """Flags -> (args, EvaluationConfig, BaselineConfig); a contradiction between flags is a usage error (exit 2)."""
+    parser = make_parser(description)
+    models = parser.add_argument_group("models")
+    source = models.add_mutually_exclusive_group(required=True)
+    source.add_argument("--cv_dir", type=Path, help="output folder of train_darkir_cv.py; takes every fold's best")
+    source.add_argument("--checkpoint", type=Path, nargs="+", help="weights files to evaluate instead, one or more")
+    models.add_argument("--arch", choices=MODEL_SIZES, help="refuse models of another architecture")
+    models.add_argument("--model_size", choices=MODEL_SIZES["darkir"], help="refuse models of another size")
+    models.add_argument("--n_folds", type=int, help="refuse another number of models")
+    photos = parser.add_argument_group("photos")
+    photos.add_argument("--test_jsonl", type=Path, required=True, help="test pairs, one JSON object a line")
+    photos.add_argument("--base_dir", type=Path, help="folder that relative paths start from; default: as recorded")
+    add_options(parser, EvaluationConfig, "evaluation")
+    add_options(parser, BaselineConfig, "comparison")
+    run = parser.add_argument_group("run")
+    run.add_argument("--output_dir", type=Path, default=Path("test_results"), help="folder of the results")
+    run.add_argument("--device", default="auto", help="auto, cuda, cpu or cuda:N")
+    args = parser.parse_args(argv)
+    if args.checkpoint and args.n_folds not in (None, len(args.checkpoint)):
+        parser.error(f"--n_folds {args.n_folds}, but --checkpoint names {len(args.checkpoint)} files")
+    with flagged("--output_dir", args.output_dir):
+        is_file = args.output_dir.exists() and not args.output_dir.is_dir()
+    if is_file:
+        parser.error(f"--output_dir {args.output_dir} is a file, not a folder")
+    return args, from_args(EvaluationConfig, args, parser), from_args(BaselineConfig, args, parser)

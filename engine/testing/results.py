@@ -9,22 +9,22 @@ from common.files import write_csv, write_json
 from data.fingerprint import row_digest, set_digest
 from data.manifest import Pair
 from engine.inference import ENSEMBLE, IDENTITY
-from engine.metrics import METRICS, paired_difference, summarise
-from engine.models import Member
+from engine.metrics import DIGITS, METRICS, paired_difference, summarise
+from engine.models import TrainedModel
 from engine.runtime import created_with
 from engine.testing.config import EvaluationConfig
 
 SCHEMA_VERSION = 1
 RESULTS, PER_IMAGE = "test_results.json", "per_image.csv"
 COLUMNS = ["src", "model", *METRICS]
-# Title, column width and digits of a metric in the table of the log.
-TABLE = {"psnr": ("PSNR dB", 25, 2), "ssim": ("SSIM", 28, 4), "l1": ("L1", 28, 4)}
+# Title and column width of a metric in the table of the log.
+TABLE = {"psnr": ("PSNR dB", 25), "ssim": ("SSIM", 28), "l1": ("L1", 28)}
 
 Records = dict[str, list[dict]]
 
 
 def build_results(
-    members: list[Member], records: Records, pairs: list[Pair], settings: dict[str, Any]
+    models: list[TrainedModel], records: Records, pairs: list[Pair], settings: dict[str, Any]
 ) -> dict[str, Any]:
     """test_results.json's content.
 
@@ -32,20 +32,35 @@ def build_results(
     `gain` is the image-by-image difference to the untouched photo. `photos` lets a later comparison find a photo by
     its content, under whatever path it was listed.
     """
-    final = records.get(ENSEMBLE, records[members[-1].name])
+    folds = [{"model": model.name, **summary_of(records[model.name])} for model in models]
+    untouched, final = records[IDENTITY], records[final_model(folds)]
     return {
         "schema_version": SCHEMA_VERSION,
         "test_digest": set_digest([pair.row for pair in pairs]),
         "n": len(pairs),
         "photos": [{"src": pair.src, "digest": row_digest(pair.row)} for pair in pairs],
-        "models": [member.describe() for member in members],
+        "models": [model.describe() for model in models],
         "ensemble": summary_of(final),
-        "folds": [{"model": member.name, **summary_of(records[member.name])} for member in members],
-        "identity": summary_of(records[IDENTITY]),
-        "gain": {name: paired_difference(_column(records[IDENTITY], name), _column(final, name)) for name in METRICS},
+        "folds": folds,
+        "identity": summary_of(untouched),
+        "gain": {name: paired_difference(_column(untouched, name), _column(final, name)) for name in METRICS},
         "settings": settings,
         "created_with": created_with(),
     }
+
+
+def final_model(folds: list[dict[str, Any]]) -> str:
+    """What one would deploy of the `folds` of results, as records and per_image.csv name it: the ensemble, or the only model."""
+    return ENSEMBLE if len(folds) > 1 else folds[0]["model"]
+
+
+def summary_of(records: list[dict]) -> dict[str, Any]:
+    """Mean, spread and interval of each metric over the photos of `records`."""
+    return {name: summarise(_column(records, name)) for name in METRICS}
+
+
+def _column(records: list[dict], name: str) -> list[float]:
+    return [record[name] for record in records]
 
 
 def describe_settings(
@@ -76,11 +91,6 @@ def write_results(output_dir: Path, results: dict[str, Any], rows: list[dict]) -
     write_json(output_dir / RESULTS, results)
 
 
-def final_model(results: dict[str, Any]) -> str:
-    """The name in per_image.csv's `model` column of what one would deploy: the ensemble, or the only model."""
-    return ENSEMBLE if len(results["folds"]) > 1 else results["folds"][0]["model"]
-
-
 def result_table(results: dict[str, Any]) -> list[str]:
     """Lines for the log: one row a model with mean and 95 % interval of each metric; then baseline and difference."""
     named = [(IDENTITY, results["identity"], ""), *((fold["model"], fold, "") for fold in results["folds"])]
@@ -95,11 +105,11 @@ def result_table(results: dict[str, Any]) -> list[str]:
 def metric_table(named: list[tuple[str, dict[str, Any], str]]) -> list[str]:
     """Lines for the log from (name, summary of each metric, "+" for signed numbers or ""): a title, then one row each."""
     width = max(len(name) for name, _, _ in named) + 2
-    header = "".join(f"{title:<{columns}}" for title, columns, _ in TABLE.values())
+    header = "".join(f"{title:<{columns}}" for title, columns in TABLE.values())
     lines = [f"{'':<{width}}{header}".rstrip()]
     for name, summary, sign in named:
         cells = [
-            f"{cell(summary.get(metric), digits, sign):<{columns}}" for metric, (_, columns, digits) in TABLE.items()
+            f"{cell(summary.get(metric), DIGITS[metric], sign):<{columns}}" for metric, (_, columns) in TABLE.items()
         ]
         lines.append(f"{name:<{width}}{''.join(cells)}".rstrip())
     return lines
@@ -111,12 +121,3 @@ def cell(summary: dict[str, Any] | None, digits: int, sign: str) -> str:
         return ""
     numbers = [f"{value:{sign}.{digits}f}" for value in (summary["mean"], *(summary["ci95"] or ()))]
     return numbers[0] if summary["ci95"] is None else f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
-
-
-def summary_of(records: list[dict]) -> dict[str, Any]:
-    """Mean, spread and interval of each metric over the photos of `records`."""
-    return {name: summarise(_column(records, name)) for name in METRICS}
-
-
-def _column(records: list[dict], name: str) -> list[float]:
-    return [record[name] for record in records]

@@ -1,0 +1,1 @@
+"""Rows -> trained weights: train.py tells a run from top to bottom."""

@@ -18,10 +18,10 @@ from engine.inference import restorer, to_float
 from engine.training.config import Options
 from engine.training.feed import Feed, plan_epochs
 from engine.training.learner import Learner
-from engine.training.plans import FoldPlan
-from engine.training.resume import find_start, find_state, refuse_leaks, requested_config
+from engine.training.plans import FoldPlan, requested_config
+from engine.training.resume import begin, find_start, find_state, refuse_leaks
+from engine.training.run import Run, describe, make_run
 from engine.training.self_test import MemoryUse, Rehearsal, rehearse_on_copy, self_test
-from engine.training.train import Run, begin, describe, make_run
 
 TIMED_UPDATES = 3
 TIMED_FRAMES = 3

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from common.errors import Faults, InputError
 from common.exits import flagged
 from common.log import RunLog
-from data.fingerprint import fingerprint_pairs, near_duplicate_pairs
+from common.options import plain
+from data.fingerprint import fingerprint_pairs, near_duplicate_pairs, set_digest
 from data.images import DECODER
 from data.manifest import Pair, read_pairs
 from data.split_files import verify_splits
 from data.splits import hold_out
-from engine.training.config import Options
+from engine.training.config import SECTIONS, Options
 
 SHOWN = 20
 
@@ -38,6 +41,18 @@ class FoldPlan:
     @property
     def name(self) -> str:
         return "Single run" if self.number is None else f"Fold {self.number}"
+
+
+def requested_config(plan: FoldPlan, options: Options) -> dict[str, Any]:
+    """All that determines a run's result, as plain types: what a rerun must ask for again."""
+    return plain(
+        {
+            **{name: dataclasses.asdict(getattr(options, name)) for name in SECTIONS},
+            "train_digest": set_digest([pair.row for pair in plan.train]),
+            "val_digest": set_digest([pair.row for pair in plan.val]),
+            "mix_digest": set_digest([pair.row for pair in plan.mix]),
+        }
+    )
 
 
 def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunLog) -> list[FoldPlan]:
@@ -77,9 +92,8 @@ def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> Fold
         val = checked_pairs("--val_jsonl", val_jsonl, base_dir, log)
     else:
         train, val = hold_out(train, near_duplicate_pairs(train), args.val_ratio, options.train.seed)
-        log(
-            f"Validation pairs: {len(val)} held out of {train_jsonl} (--val_ratio {args.val_ratio:g}), {len(train)} left for training"
-        )
+        share = f"{len(val)} held out of {train_jsonl} (--val_ratio {args.val_ratio:g})"
+        log(f"Validation pairs: {share}, {len(train)} left for training")
     if test_jsonl is None:
         log("No --test_jsonl: nothing checks these rows against a test set")
     test = [] if test_jsonl is None else checked_pairs("--test_jsonl", test_jsonl, base_dir, log)
@@ -89,22 +103,22 @@ def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> Fold
     return FoldPlan(None, args.output_dir, train, val, test, mix)
 
 
-def report_lookalikes(sides: dict[str, list[Pair]], log: RunLog) -> None:
-    """A warning for each two rows on different sides that look the same, with both names; equal test photos are refused later."""
-    rows = [(side, pair) for side, pairs in sides.items() for pair in pairs]
+def report_lookalikes(parts: dict[str, list[Pair]], log: RunLog) -> None:
+    """A warning for each two rows of different parts that look the same, with both names; equal test photos are refused later."""
+    rows = [(part, pair) for part, pairs in parts.items() for pair in pairs]
     hits = [
         hit for hit in near_duplicate_pairs([pair for _, pair in rows]) if rows[hit.first][0] != rows[hit.second][0]
     ]
     for hit in hits[:SHOWN]:
-        (side, pair), (other_side, other) = rows[hit.first], rows[hit.second]
-        log(f"⚠️  {pair.src} ({side}, {pair.where}) looks the same as {other.src} ({other_side}, {other.where})")
+        (part, pair), (other_part, other) = rows[hit.first], rows[hit.second]
+        log(f"⚠️  {pair.src} ({part}, {pair.where}) looks the same as {other.src} ({other_part}, {other.where})")
     if len(hits) > SHOWN:
         log(f"⚠️  ... and {len(hits) - SHOWN} more rows that look the same on two sides")
 
 
-def report_shared_groups(sides: dict[str, list[Pair]], log: RunLog) -> None:
-    """A warning for each two sides that share groups: rows that were divided by hand may do so, those of a split never."""
-    named = {side: {pair.group for pair in pairs} - {None} for side, pairs in sides.items()}
+def report_shared_groups(parts: dict[str, list[Pair]], log: RunLog) -> None:
+    """A warning for each two parts that share groups: rows that were divided by hand may do so, those of a split never."""
+    named = {part: {pair.group for pair in pairs if pair.group is not None} for part, pairs in parts.items()}
     for first, second in itertools.combinations(named, 2):
         shared = sorted(named[first] & named[second])
         if shared:
@@ -114,9 +128,8 @@ def report_shared_groups(sides: dict[str, list[Pair]], log: RunLog) -> None:
 
 def mixed_pairs(options: Options, log: RunLog) -> list[Pair]:
     """The rows of --mix_jsonl; their relative paths start at its own folder, whatever --base_dir says."""
-    return (
-        [] if options.data.mix_jsonl is None else checked_pairs("--mix_jsonl", Path(options.data.mix_jsonl), None, log)
-    )
+    path = options.data.mix_jsonl
+    return [] if path is None else checked_pairs("--mix_jsonl", Path(path), None, log)
 
 
 def checked_pairs(flag: str, path: Path, base_dir: Path | None, log: RunLog) -> list[Pair]:
@@ -129,8 +142,8 @@ def checked_pairs(flag: str, path: Path, base_dir: Path | None, log: RunLog) -> 
         pairs = fingerprint_pairs(recorded)
     faults = Faults()
     for then, now in zip(recorded, pairs, strict=True):
-        for side in ("src", "tar"):
-            if then.row.get("decoder") == DECODER and then.row.get(f"{side}_sha256") != now.row[f"{side}_sha256"]:
-                faults.add(now.where, f"{getattr(now, side)} is not the photo that this row's digest was made from")
+        for role in ("src", "tar"):
+            if then.row.get("decoder") == DECODER and then.row.get(f"{role}_sha256") != now.row[f"{role}_sha256"]:
+                faults.add(now.where, f"{getattr(now, role)} is not the photo that this row's digest was made from")
     faults.raise_if_any("photos that changed", "Make the splits again, or bring the photos back.")
     return pairs

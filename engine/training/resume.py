@@ -1,7 +1,4 @@
-"""What a run begins from: fresh weights, those of a file, or a state; and whether its folder already holds another run.
-
-`requested_config` is what a rerun must ask for again. Nothing here changes a weight: engine/training/state.py restores.
-"""
+"""What a run begins from: fresh weights, those of a file, or a state, restored part by part; is its folder that of another run?"""
 
 from __future__ import annotations
 
@@ -16,17 +13,22 @@ from common.errors import InputError
 from common.exits import flagged
 from common.log import RunLog
 from common.options import flat, plain
+from darkir.blocks import recompute_activations
 from darkir.checkpoint_file import read_checkpoint
-from darkir.weights import Weights, read_weights, weights_in
-from data.fingerprint import set_digest
+from darkir.weights import Weights, load_into, make_network, read_weights, weights_in
 from engine import checkpoint
 from engine.provenance import Seen, log_provenance, refuse_test_photos, refuse_validation_photos
 from engine.training.config import SECTIONS, Options
+from engine.training.history import EMPTY_TOTALS, Progress
+from engine.training.learner import Learner, make_learner, set_trainable
 from engine.training.plans import FoldPlan
+from engine.training.run import Run
 from engine.training.state import POSITION
 
-# Options of earlier versions that had one effect only: whatever value a state records, a rerun cannot ask for it.
+# Options of earlier versions, with the one value that a rerun of today still means.
 RETIRED = {"train.kernels": "plain"}
+# What torch's own load_state_dict functions raise on content of another shape.
+MISFITS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError)
 
 
 @dataclass(frozen=True)
@@ -37,29 +39,49 @@ class Start:
     state: dict[str, Any] | None = None
 
 
+def begin(run: Run) -> tuple[Learner, Progress, Seen]:
+    """The learner, where it stands, and what its weights will have seen: from the newest state, --resume, weights, or afresh.
+
+    Raises InputError for leaks, for changed options and for states that do not fit, ModelError for weights that do not.
+    """
+    plan, options, log = run.plan, run.options, run.log
+    start = find_start(plan, options, log)
+    torch.manual_seed(options.train.seed + (plan.number or 0))
+    network = make_network(options.model.network)
+    if options.train.checkpoint_activations:
+        recompute_activations(network)
+    if start.weights is not None:
+        with flagged("--pretrained_path", options.model.pretrained_path):
+            matched = load_into(network, start.weights.params, start.weights.source, options.model.allow_partial)
+        log(f"Starting from {start.weights.source}: {matched}")
+    seen = refuse_leaks(plan, start, log)
+    set_trainable(network, options.finetune, 0, run.objective.needs_side)
+    network = network.to(run.device, memory_format=torch.channels_last)
+    learner = make_learner(network, run.precision, options.train, options.finetune.layer_decay)
+    found = find_state(plan, options, start, run.requested, log)
+    if found is None:
+        return learner, Progress(), seen
+    progress = restore_state(found[1], learner, len(plan.val), found[0])
+    log(f"Continuing {plan.name.lower()} at update {progress.step}, after {progress.epochs} epochs")
+    return learner, progress, seen
+
+
 def find_start(plan: FoldPlan, options: Options, log: RunLog) -> Start:
     """What --pretrained_path and --resume mean for this fold. Raises ModelError for a file that cannot be used."""
-    if options.resume is None:
-        return Start(_pretrained(options))
-    with flagged("--resume", options.resume):
-        return _named_start(plan, options, log)
-
-
-def _named_start(plan: FoldPlan, options: Options, log: RunLog) -> Start:
-    content = read_checkpoint(options.resume)
-    if not checkpoint.is_state(content):
-        log(f"--resume {options.resume} holds weights only: a new run starts from them, as with --pretrained_path")
-        return Start(weights_in(content, options.resume))
-    if content.get("fold") != plan.number:
-        log(f"--resume {options.resume} is the state of another fold: {plan.name.lower()} starts without it")
-        return Start(_pretrained(options))
-    return Start(_pretrained(options), checkpoint.checked_state(content, options.resume))
-
-
-def _pretrained(options: Options) -> Weights | None:
-    path = options.model.pretrained_path
+    path, resume = options.model.pretrained_path, options.resume
+    if resume is not None:
+        with flagged("--resume", resume):
+            content = read_checkpoint(resume)
+            if not checkpoint.is_state(content):
+                log(f"--resume {resume} holds weights only: a new run starts from them, as with --pretrained_path")
+                return Start(weights_in(content, resume))
+            state = checkpoint.checked_state(content, resume) if content.get("fold") == plan.number else None
+        if state is None:
+            log(f"--resume {resume} is the state of another fold: {plan.name.lower()} starts without it")
+    else:
+        state = None
     with flagged("--pretrained_path", path):
-        return None if path is None else read_weights(Path(path))
+        return Start(None if path is None else read_weights(Path(path)), state)
 
 
 def refuse_leaks(plan: FoldPlan, start: Start, log: RunLog) -> Seen:
@@ -96,27 +118,61 @@ def find_state(
     return str(source), state
 
 
-def requested_config(plan: FoldPlan, options: Options) -> dict[str, Any]:
-    """All that determines a run's result, as plain types: what a rerun must ask for again."""
-    return plain(
-        {
-            **{name: dataclasses.asdict(getattr(options, name)) for name in SECTIONS},
-            "train_digest": set_digest([pair.row for pair in plan.train]),
-            "val_digest": set_digest([pair.row for pair in plan.val]),
-            "mix_digest": set_digest([pair.row for pair in plan.mix]),
-        }
-    )
+def restore_state(state: dict[str, Any], learner: Learner, val_pairs: int, source: str) -> Progress:
+    """Put a state (as `checkpoint.checked_state` returns it) into `learner` and return where its run stands.
+
+    Raises InputError, naming `source`, when a part does not fit this run's network or optimizer.
+    """
+    progress = _checked_progress(state, val_pairs, source)
+    for network, part in ((learner.network, "raw_params"), (learner.average.network, "params")):
+        if _shapes(network.state_dict()) != _shapes(state[part]):
+            raise _unusable(source, f"its {part} are not the weights of this network")
+        network.load_state_dict(state[part])
+    try:
+        learner.optimizer.load_state_dict(state["optimizer"])
+        learner.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"])
+    except MISFITS as error:
+        raise _unusable(source, f"{type(error).__name__}: {error}") from error
+    for group in learner.optimizer.param_groups:
+        for parameter in group["params"]:
+            moments = learner.optimizer.state.get(parameter, {}).values()
+            if not all(isinstance(value, torch.Tensor) and value.shape in ((), parameter.shape) for value in moments):
+                raise _unusable(source, "the optimizer's moments are not those of this network")
+    return progress
+
+
+def _shapes(params: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in params.items()}
+
+
+def _checked_progress(state: dict[str, Any], val_pairs: int, source: str) -> Progress:
+    recorded, fresh = state["progress"], dataclasses.asdict(Progress())
+    wrong = {*fresh} ^ {*recorded}
+    wrong |= {name for name in {*fresh} - wrong - {"best"} if type(recorded[name]) is not type(fresh[name])}
+    if wrong:
+        raise _unusable(source, f"its progress lacks or misstates {', '.join(sorted(map(str, wrong)))}")
+    history, best = recorded["history"], recorded["best"]
+    numbered = all(isinstance(record, dict) and record.get("epoch") == epoch for epoch, record in enumerate(history, 1))
+    scored = isinstance(best, dict) and isinstance(best.get("scores"), list) and len(best["scores"]) == val_pairs
+    summed = {*EMPTY_TOTALS, "terms"} == {*recorded["totals"]}
+    if not numbered or not summed or recorded["step"] != state["step"] or (history and not scored):
+        raise _unusable(source, "its history, best epoch and position do not agree")
+    return Progress(**recorded)
+
+
+def _unusable(source: str, reason: str) -> InputError:
+    return InputError(f"{source}: this run cannot continue from it ({reason[:300]}); use --overwrite to start anew")
 
 
 def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path, log: RunLog) -> None:
-    """InputError with the list of differences when a rerun asks for another run than the one in `folder`.
+    """InputError with the list of differences when a rerun requests another run than the one in `folder`.
 
     Differences that change no result are allowed, with a log line.
     """
     # A run from before an option came did what is now the option's default.
     defaults = plain({name: dataclasses.asdict(config_class()) for name, (config_class, _) in SECTIONS.items()})
-    old, new = {**flat(defaults), **flat(before)}, {**RETIRED, **flat(now)}
-    old = {**RETIRED, **old}
+    old, new = {**flat(defaults), **RETIRED, **flat(before)}, {**RETIRED, **flat(now)}
     changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     lines = {name: f"{name.rsplit('.', 1)[-1]}: {old.get(name)} before, {new.get(name)} now" for name in changed}
     harmless = [name for name in changed if name in _changing_no_result()]

@@ -1,4 +1,4 @@
-"""Finished folds -> cv_summary.json, oof_predictions.csv and report.html. Rebuilt by whoever finishes a fold."""
+"""Finished folds -> cv_summary.json, oof_predictions.csv and report.html, made anew after every fold."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ OOF_COLUMNS = ["src", "fold", *METRICS, *(f"identity_{name}" for name in METRICS
 LOCK_WAIT_SECONDS = 60.0
 
 
-def update_summary(output_dir: Path, n_folds: int, log: RunLog) -> dict[str, Any]:
-    """Rebuild the three files from the folds that are finished, naming the missing ones; returns the summary.
+def update_summary(output_dir: Path, n_folds: int, log: RunLog) -> None:
+    """Rebuild the three files from the folds that are finished, naming the missing ones.
 
     Folds of one output_dir may run side by side: a short lock on it keeps their updates apart.
     """
@@ -28,31 +28,34 @@ def update_summary(output_dir: Path, n_folds: int, log: RunLog) -> dict[str, Any
         contents = {fold: checkpoint.finished(output_dir / f"fold_{fold}") for fold in range(1, n_folds + 1)}
         done = {fold: content for fold, content in contents.items() if content is not None}
         rows = [{"fold": fold, **score} for fold, content in done.items() for score in content["scores"]]
-        summary = build_summary(contents, rows)
+        summary = _content(contents, rows)
         write_json(output_dir / "cv_summary.json", summary)
         write_csv(output_dir / "oof_predictions.csv", OOF_COLUMNS, rows)
         histories = {fold: content["history"] for fold, content in done.items()}
         curves = {fold: output_dir / f"fold_{fold}" / "curves.png" for fold in done}
         write_cv_report(output_dir, summary, rows, histories, curves)
-    log_summary(summary, log)
-    return summary
+    _log(summary, log)
 
 
-def build_summary(contents: dict[int, dict | None], rows: list[dict]) -> dict[str, Any]:
+def _content(contents: dict[int, dict | None], rows: list[dict]) -> dict[str, Any]:
     """cv_summary.json's content; every photo outside the test set counts once in `oof`, scored by the model that never saw it."""
-    done = [content["finished"] for content in contents.values() if content is not None]
+    done = [content for content in contents.values() if content is not None]
+    best = {}
+    for name in METRICS:
+        whole = summarise([content["finished"][f"best_{name}"] for content in done]) if done else None
+        best[f"best_{name}"] = {"mean": whole["mean"], "std": whole["std"]} if whole else None
     return {
         "schema_version": SCHEMA_VERSION,
         "created_with": created_with(),
-        "config": next((content["config"] for content in contents.values() if content is not None), {}),
-        "folds": [fold_entry(fold, content) for fold, content in contents.items()],
-        **{f"best_{name}": mean_and_std([fold[f"best_{name}"] for fold in done]) for name in METRICS},
-        "oof": pooled(rows, ""),
-        "identity": pooled(rows, "identity_"),
+        "config": done[0]["config"] if done else {},
+        "folds": [_fold_entry(fold, content) for fold, content in contents.items()],
+        **best,
+        "oof": _pooled(rows, ""),
+        "identity": _pooled(rows, "identity_"),
     }
 
 
-def fold_entry(fold: int, content: dict | None) -> dict[str, Any]:
+def _fold_entry(fold: int, content: dict | None) -> dict[str, Any]:
     """One fold's line in the summary, with what its weights saw; a missing fold is named, not left out."""
     if content is None:
         return {"fold": fold, "status": "missing"}
@@ -60,23 +63,13 @@ def fold_entry(fold: int, content: dict | None) -> dict[str, Any]:
     return {**content["finished"], "status": "finished", **seen.describe()}
 
 
-def mean_and_std(values: list[float]) -> dict[str, float] | None:
-    """Mean and sample standard deviation over folds; None without folds."""
-    if not values:
-        return None
-    whole = summarise(values)
-    return {"mean": whole["mean"], "std": whole["std"]}
+def _pooled(rows: list[dict], prefix: str) -> dict[str, Any]:
+    """Mean, standard deviation and bootstrap interval of each metric over all pooled photos; None without photos."""
+    metrics = {name: summarise([row[prefix + name] for row in rows]) if rows else None for name in METRICS}
+    return {"n": len(rows), **metrics}
 
 
-def pooled(rows: list[dict], prefix: str) -> dict[str, Any]:
-    """Mean, standard deviation and bootstrap interval of each metric over all pooled photos."""
-    result: dict[str, Any] = {"n": len(rows)}
-    for name in METRICS:
-        result[name] = summarise([row[prefix + name] for row in rows]) if rows else None
-    return result
-
-
-def log_summary(summary: dict[str, Any], log: RunLog) -> None:
+def _log(summary: dict[str, Any], log: RunLog) -> None:
     """The result in a few lines, for the end of the log."""
     missing = [str(fold["fold"]) for fold in summary["folds"] if fold["status"] == "missing"]
     if missing:

@@ -1,7 +1,4 @@
-"""What a person watches while a run goes on: history.json, curves.png, TensorBoard scalars and a few validation pictures.
-
-MERGED: history.json's records -> curves.png: loss, PSNR, SSIM and learning rate over epochs.
-"""
+"""Records of epochs -> what a person watches: history.json, curves.png, TensorBoard scalars, a few validation pictures."""
 
 from __future__ import annotations
 
@@ -18,6 +15,14 @@ from engine.inference import Restore, to_float
 PICTURES = 4
 CURVES_EVERY = 10
 SCALARS = ("train_loss", "val_loss", "val_psnr", "val_ssim", "lr", "grad_norm", "images_per_second")
+# Panel title of curves.png -> (record key, label) of its lines.
+PANELS = {
+    "Loss": (("train_loss", "training (weighted sum)"), ("val_loss", "validation (L1)")),
+    "Validation PSNR (dB)": (("val_psnr", None),),
+    "Validation SSIM": (("val_ssim", None),),
+    "Learning rate": (("lr", None),),
+}
+SINGLE_POINT, LINE_ONLY = "o", ""
 
 
 class Tracker:
@@ -46,7 +51,7 @@ class Tracker:
             self.curves(history)
 
     def curves(self, history: list[dict]) -> None:
-        """Draw curves.png from the whole history."""
+        """Draw curves.png from the whole history (at least one record)."""
         write_curves(self.folder / "curves.png", history)
 
     def pictures(self, epoch: int, dataset: EvaluationPairs, restore: Restore, device: torch.device) -> None:
@@ -56,16 +61,6 @@ class Tracker:
             src = to_float(sample["src"][None], device)
             strip = torch.cat([src, restore(src), to_float(sample["tar"][None], device)], dim=3)
             self.writer.add_image(f"validation/{dataset.pairs[index].stem}", strip[0].cpu().numpy(), epoch)
-
-
-# Panel title -> (record key, label) of its lines.
-PANELS = {
-    "Loss": (("train_loss", "training (weighted sum)"), ("val_loss", "validation (L1)")),
-    "Validation PSNR (dB)": (("val_psnr", None),),
-    "Validation SSIM": (("val_ssim", None),),
-    "Learning rate": (("lr", None),),
-}
-SINGLE_POINT, LINE_ONLY = "o", ""
 
 
 def write_curves(path: Path, history: list[dict]) -> None:

@@ -11,80 +11,30 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from common import signals
 from common.errors import RunFailed, Stopped
-from common.exits import flagged
 from common.files import FolderLock, remove_stale_temporaries, utc_now
 from common.log import RunLog
-from darkir.architectures import title
-from darkir.blocks import recompute_activations
-from darkir.weights import load_into, make_network
-from data.loader import EpochPlan
 from engine import checkpoint
 from engine.distributed import World
 from engine.inference import identity, mean_metrics, restorer, score
-from engine.provenance import Seen
-from engine.runtime import Precision, choose_precision, describe_device
 from engine.training.config import Options
-from engine.training.feed import Feed, open_feed, plan_epochs
+from engine.training.feed import Feed, open_feed
 from engine.training.history import Progress, epoch_line, red_flags
-from engine.training.learner import (
-    Learner,
-    frozen_stages,
-    learning_rate,
-    make_learner,
-    set_learning_rate,
-    set_trainable,
-    warmup_updates,
-)
-from engine.training.plans import FoldPlan
-from engine.training.resume import (
-    Start,
-    find_start,
-    find_state,
-    refuse_changes,
-    refuse_leaks,
-    remove_outputs,
-    requested_config,
-)
+from engine.training.learner import Learner, frozen_stages, set_learning_rate, set_trainable
+from engine.training.plans import FoldPlan, requested_config
+from engine.training.resume import begin, refuse_changes, remove_outputs
+from engine.training.run import Run, describe, make_run
 from engine.training.self_test import MemoryUse, memory_advice, rehearse_on_copy, self_test
-from engine.training.state import RunFiles, restore_state
+from engine.training.state import RunFiles
 from engine.training.tracking import Tracker
 from engine.training.update import NonFinite, discard_update, train_step
-from losses.objective import Objective
 
 SAVE_SECONDS = 120.0
-
-
-@dataclass(frozen=True)
-class Run:
-    """What stays as it is during one run: what was requested, the parts made of it, and where things go."""
-
-    plan: FoldPlan
-    options: Options
-    device: torch.device
-    world: World
-    log: RunLog
-    requested: dict[str, Any]
-    precision: Precision
-    objective: Objective
-    epoch_plan: EpochPlan
-
-    @property
-    def total_updates(self) -> int:
-        """Updates of the whole run."""
-        return self.options.train.epochs * self.epoch_plan.updates
-
-    @property
-    def warmup(self) -> int:
-        """Updates of its warm-up."""
-        return warmup_updates(self.options.train.warmup_epochs, self.epoch_plan.updates, self.total_updates)
 
 
 def train_fold(plan: FoldPlan, options: Options, device: torch.device, world: World, log: RunLog) -> None:
@@ -117,37 +67,22 @@ def _owned(plan: FoldPlan, options: Options, log: RunLog) -> Iterator[None]:
         yield
 
 
-def make_run(plan: FoldPlan, options: Options, device: torch.device, world: World, log: RunLog) -> Run:
-    """The constant parts of a run. Raises InputError for loss terms or batches that cannot be had."""
-    return Run(
-        plan=plan,
-        options=options,
-        device=device,
-        world=world,
-        log=log,
-        requested=requested_config(plan, options),
-        precision=choose_precision(device, options.train.mixed_precision, options.train.amp_dtype),
-        objective=Objective(options.loss, device),
-        epoch_plan=plan_epochs(plan, options),
-    )
-
-
 def train(run: Run) -> None:
     """Train until the last epoch or until patience ends, and leave checkpoint_final.pt, the proof that the run is finished."""
-    config, updates = run.options.train, run.epoch_plan.updates
+    plan, config, updates, log = run.plan, run.options.train, run.epoch_plan.updates, run.log
     learner, progress, seen = begin(run)
-    feed = open_feed(run.plan, run.options, run.epoch_plan, run.device, run.world, run.log)
+    feed = open_feed(plan, run.options, run.epoch_plan, run.device, run.world, log)
     describe(run, learner)
     memory = None
     if progress.step == 0:
         rehearsal = rehearse_on_copy(learner.network, run.objective, run.precision, run.device, config)
-        memory = self_test(rehearsal, feed, config, run.log)
-    facts = {"data": seen.as_plain(), "config": run.requested, "fold": run.plan.number, "split": run.plan.split}
-    files = RunFiles(run.plan.folder, run.options.model.network, facts) if run.world.writes else None
+        memory = self_test(rehearsal, feed, config, log)
+    facts = {"data": seen.as_plain(), "config": run.requested, "fold": plan.number, "split": plan.split}
+    files = RunFiles(plan.folder, run.options.model.network, facts, run.world.writes)
 
-    with Tracker(run.plan.folder, progress.epochs) if run.world.writes else contextlib.nullcontext() as tracker:
+    with Tracker(plan.folder, progress.epochs) if run.world.writes else contextlib.nullcontext() as tracker:
         batches = feed.training(progress.step)
-        started, first_epoch = time.monotonic(), progress.epochs + 1
+        began, first_epoch = time.monotonic(), progress.epochs + 1
         while progress.epochs < config.epochs and not progress.stopped_early:
             epoch = progress.epochs + 1
             _unfreeze(run, learner, epoch - 1)
@@ -155,104 +90,57 @@ def train(run: Run) -> None:
             saved_at, saved_step = time.monotonic(), progress.step
             with _progress_bar(run, epoch, progress.step % updates) as bar:
                 while progress.step < epoch * updates:
-                    update(run, learner, progress, feed, batches, memory)
+                    one_update(run, learner, progress, feed, batches, memory)
                     bar.update()
-                    _stop_if_requested(run, learner, progress, files)
+                    _stop_if_requested(run, progress, files, learner)
                     every, made = config.checkpoint_every_steps, progress.step - saved_step
                     due = made >= every if every else time.monotonic() - saved_at >= SAVE_SECONDS
                     if due and progress.step < epoch * updates:
-                        _save_state(files, learner, progress)
+                        files.save_state(learner, progress)
                         saved_at, saved_step = time.monotonic(), progress.step
 
-            scores = _validate(run, learner, progress, feed, files)
-            left_out = progress.totals["left_out"]
-            lr = learning_rate(progress.step - 1, run.total_updates, run.warmup, config.lr)
-            record = progress.end_epoch(scores, mean_metrics(scores), lr, run.epoch_plan.samples_per_update)
+            restore = restorer(learner.average.network, run.precision)
+            try:
+                scores = score(restore, feed.validation, plan.val, run.device, run.world)
+            except Stopped as stopped:
+                files.save_state(learner, progress)
+                raise Stopped(f"{stopped}; state saved, run the same command again") from None
+
+            bad_batches, rate = progress.totals["left_out"], run.learning_rate(progress.step - 1)
+            record = progress.end_epoch(scores, mean_metrics(scores), rate, run.epoch_plan.samples_per_update)
             pretrained = run.options.model.pretrained_path is not None
-            flags = red_flags(progress.history, left_out, run.options.loss.lambda_l1, pretrained)
+            flags = red_flags(progress.history, bad_batches, run.options.loss.lambda_l1, pretrained)
             record["flags"] = list(flags)
             patience = config.early_stopping_patience
             progress.stopped_early = bool(patience) and progress.epochs_without_gain >= patience
 
-            if files is not None:
-                _save_epoch(run, learner, progress, feed, files, tracker)
+            # The state comes last: after a kill in between, the same files are written again.
+            if record["is_best"]:
+                files.save_best(learner, progress)
+            keep = bool(config.save_every) and epoch % config.save_every == 0
+            if keep:
+                files.save_epoch(learner, progress)
+            if tracker is not None:
+                tracker.epoch(progress.history)
+                if keep or epoch in (1, config.epochs):
+                    tracker.pictures(epoch, feed.validation.dataset, restore, run.device)
+            files.save_state(learner, progress)
             _log_epoch(run, progress, flags)
             if epoch == first_epoch < config.epochs:
-                seconds, left = time.monotonic() - started, config.epochs - epoch
+                seconds, left = time.monotonic() - began, config.epochs - epoch
                 minutes = math.ceil(seconds * left / 60)
-                run.log(f"This epoch took {seconds:.0f} s: at most {minutes} min for the other {left} epochs")
-            _stop_if_requested(run, learner, progress, files=None)
+                log(f"This epoch took {seconds:.0f} s: at most {minutes} min for the other {left} epochs")
+            _stop_if_requested(run, progress)
 
-        untouched = score(identity, feed.validation, run.plan.val, run.device, run.world)
-        if files is not None:
+        untouched = score(identity, feed.validation, plan.val, run.device, run.world)
+        if tracker is not None:
             tracker.curves(progress.history)
-            files.save_final(learner, progress, untouched)
-            best = f"best PSNR {progress.best['psnr']:.2f}dB at epoch {progress.best['epoch']}"
-            run.log(f"{run.plan.name} finished: {best} ({run.plan.folder})")
+        files.save_final(learner, progress, untouched)
+        best = f"best PSNR {progress.best['psnr']:.2f}dB at epoch {progress.best['epoch']}"
+        log(f"{plan.name} finished: {best} ({plan.folder})")
 
 
-def begin(run: Run) -> tuple[Learner, Progress, Seen]:
-    """The learner, where it stands, and what its weights will have seen: from the newest state, --resume, weights, or afresh.
-
-    Raises InputError for leaks, for changed options and for states that do not fit, ModelError for weights that do not.
-    """
-    plan, options, log = run.plan, run.options, run.log
-    start = find_start(plan, options, log)
-    torch.manual_seed(options.train.seed + (plan.number or 0))
-    network = make_network(options.model.network)
-    if options.train.checkpoint_activations:
-        recompute_activations(network)
-    if start.weights is not None:
-        with flagged("--pretrained_path", options.model.pretrained_path):
-            matched = load_into(network, start.weights.params, start.weights.source, options.model.allow_partial)
-        log(f"Starting from {start.weights.source}: {matched}")
-    seen = refuse_leaks(plan, start, log)
-    set_trainable(network, options.finetune, 0, run.objective.needs_side)
-    network = network.to(run.device, memory_format=torch.channels_last)
-    learner = make_learner(network, run.precision, options.train, options.finetune.layer_decay)
-    progress = _resumed(run, start, learner) or Progress()
-    return learner, progress, seen
-
-
-def _resumed(run: Run, start: Start, learner: Learner) -> Progress | None:
-    found = find_state(run.plan, run.options, start, run.requested, run.log)
-    if found is None:
-        return None
-    source, state = found
-    progress = restore_state(state, learner, len(run.plan.val), source)
-    run.log(f"Continuing {run.plan.name.lower()} at update {progress.step}, after {progress.epochs} epochs")
-    return progress
-
-
-def describe(run: Run, learner: Learner) -> None:
-    """Say what will happen, once, before the long part."""
-    plan, log, epoch_plan = run.plan, run.log, run.epoch_plan
-    config, data = run.options.train, run.options.data
-    parameters = sum(parameter.numel() for parameter in learner.network.parameters())
-    network, device = title(run.options.model.network), describe_device(run.device)
-    log(f"{network}, {parameters:,} parameters, {run.precision.describe()}, {device}")
-    if run.world.size > 1:
-        share = config.batch_size // run.world.size
-        log(f"{run.world.size} processes, each with {share} of the {config.batch_size} pairs of a batch")
-    log(f"{epoch_plan.updates} updates an epoch of {epoch_plan.samples_per_update} samples, {config.epochs} epochs")
-    if epoch_plan.refilled:
-        log(f"The last update of an epoch is filled with {epoch_plan.refilled} second draws of the same photos")
-    requested = config.warmup_epochs * epoch_plan.updates
-    if run.warmup < requested:
-        log(f"Warm-up cut from {requested} to {run.warmup} updates (10 % of the run)")
-    if plan.mix:
-        share = f"{data.mix_ratio:.0%} of the samples of the first epoch, none in the last"
-        log(f"{len(plan.mix)} pairs are mixed in: {share}")
-    if run.options.finetune.freeze_stages and run.options.model.pretrained_path is None:
-        log("⚠️  --freeze_stages without --pretrained_path: the frozen stages keep their random weights")
-    small = sum(min(pair.row["width"], pair.row["height"]) < data.resolution for pair in plan.train)
-    if small and data.fit == "crop":
-        log(f"{small} of {len(plan.train)} training photos are smaller than {data.resolution} pixels and are enlarged")
-    for line in run.objective.describe():
-        log(line)
-
-
-def update(
+def one_update(
     run: Run,
     learner: Learner,
     progress: Progress,
@@ -266,7 +154,7 @@ def update(
     """
     config, started = run.options.train, time.monotonic()
     group = [next(batches) for _ in range(config.accumulate_steps)]
-    set_learning_rate(learner.optimizer, learning_rate(progress.step, run.total_updates, run.warmup, config.lr))
+    set_learning_rate(learner.optimizer, run.learning_rate(progress.step))
     try:
         result = train_step(
             learner, run.objective, group, run.precision, run.device, config.grad_clip, progress.step, run.world
@@ -306,43 +194,16 @@ def _progress_bar(run: Run, epoch: int, done: int) -> tqdm:
     return tqdm(total=run.epoch_plan.updates, initial=done, desc=f"Epoch {epoch}", leave=False, disable=not shown)
 
 
-def _validate(run: Run, learner: Learner, progress: Progress, feed: Feed, files: RunFiles | None) -> list[dict]:
-    """Scores of every validation image with the averaged weights; a signal ends it with the state saved."""
-    restore = restorer(learner.average.network, run.precision)
-    try:
-        return score(restore, feed.validation, run.plan.val, run.device, run.world)
-    except Stopped as stopped:
-        _save_state(files, learner, progress)
-        raise Stopped(f"{stopped}; state saved, run the same command again") from None
-
-
-def _stop_if_requested(run: Run, learner: Learner, progress: Progress, files: RunFiles | None) -> None:
-    """Raise Stopped when a signal came to any process, with the state saved first where `files` is given."""
+def _stop_if_requested(
+    run: Run, progress: Progress, files: RunFiles | None = None, learner: Learner | None = None
+) -> None:
+    """Raise Stopped when a signal came to any process, with the state saved first where it is not yet."""
     if not run.world.any(signals.requested() is not None, run.device):
         return
     name = signals.requested() or "a signal to another process"
-    _save_state(files, learner, progress)
-    raise Stopped(f"{name} received; state saved at update {progress.step}, run the same command again")
-
-
-def _save_state(files: RunFiles | None, learner: Learner, progress: Progress) -> None:
     if files is not None:
         files.save_state(learner, progress)
-
-
-def _save_epoch(run: Run, learner: Learner, progress: Progress, feed: Feed, files: RunFiles, tracker: Tracker) -> None:
-    """Write what an epoch leaves. The state comes last: after a kill in between, the same files are written again."""
-    config, epoch = run.options.train, progress.epochs
-    if progress.history[-1]["is_best"]:
-        files.save_best(learner, progress)
-    keep = config.save_every and epoch % config.save_every == 0
-    if keep:
-        files.save_epoch(learner, progress)
-    tracker.epoch(progress.history)
-    if keep or epoch in (1, config.epochs):
-        restore = restorer(learner.average.network, run.precision)
-        tracker.pictures(epoch, feed.validation.dataset, restore, run.device)
-    files.save_state(learner, progress)
+    raise Stopped(f"{name} received; state saved at update {progress.step}, run the same command again")
 
 
 def _log_epoch(run: Run, progress: Progress, flags: dict[str, str]) -> None:

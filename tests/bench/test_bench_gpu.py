@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench import bench_gpu, gpu_variants
+from bench import bench_gpu
 from bench.gpu_operators import HEADER as OPERATOR_HEADER
 from bench.gpu_operators import operator_rows
 from bench.measure import table
@@ -18,8 +18,8 @@ def cells(text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_a_table_has_every_variant_with_times_and_errors(training):
-    variants = [v for v in gpu_variants.VARIANTS if v.compile_mode is None]
-    workload = gpu_variants.Workload(width=4, batch=2, side=16, training=training)
+    variants = [v for v in bench_gpu.VARIANTS if v.compile_mode is None]
+    workload = bench_gpu.Workload(width=4, batch=2, side=16, training=training)
     header, *rows = cells(bench_gpu.compare(workload, variants, CPU, warm_up=1, steps=2))
     assert header == list(bench_gpu.HEADER)
     assert [row[0] for row in rows] == [variant.name for variant in variants]
@@ -40,8 +40,8 @@ def test_a_variant_that_fails_gets_a_row(monkeypatch):
 
     prepare = bench_gpu.prepare
     monkeypatch.setattr(bench_gpu, "prepare", fail)
-    variants = [gpu_variants.Variant("reference", "reference"), gpu_variants.Variant("plain", "plain")]
-    workload = gpu_variants.Workload(width=4, batch=1, side=16, training=False)
+    variants = [bench_gpu.Variant("reference", "reference"), bench_gpu.Variant("plain", "plain")]
+    workload = bench_gpu.Workload(width=4, batch=1, side=16, training=False)
     _, reference, plain = cells(bench_gpu.compare(workload, variants, CPU, warm_up=1, steps=2))
     assert float(reference[1]) > 0
     assert plain[1] == "failed: OutOfMemoryError: no memory left"

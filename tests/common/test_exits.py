@@ -20,6 +20,7 @@ from tests.helpers.train_runs import SMALLEST
         ("a/b.jsonl does not exist", "a/b.jsonl", True),
         ("a/b.jsonl:3: not JSON", Path("./a/b.jsonl"), True),
         ("a/fold_1 holds a run", "a/", True),
+        ("./none.txt does not exist", "./none.txt", True),
         ("two.pt: damaged", "one.pt", False),
         ("ab is missing", "a", False),
         ("--base_dir a is missing", "a", False),

@@ -114,7 +114,7 @@ def test_a_block_alone(block, rows):
 
 @pytest.mark.parametrize("rows", [1, 5])
 def test_a_flat_image_keeps_the_published_spike(rows):
-    # Its bins are exactly 0 but for the first, and a bin of 0 has the phase 0: see tests/test_spectral.py.
+    # Its bins are exactly 0 but for the first, and a bin of 0 has the phase 0: see test_spectral.py.
     torch.manual_seed(0)
     block, x = EBlock(4), torch.arange(4.0).view(1, 4, 1, 1).expand(1, 4, 16, 12).clone()
     with torch.inference_mode():

@@ -89,7 +89,7 @@ def test_a_training_state_is_read_whole(tmp_path, network):
     assert torch.equal(content["rng"], state["rng"])
 
 
-def test_dilations_come_from_the_description_or_are_asked_for(tmp_path):
+def test_dilations_come_from_the_description_or_must_be_named(tmp_path):
     network = DarkIR(NetworkConfig(width=4, enc_blocks=(1,), dec_blocks=(1,), middle_dec_blocks=0, dilations=(1, 6)))
     described = {"params": network.state_dict(), "network": {"dilations": [1, 6]}}
     torch.save(described, tmp_path / "described.pt")

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-import create_data_splits
 from common.errors import InputError
+from data import splits
 from data.split_files import verify_splits
 from tests.helpers.image_files import write_rows
 from tests.helpers.split_runs import add_near_duplicate, refused, rooms_argv, rows, run, sides
@@ -70,7 +70,7 @@ def test_near_duplicates_are_named_and_kept_together_unless_told_otherwise(rooms
 def test_the_proof_refuses_a_split_that_leaks(rooms, capsys, monkeypatch, fault):
     """The proof must not trust what drew the split: here the drawing is broken on purpose."""
     add_near_duplicate(rooms / "photos")
-    real = create_data_splits.make_split
+    real = splits.make_split
 
     def broken(pairs, near, config):
         if fault == "group":
@@ -84,7 +84,7 @@ def test_the_proof_refuses_a_split_that_leaks(rooms, capsys, monkeypatch, fault)
             del split.folds[1].train[0]
         return split
 
-    monkeypatch.setattr(create_data_splits, "make_split", broken)
+    monkeypatch.setattr(splits, "make_split", broken)
     messages = []
     for seed in range(8):
         capsys.readouterr()

@@ -53,7 +53,7 @@ def test_a_copy_in_another_container_has_the_same_pixels_digest(tmp_path):
 def test_rows_carry_all_fields_and_their_own(tmp_path):
     pairs = fingerprint_pairs(read_pairs(make_pairs(tmp_path, 3, {1: "room"})))
     wanted = {
-        f"{side}_{name}" for side in ("src", "tar") for name in ("sha256", "file_sha256", "bytes", "mtime_ns", "phash")
+        f"{role}_{name}" for role in ("src", "tar") for name in ("sha256", "file_sha256", "bytes", "mtime_ns", "phash")
     }
     assert set(pairs[0].row) == wanted | {"src", "tar", "width", "height", "decoder"}
     assert pairs[1].row["group"] == "room" and pairs[1].group == "room"
@@ -106,8 +106,8 @@ def test_all_bad_images_are_reported_with_file_and_line(tmp_path):
     (tmp_path / "images" / "2_tar.png").write_bytes((tmp_path / "images" / "2_tar.png").read_bytes()[:-40])
     save(noise(1, 17, 12), tmp_path / "images" / "3_tar.png")
     save(noise(1, 12, 16), tmp_path / "images" / "4_tar.png")
-    for side in ("src", "tar"):
-        save(noise(1, 16, 10), tmp_path / "images" / f"5_{side}.png")
+    for role in ("src", "tar"):
+        save(noise(1, 16, 10), tmp_path / "images" / f"5_{role}.png")
     with pytest.raises(InputError) as caught:
         fingerprint_pairs(read_pairs(path))
     lines = str(caught.value).splitlines()
@@ -178,7 +178,7 @@ def test_near_duplicates_need_both_sides_within_six_bits():
 def test_near_duplicate_pairs_are_found_from_files(tmp_path):
     rows = []
     for number, seed in enumerate((1, 2, 1)):
-        names = {side: f"{number}_{side}.jpg" for side in ("src", "tar")}
+        names = {role: f"{number}_{role}.jpg" for role in ("src", "tar")}
         save(photo(seed), tmp_path / names["src"], quality=95 - 20 * number)
         save(photo(seed + 50), tmp_path / names["tar"], quality=95 - 20 * number)
         rows.append(names)

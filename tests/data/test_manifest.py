@@ -18,8 +18,8 @@ GOOD = b'{"src": "a_src.jpg", "tar": "a_tar.jpg"}'
 @pytest.fixture
 def folder(tmp_path):
     for stem in "abc":
-        for side in ("src", "tar"):
-            (tmp_path / f"{stem}_{side}.jpg").write_bytes(b"any")
+        for role in ("src", "tar"):
+            (tmp_path / f"{stem}_{role}.jpg").write_bytes(b"any")
     return tmp_path
 
 

@@ -18,12 +18,12 @@ from engine.training.feed import free_on_gpu
 from tests.helpers.photos import write_pairs
 
 CPU = torch.device("cpu")
-SIDE, SEED = 16, 5
+LENGTH, SEED = 16, 5
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    """Wide, tall and square pairs, one smaller than the training side."""
+    """Wide, tall and square pairs, one smaller than the training crop."""
     rows = []
     for number, (width, height) in enumerate([(30, 22), (21, 33), (24, 24), (14, 12)]):
         folder = tmp_path_factory.mktemp(f"photos{number}")
@@ -34,7 +34,7 @@ def pairs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def packs(pairs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
-    return {fit: open_cache(pairs, SIDE, fit, "disk", folder, print) for fit in ("crop", "squash")}
+    return {fit: open_cache(pairs, LENGTH, fit, "disk", folder, print) for fit in ("crop", "squash")}
 
 
 def same(ours, theirs):
@@ -49,7 +49,7 @@ def same(ours, theirs):
 @pytest.mark.parametrize("fit", ["crop", "squash"])
 @pytest.mark.parametrize("preprocess", ["none", "light_aug", "strong_aug"])
 def test_training_batches_are_the_loaders(pairs, packs, preprocess, fit):
-    dataset = TrainingPairs(pairs, SIDE, fit, preprocess, SEED, packs[fit])
+    dataset = TrainingPairs(pairs, LENGTH, fit, preprocess, SEED, packs[fit])
     keys = BatchKeys(EpochPlan(len(pairs), 3, 1), SEED, 4, 0, 0, 1)
     same(ResidentPairs(packs[fit], CPU).training_batches(dataset, keys), training_batches(dataset, keys, 0, False))
 
@@ -57,7 +57,7 @@ def test_training_batches_are_the_loaders(pairs, packs, preprocess, fit):
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("first_update", [0, 3])
 def test_mixing_restarts_accumulation_and_ranks(pairs, packs, first_update, rank):
-    dataset = TrainingPairs(pairs, SIDE, "crop", "strong_aug", SEED, packs["crop"])
+    dataset = TrainingPairs(pairs, LENGTH, "crop", "strong_aug", SEED, packs["crop"])
     plan = EpochPlan(5, 2, 2, Mixing(len(pairs) - 5, 0.5, 3))  # the last three pairs are foreign
     keys = BatchKeys(plan, SEED, 3, first_update, rank, 2)
     ours = list(ResidentPairs(packs["crop"], CPU).training_batches(dataset, keys))
@@ -70,7 +70,7 @@ def test_mixing_restarts_accumulation_and_ranks(pairs, packs, first_update, rank
 
 @pytest.mark.parametrize("fit", ["crop", "squash"])
 def test_validation_frames_are_the_loaders_again_and_again(pairs, packs, fit):
-    dataset = EvaluationPairs(pairs, SIDE, fit, packs[fit])
+    dataset = EvaluationPairs(pairs, LENGTH, fit, packs[fit])
     batches = equal_size_batches(dataset, 2)
     frames = ResidentPairs(packs[fit], CPU).frames(dataset, batches)
     for _ in range(2):
@@ -80,9 +80,11 @@ def test_validation_frames_are_the_loaders_again_and_again(pairs, packs, fit):
 
 def test_the_cache_changes_no_sample(pairs, packs):
     key = SampleKey(1, 0, 2)
-    samples = [TrainingPairs(pairs, SIDE, "crop", "strong_aug", SEED, *source)[key] for source in ([], [packs["crop"]])]
-    assert samples[0]["index"] == 2 and samples[0]["src"].shape == (3, SIDE, SIDE)
-    assert all(torch.equal(samples[0][side], samples[1][side]) for side in ("src", "tar"))
+    samples = [
+        TrainingPairs(pairs, LENGTH, "crop", "strong_aug", SEED, *source)[key] for source in ([], [packs["crop"]])
+    ]
+    assert samples[0]["index"] == 2 and samples[0]["src"].shape == (3, LENGTH, LENGTH)
+    assert all(torch.equal(samples[0][role], samples[1][role]) for role in ("src", "tar"))
 
 
 @pytest.mark.parametrize("turns", range(4))
@@ -104,8 +106,8 @@ def test_flips_and_turns_are_those_of_numpy(down, across, turns):
 def test_an_exposure_changes_the_source_alone(tmp_path):
     """A gray ramp through `strong_aug`: every code of a channel goes where that channel's table says, the target stays."""
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (256, 256, 3))
-    for side in ("src", "tar"):
-        Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / f"a_{side}.png")
+    for role in ("src", "tar"):
+        Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / f"a_{role}.png")
     (tmp_path / "pairs.jsonl").write_text('{"src": "a_src.png", "tar": "a_tar.png"}\n')
     ramps = fingerprint_pairs(read_pairs(tmp_path / "pairs.jsonl"))
     dataset = TrainingPairs(ramps, 256, "crop", "strong_aug", SEED)

@@ -17,7 +17,7 @@ from data.splits import components_of, make_split, refuse_repeated_sources
 
 def fake_pair(number: int, group: str | None = None, **row) -> Pair:
     digests = {
-        f"{side}_{kind}": f"{side} {kind} {number}" for side in ("src", "tar") for kind in ("sha256", "file_sha256")
+        f"{role}_{kind}": f"{role} {kind} {number}" for role in ("src", "tar") for kind in ("sha256", "file_sha256")
     }
     src = f"{number}_src.jpg"
     return Pair(src, f"{number}_tar.jpg", group, {**digests, **row}, "pairs.jsonl", number + 1, Path(src), Path(src))

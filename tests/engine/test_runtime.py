@@ -1,5 +1,7 @@
-"""What the scripts set in the machine that they run on."""
+"""What the scripts set in the machine that they run on, and what they say of it."""
 
+import ast
+import importlib
 import platform
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import resource, torch
 from engine.runtime import keep_freed_memory
 for device in ("cuda", "cpu"):
     keep_freed_memory(torch.device(device))
-    for _ in range(2):
+    for _ in range(20):
         torch.ones(2**24)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)
@@ -23,7 +25,16 @@ for device in ("cuda", "cpu"):
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 def test_freed_memory_is_used_again_on_the_cpu():
-    # Page faults of a 64 MB tensor that is made for the third time, in a process whose allocator nothing else has set.
+    # Page faults of a 64 MB tensor in a process whose allocator nothing else has set, after so many that the holes which small
+    # objects leave beside it are filled.
     run = subprocess.run([sys.executable, "-c", FAULTS], cwd=ROOT, check=True, capture_output=True)
     by_default, kept = map(int, run.stdout.split())
     assert kept < by_default / 4  # 16,384 pages; a few dozen where the system hands out huge ones
+
+
+def test_versions_are_those_of_the_packages_and_torchvision_is_not_imported():
+    code = "import sys; from engine.runtime import versions; print(versions()); assert 'torchvision' not in sys.modules"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    said = ast.literal_eval(run.stdout)
+    for name, package in {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "pillow": "PIL"}.items():
+        assert said[name] == str(importlib.import_module(package).__version__)

@@ -9,14 +9,12 @@ from PIL import Image
 
 import evaluate_darkir_test
 from common.files import write_csv, write_json, write_jsonl
-from darkir.architectures import NetworkConfig
 from darkir.network import DarkIR
 from data.fingerprint import fingerprint_pairs, set_digest
 from data.manifest import read_pairs
-from engine import checkpoint
+from tests.helpers import evaluate_runs
 from tests.helpers.exits import refusal
 
-CONFIG = NetworkConfig(width=8)
 COLUMNS = ["src", "model", "psnr", "ssim", "l1"]
 SIDE = 16
 SRC = 100
@@ -48,13 +46,13 @@ def other_results(gray_pairs, tmp_path):
 
 def save_model(path, added):
     """A network that adds `added` code values to every pixel."""
-    network = DarkIR(CONFIG).eval()
+    network = DarkIR(evaluate_runs.CONFIG).eval()
     with torch.no_grad():
         network.ending.weight.zero_()
         network.ending.bias.fill_(added / 255)
     data = {"own": ["some digest"], "earlier": [], "known": True, "sources": []}
     config = {"data": {"resolution": SIDE, "fit": "crop"}}
-    checkpoint.save(path, checkpoint.weights_content(network, CONFIG, epoch=7, data=data, config=config))
+    evaluate_runs.save_weights(path, network, epoch=7, data=data, config=config)
 
 
 def write_baseline(folder, world, values=THEIRS, settings=None):
@@ -83,17 +81,12 @@ def write_baseline(folder, world, values=THEIRS, settings=None):
     return folder
 
 
-def argv(world, output, *flags):
-    """Evaluate best.pt on the photos of `world`."""
-    arguments = ["--checkpoint", world / "best.pt", "--test_jsonl", world / "test.jsonl", "--num_workers", 0]
-    return [*arguments, "--output_dir", output, *flags]
-
-
 def run(world, output, *flags):
-    """The script's exit code."""
-    return evaluate_darkir_test.main([str(argument) for argument in argv(world, output, *flags)])
+    """The script's exit code, with best.pt on the photos of `world`."""
+    return evaluate_runs.run(world, output, *flags, models=["--checkpoint", world / "best.pt"])
 
 
 def refused(capsys, world, output, *flags):
-    """The message of a run that must end with exit code 2."""
-    return refusal(capsys, evaluate_darkir_test.main, *argv(world, output, *flags))
+    """The message of such a run that must end with exit code 2."""
+    argv = evaluate_runs.argv(world, output, *flags, models=["--checkpoint", world / "best.pt"])
+    return refusal(capsys, evaluate_darkir_test.main, *argv)

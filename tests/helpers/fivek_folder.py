@@ -27,7 +27,7 @@ def source(seed: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
 
 
 def encoded(image: np.ndarray | Image.Image, kind: str = "JPEG", **options) -> bytes:
-    """The picture as a file's content; a JPEG of quality 95 when nothing else is asked for."""
+    """The picture as a file's content; a JPEG of quality 95 unless told otherwise."""
     return image_files.encoded(image, kind, **({"quality": 95} if kind == "JPEG" else {}) | options)
 
 
@@ -59,15 +59,15 @@ def refused(capsys, *argv) -> str:
     return refusal(capsys, prepare_fivek_robust.main, *argv)
 
 
-def rows(output: Path, side: str) -> list[dict]:
+def rows(output: Path, part: str) -> list[dict]:
     """The rows of train.jsonl or val.jsonl; none when there is no such file."""
-    path = output / f"{side}.jsonl"
+    path = output / f"{part}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def keys(output: Path, side: str) -> set[str]:
+def keys(output: Path, part: str) -> set[str]:
     """The keys in train.jsonl or val.jsonl."""
-    return {Path(row["src"]).name.removesuffix("_src.jpg") for row in rows(output, side)}
+    return {Path(row["src"]).name.removesuffix("_src.jpg") for row in rows(output, part)}
 
 
 def rejected(output: Path) -> list[dict]:

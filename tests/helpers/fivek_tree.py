@@ -1,6 +1,6 @@
 """Makes a folder shaped like FiveK from any pairs JSONL: JPEG and DNG inputs, 16-bit ProPhoto TIFF renditions.
 
-python -m tests.fivek_tree --pairs_jsonl pairs.jsonl --output_dir fivek_dataset --dng_every 3
+python -m tests.helpers.fivek_tree --pairs_jsonl pairs.jsonl --output_dir fivek_dataset --dng_every 3
 """
 
 import argparse

@@ -11,7 +11,7 @@ from losses.config import TERMS
 from losses.edge import KERNEL, laplacian
 from losses.perceptual import IMAGENET_STD
 from losses.side import resize_to
-from losses.ssim import ssim_per_image
+from losses.ssim import TAPS, ssim_per_image
 from tests.helpers.loss_terms import LAYER_SUM, constant, noise, only, relative, value_of
 from tests.helpers.paths import ROOT
 
@@ -34,6 +34,11 @@ def test_ssim_of_constants():
     expected = 1 - (2 * a * b + c1) / (a * a + b * b + c1)
     assert value_of("ssim", constant(a), constant(b)) == pytest.approx(expected, abs=1e-5)
     assert value_of("ssim", noise(1, 3, 16, 16), noise(1, 3, 16, 16)) == pytest.approx(0, abs=1e-6)
+
+
+def test_ssim_window_has_every_bit_of_pytorch_msssims():
+    window = pytorch_msssim.SSIM(win_size=11, win_sigma=1.5, channel=1).win.flatten()
+    assert torch.equal(torch.tensor(TAPS), window)
 
 
 SSIM_IMAGES = {

@@ -25,6 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import torch
 
+# The script imports them only when it runs; the processes forked from this one have them already.
+import engine.training.summary  # noqa: F401
+import engine.training.train  # noqa: F401
 from tests.helpers.interruptions import MOMENTS, ROTATION
 from tests.helpers.run_records import differences, run_records
 from tests.soak.attempts import Attempt, Interruption, make_split_folder, torn_files

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from data.audit.alignment import align
-from data.audit.measures import LUMA, WORK_SIDE, Measures, compare, local_structure, read_small, similarity
+from data.audit.measures import LONG_SIDE, LUMA, Measures, compare, local_structure, read_small, similarity
 from data.audit.rank import KINDS, find_direction, rank
 from data.audit.scores import judge
 from data.colour import prophoto
@@ -265,7 +265,7 @@ def test_a_small_version_shows_what_the_whole_photo_shows(tmp_path, orientation)
     whole = Image.fromarray(decode(tmp_path / "x.jpg"))
     read = read_small(tmp_path / "x.jpg")
     assert (read.width, read.height, read.orientation) == (*whole.size, orientation)
-    assert max(read.pixels.shape) == WORK_SIDE
+    assert max(read.pixels.shape) == LONG_SIDE
     wanted = np.asarray(whole.resize(read.pixels.shape[1::-1], Image.Resampling.BICUBIC))
     moved = align(read.pixels @ LUMA, wanted @ LUMA)
     assert moved.rms < 0.05 and np.abs(read.pixels.astype(int) - wanted).mean() < 2

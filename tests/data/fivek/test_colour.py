@@ -1,4 +1,4 @@
-"""Colour of FiveK members: 16-bit ProPhoto renditions and raw files against float64 colour science, orientation, alpha."""
+"""Colour of FiveK files: 16-bit ProPhoto renditions and raw files against float64 colour science, orientation, alpha."""
 
 import io
 import struct
@@ -10,7 +10,7 @@ from PIL import ExifTags, Image
 from common.errors import InputError
 from data.colour import PROPHOTO_GAMMA, prophoto
 from data.fivek.find import SourceFile
-from data.fivek.read import Member, NeedsPackage, kind_of, read_member
+from data.fivek.read import DecodedImage, NeedsPackage, kind_of, read_image
 from tests.helpers.fivek_folder import encoded, metadata, put, record, run, source, target
 from tests.helpers.fivek_tree import dng, prophoto_samples, prophoto_tiff
 from tests.helpers.image_files import (
@@ -29,12 +29,12 @@ from tests.helpers.image_files import (
 LEVELS = 65535
 
 
-def read(content: bytes, name: str = "a0001-x.tif", **options) -> tuple[Member, str]:
-    """The member, and what kind of profile was used."""
+def read(content: bytes, name: str = "a0001-x.tif", **options) -> tuple[DecodedImage, str]:
+    """The decoded image, and what kind of profile was used."""
     file = SourceFile(name, name[name.rindex(".") :], len(content), 0)
     kind = kind_of(content, file)
     options = {"jpeg_scale": 1, "long_side": 2048, "auto_wb": False, "assume_prophoto": False} | options
-    return read_member(content, file, kind, **options), kind.profile
+    return read_image(content, file, kind, **options), kind.profile
 
 
 def wanted_codes(samples: np.ndarray) -> np.ndarray:
@@ -54,17 +54,17 @@ def chart() -> np.ndarray:
 @pytest.mark.parametrize("zipped", [False, True])
 def test_the_sixteen_bit_chart_is_within_one_code(order, zipped):
     content = tiff(chart(), order, zipped, tags={34675: (1, list(prophoto()))})
-    member, profile = read(content)
+    image, profile = read(content)
     assert profile == "matrix"
-    error = np.abs(member.pixels - wanted_codes(chart()))
+    error = np.abs(image.pixels - wanted_codes(chart()))
     assert error.max() <= 1 and error.mean() < 0.3
 
 
 def test_the_chart_as_png_and_in_eight_bits_is_within_one_code():
     assert np.abs(read(png16(chart(), iccp_chunk(prophoto())), "x.png")[0].pixels - wanted_codes(chart())).max() <= 1
     codes = (chart() >> 8).astype(np.uint8)
-    member, _ = read(encoded(codes, "PNG", icc_profile=prophoto()), "x.png")
-    assert np.abs(member.pixels - wanted_codes(codes.astype(np.uint16) * 257)).max() <= 1
+    image, _ = read(encoded(codes, "PNG", icc_profile=prophoto()), "x.png")
+    assert np.abs(image.pixels - wanted_codes(codes.astype(np.uint16) * 257)).max() <= 1
 
 
 def test_samples_are_rounded_after_the_conversion_not_cut_before_it():
@@ -101,7 +101,7 @@ def test_assume_profile_reaches_the_targets_only(tmp_path):
     medians = []
     for assumed in ("srgb", "prophoto"):
         assert run(fivek, tmp_path / assumed, "--assume_profile", assumed) == 0
-        medians.append({side: metadata(tmp_path / assumed)["saturation"][side]["median"] for side in ("src", "tar")})
+        medians.append({role: metadata(tmp_path / assumed)["saturation"][role]["median"] for role in ("src", "tar")})
         assert metadata(tmp_path / assumed)["config"]["assume_profile"] == assumed
     assert medians[0]["src"] == medians[1]["src"] and medians[1]["tar"] > 1.15 * medians[0]["tar"]
 
@@ -130,10 +130,10 @@ def _with_tag(icc: bytes, name: bytes, content: bytes) -> bytes:
 
 def test_a_profile_of_tables_goes_through_littlecms_and_is_counted(tmp_path):
     codes = noise(4, 40, 30)
-    member, profile = read(encoded(codes, "PNG", icc_profile=table_profile()), "x.png")
+    image, profile = read(encoded(codes, "PNG", icc_profile=table_profile()), "x.png")
     linear = codes / 255
     wanted = 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    assert profile == "table" and np.abs(member.pixels - wanted).mean() < 2
+    assert profile == "table" and np.abs(image.pixels - wanted).mean() < 2
     put(tmp_path / "fivek", "input/a0001.png", encoded(source(1), "PNG", icc_profile=table_profile()))
     put(tmp_path / "fivek", "expertC/a0001.png", encoded(target(1), "PNG"))
     assert run(tmp_path / "fivek", tmp_path / "out") == 0
@@ -196,9 +196,9 @@ def raw_files():
 
 @pytest.mark.usefixtures("raw_files")
 def test_a_raw_file_is_developed_neutrally_within_one_code():
-    member, profile = read(dng(patches()), "a0001-x.dng")
-    assert profile == "raw" and member.scale == 1
-    assert np.abs(inside(member.pixels) - inside(patches())).max() <= 1
+    image, profile = read(dng(patches()), "a0001-x.dng")
+    assert profile == "raw" and image.scale == 1
+    assert np.abs(inside(image.pixels) - inside(patches())).max() <= 1
 
 
 @pytest.mark.usefixtures("raw_files")
@@ -215,9 +215,9 @@ def test_the_brightness_of_a_raw_file_does_not_depend_on_its_maximum(brightest):
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_the_default_crop_is_cut_out_before_the_file_is_turned(orientation):
     content = dng(turned(patches(), orientation), orientation=orientation, border=6)
-    member = read(content, "x.dng")[0]
-    assert member.pixels.shape == patches().shape
-    assert np.abs(inside(member.pixels) - inside(patches())).max() <= 1
+    image = read(content, "x.dng")[0]
+    assert image.pixels.shape == patches().shape
+    assert np.abs(inside(image.pixels) - inside(patches())).max() <= 1
 
 
 @pytest.mark.usefixtures("raw_files")

@@ -40,7 +40,7 @@ def find(folder, **options):
 
 
 def matched(found) -> list[tuple[str, str, str]]:
-    return [(pair.key, pair.input.path, pair.target.path) for pair in found.candidates]
+    return [(pair.key, pair.input.path, pair.target.path) for pair in found.pairs]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -61,7 +61,7 @@ def test_the_480p_layout_matches_by_id_alone_and_refuses_xyz(tmp_path):
     put(tmp_path, xyz)
     put(tmp_path, "train_input.txt", b"a1629\n")
     found = find(tmp_path)
-    assert [pair.key for pair in found.candidates] == ["a1629"]
+    assert [pair.key for pair in found.pairs] == ["a1629"]
     assert [(row.input, row.status) for row in found.leftovers] == [(xyz, "rejected")]
     assert "XYZ" in found.leftovers[0].reason
 
@@ -91,14 +91,14 @@ def test_experts_are_told_apart_and_chosen(tmp_path):
     for expert in "abcde":
         put(tmp_path, f"{expert}/{STEM}.tif")
     put(tmp_path, f"raw/{STEM}.dng")
-    assert [pair.target.path for pair in find(tmp_path, expert="E").candidates] == [f"e/{STEM}.tif"]
+    assert [pair.target.path for pair in find(tmp_path, expert="E").pairs] == [f"e/{STEM}.tif"]
     assert find(tmp_path).other_experts == 4
 
 
 def test_names_with_percent_escapes_case_and_unicode_forms_match(tmp_path):
     put(tmp_path, "input/a0196-2004%2D01 K%C3%BCche.JPG")
     put(tmp_path, "expertC/A0196-2004-01 Ku\u0308che.tif")
-    assert [pair.key for pair in find(tmp_path).candidates] == ["a0196"]
+    assert [pair.key for pair in find(tmp_path).pairs] == ["a0196"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_one_id_with_two_camera_names_is_a_conflict(tmp_path):
     put(tmp_path, "input/a0001-DSC_0152.jpg")
     put(tmp_path, "expertC/a0001-DSC_0153.jpg")
     found = find(tmp_path)
-    assert found.candidates == [] and "name conflict" in found.leftovers[0].reason
+    assert found.pairs == [] and "name conflict" in found.leftovers[0].reason
     assert (found.leftovers[0].input, found.leftovers[0].target) == (
         "input/a0001-DSC_0152.jpg",
         "expertC/a0001-DSC_0153.jpg",
@@ -184,7 +184,7 @@ def test_linked_folders_are_entered_once_and_the_output_never(tmp_path):
     (tmp_path / "store" / "loop").symlink_to(tmp_path / "fivek")
     put(tmp_path, "fivek/out/images/a0007_src.jpg")
     put(tmp_path, "fivek/out/images/a0007_tar.jpg")
-    assert [pair.key for pair in find(tmp_path / "fivek").candidates] == ["a0001"]
+    assert [pair.key for pair in find(tmp_path / "fivek").pairs] == ["a0001"]
 
 
 def test_output_must_not_hold_the_sources(tmp_path):

@@ -1,6 +1,6 @@
 """Which photos of FiveK become pairs: requirements 1 to 7 on a robust preparation, each by its number, through the front door.
 
-Details stand in test_fivek_layouts, test_fivek_colour and test_fivek_bad_inputs.
+Details stand in test_layouts, test_colour and test_bad_inputs.
 """
 
 import io
@@ -13,7 +13,7 @@ from PIL import Image, ImageFile
 from data.colour import prophoto
 from data.fivek.config import FivekConfig
 from data.fivek.find import SourceFile
-from data.fivek.match import Candidate
+from data.fivek.match import FilePair
 from data.fivek.pair import make_pair
 from tests.helpers.fivek_folder import (
     encoded,
@@ -95,7 +95,7 @@ def test_requirement_02_every_file_ends_in_exactly_one_place(tmp_path):
 
 
 def test_requirement_03_embedded_colours_are_honoured(tmp_path):
-    """A 16-bit ProPhoto rendition leaves as the picture that it was made from; the chart is in test_fivek_colour."""
+    """A 16-bit ProPhoto rendition leaves as the picture that it was made from; the chart is in test_colour."""
     put(tmp_path, "fivek/input/a0001.jpg", encoded(source(1)))
     put(tmp_path, "fivek/tiff16_c/a0001-x.tif", prophoto_tiff(target(1)))
     assert run(tmp_path / "fivek", tmp_path / "out", "--jpeg_quality", "100") == 0
@@ -123,7 +123,7 @@ def made(tmp_path, src: np.ndarray, tar: np.ndarray, **options):
     for side, image in (("input", src), ("target", tar)):
         path = put(tmp_path, f"{side}.png", encoded(image, "PNG"))
         found.append(SourceFile(path.name, ".png", path.stat().st_size, 0))
-    return make_pair(Candidate("a0001", *found), FivekConfig(fivek_dir=str(tmp_path), min_resolution=32, **options))
+    return make_pair(FilePair("a0001", *found), FivekConfig(fivek_dir=str(tmp_path), min_resolution=32, **options))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_requirement_06_what_does_not_show_the_same_is_rejected_and_what_is_turn
 
 
 def test_requirement_07_bad_files_are_rejected_and_never_copied(tmp_path, monkeypatch):
-    """Each kind of bad file is in test_fivek_bad_inputs; here: nothing of one arrives, and Pillow is not told to be lenient."""
+    """Each kind of bad file is in test_bad_inputs; here: nothing of one arrives, and Pillow is not told to be lenient."""
     folder = put_pairs(tmp_path / "fivek", [1, 2])
     whole = (folder / "input" / "a0001-photo 1.jpeg").read_bytes()
     put(folder, "input/a0001-photo 1.jpeg", whole[: len(whole) // 2])

@@ -100,7 +100,7 @@ def test_the_script_runs_from_anywhere_and_leaves_exactly_the_named_files(tmp_pa
     output = tmp_path / "fivek_processed"
     names = {"images", "meta", "train.jsonl", "val.jsonl", "dataset_metadata.json", "rejected.csv", ".lock"}
     assert {path.name for path in output.iterdir()} == names
-    wanted = {f"a{number:04d}_{side}.jpg" for number in range(1, 31) for side in ("src", "tar")}
+    wanted = {f"a{number:04d}_{role}.jpg" for number in range(1, 31) for role in ("src", "tar")}
     assert {path.name for path in (output / "images").iterdir()} == wanted
     assert len(keys(output, "train")) + len(keys(output, "val")) == 30
 
@@ -150,7 +150,7 @@ def test_a_terminal_gets_a_bar_with_rate_and_time_left(tmp_path):
     assert "pairs/s" not in lines and process.returncode == 0
 
 
-def test_a_side_without_pairs_has_no_file_and_the_log_says_so(tmp_path, capsys):
+def test_a_part_without_pairs_has_no_file_and_the_log_says_so(tmp_path, capsys):
     put_pairs(tmp_path / "fivek", [2, 3])
     assert run(tmp_path / "fivek", tmp_path / "out", "--val_ratio", "0") == 0
     assert "no pair fell to val" in capsys.readouterr().out and not (tmp_path / "out" / "val.jsonl").exists()
@@ -188,7 +188,7 @@ def test_raw_files_without_rawpy_end_with_2_before_anything_is_written(tmp_path,
     put(tmp_path, "fivek/c/a0001-x.tif")
     monkeypatch.setattr(prepare, "has_rawpy", lambda: False)
     assert run(tmp_path / "fivek", tmp_path / "out") == 2
-    assert "pip install -r requirements-prepare.txt" in capsys.readouterr().err
+    assert "pip install -r requirements-fivek.txt" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,6 +1,6 @@
 """A FiveK folder that is prepared again after something changed: requirements 8 to 12 and 15, each by its number.
 
-The kills are in test_fivek_kills.
+The kills are in test_kills.
 """
 
 import os
@@ -49,15 +49,15 @@ def rerun(folder: Path, *more) -> int:
     return run(folder / "fivek", folder / "out", "--val_ratio", "0.3", *more)
 
 
-def test_requirement_08_a_pair_keeps_its_side_whoever_else_is_there(copy):
-    before = {side: keys(copy / "out", side) for side in ("train", "val")}
+def test_requirement_08_a_pair_keeps_its_part_whoever_else_is_there(copy):
+    before = {part: keys(copy / "out", part) for part in ("train", "val")}
     assert len(before["val"]) in range(6, 19) and before["train"].isdisjoint(before["val"])
     put_pairs(copy / "fivek", range(41, 61))
     put(copy / "fivek", "input/a0002-photo 2.jpeg", b"")
     assert rerun(copy, "--max_reject", "1") == 0
-    after = {side: keys(copy / "out", side) for side in ("train", "val")}
-    for side in ("train", "val"):
-        assert before[side] - {"a0002"} <= after[side]
+    after = {part: keys(copy / "out", part) for part in ("train", "val")}
+    for part in ("train", "val"):
+        assert before[part] - {"a0002"} <= after[part]
     assert len(after["train"] | after["val"]) == 59 and after["train"].isdisjoint(after["val"])
     assert rerun(copy, "--max_reject", "1", "--seed", "7") == 0
     assert keys(copy / "out", "val") != after["val"]
@@ -68,13 +68,13 @@ def test_requirement_08_a_list_decides_when_it_is_given(copy, capsys):
     assert rerun(copy, "--val_list", listing) == 0
     assert keys(copy / "out", "val") == {"a0003", "a0005"} and len(keys(copy / "out", "train")) == 38
     assert metadata(copy / "out")["config"]["val_list"] == "val.txt"
-    assert "does not exist" in refused(
+    assert f"error: --val_list {copy / 'no.txt'} does not exist" in refused(
         capsys, "--fivek_dir", copy / "fivek", "--output_dir", copy / "out", "--val_list", copy / "no.txt"
     )
 
 
 def test_requirement_10_one_and_two_workers_make_the_same_bytes(copy, tmp_path):
-    """The kills are in test_fivek_kills."""
+    """The kills are in test_kills."""
     assert run(copy / "fivek", tmp_path / "alone", "--val_ratio", "0.3", "--workers", "1") == 0
     assert tree(tmp_path / "alone") == tree(copy / "out")
     assert str(tmp_path).encode() not in b"".join(content for content, _ in tree(copy / "out").values())
@@ -124,7 +124,8 @@ def test_requirement_11_a_rejected_pair_is_not_decoded_again_until_something_cha
 
 def test_requirement_12_a_second_writer_is_refused_with_2(copy, capsys):
     with locked_by_another(copy / "out"):
-        assert "is in use by process" in refused(capsys, "--fivek_dir", copy / "fivek", "--output_dir", copy / "out")
+        message = refused(capsys, "--fivek_dir", copy / "fivek", "--output_dir", copy / "out")
+        assert f"error: --output_dir {copy / 'out'} is in use by process" in message
     assert rerun(copy) == 0
 
 
@@ -133,8 +134,8 @@ def test_requirement_15_rows_are_what_training_reads_and_decodes_nothing_for(for
     assert train == sorted(train, key=lambda row: row["src"])
     assert train[0]["src"].startswith("images/a") and train[0]["tar"] == train[0]["src"].replace("_src", "_tar")
     monkeypatch.setattr("data.fingerprint.decode_bytes", lambda *_: pytest.fail("decoded"))
-    for side in ("train", "val"):
-        pairs = read_pairs(forty / "out" / f"{side}.jsonl")
+    for part in ("train", "val"):
+        pairs = read_pairs(forty / "out" / f"{part}.jsonl")
         assert [pair.row for pair in fingerprint_pairs(pairs)] == [pair.row for pair in pairs]
 
 

@@ -1,4 +1,4 @@
-"""One preparation of FiveK: sides, order of writing, workers and space; requirements 8, 9 and 12 to 14, each by its number."""
+"""One preparation of FiveK: train and val, order of writing, workers, space; requirements 8, 9 and 12 to 14, each by its number."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ from data.fivek import pair, prepare
 from data.fivek.config import FivekConfig
 from data.fivek.dataset import hash_share
 from data.fivek.find import SourceFile
-from data.fivek.match import Candidate
+from data.fivek.match import FilePair
 from data.fivek.pair import make_pair
 from tests.helpers.fivek_folder import (
     encoded,
@@ -38,7 +38,7 @@ from tests.helpers.fivek_folder import (
 ROOT = Path(prepare_fivek_robust.__file__).resolve().parent
 
 
-def test_requirement_08_the_hash_gives_the_share_that_was_asked_for():
+def test_requirement_08_the_hash_gives_the_requested_share():
     shares = [hash_share(42, f"a{number:04d}") for number in range(1, 5001)]
     assert 220 < sum(share < 0.05 for share in shares) < 280 and min(shares) >= 0 and max(shares) < 1
     assert hash_share(42, "a0001") == hash_share(42, "a0001") != hash_share(43, "a0001")
@@ -52,8 +52,8 @@ def test_requirement_08_bursts_stay_together_by_day(tmp_path):
         put(tmp_path, f"fivek/input/a{number:04d}.jpg", encoded(source(number), exif=exif))
         put(tmp_path, f"fivek/expertC/a{number:04d}.jpg", encoded(target(number)))
     assert run(tmp_path / "fivek", tmp_path / "out", "--split_by", "day", "--val_ratio", "0.5") == 0
-    sides = {side: {days[int(key[1:])][:10] for key in keys(tmp_path / "out", side)} for side in ("train", "val")}
-    assert sides["train"] and sides["val"] and sides["train"].isdisjoint(sides["val"])
+    found = {part: {days[int(key[1:])][:10] for key in keys(tmp_path / "out", part)} for part in ("train", "val")}
+    assert found["train"] and found["val"] and found["train"].isdisjoint(found["val"])
 
 
 def test_requirement_08_a_lookalike_of_a_training_pair_does_not_validate(tmp_path):
@@ -98,13 +98,13 @@ def test_requirement_09_the_record_is_written_last_and_proves_the_pair(tmp_path,
 def test_requirement_12_a_pair_that_crashes_its_worker_is_rejected_this_time(tmp_path, monkeypatch):
     folder = put_pairs(tmp_path / "fivek", range(1, 7))
 
-    def crash(self, candidate):
-        if candidate.key == "a0004":
+    def crash(pair, config):
+        if pair.key == "a0004":
             os._exit(11)
-        return make_pair(candidate, self.config)
+        return make_pair(pair, config)
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare._Maker, "__call__", crash)
+        patch.setattr(prepare, "make_pair", crash)
         assert run(folder, tmp_path / "out", "--workers", "2", "--val_ratio", "0") == 3
     assert reason_of(tmp_path / "out", "a0004") == "worker crashed (exit code 11)"
     assert len(keys(tmp_path / "out", "train")) == 5
@@ -122,7 +122,7 @@ def test_requirement_13_workers_follow_cpus_and_memory_with_one_thread_each(monk
         "import os, runpy, sys\nsys.argv = ['prepare_fivek_robust.py', '--help']\n"
         "try:\n    runpy.run_path('prepare_fivek_robust.py', run_name='__main__')\nexcept SystemExit: pass\n"
         f"sys.stderr.write(' '.join(os.environ.get(name, '-') for name in {THREAD_LIMITS!r}))\n"
-        "sys.stderr.write(' torch' if 'torch' in sys.modules else ' light')"
+        "sys.stderr.write(' heavy' if {'torch', 'numpy', 'PIL', 'tqdm'} & sys.modules.keys() else ' light')"
     )
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stderr == "1 1 1 1 light"
@@ -130,23 +130,23 @@ def test_requirement_13_workers_follow_cpus_and_memory_with_one_thread_each(monk
 
 def test_requirement_13_jpegs_are_decoded_small_only_when_both_are_jpeg(tmp_path, monkeypatch):
     scales = []
-    real = pair.read_member
+    real = pair.read_image
 
     def noting(*args, **options):
         scales.append(options["jpeg_scale"])
         return real(*args, **options)
 
-    monkeypatch.setattr(pair, "read_member", noting)
-    candidates = []
+    monkeypatch.setattr(pair, "read_image", noting)
+    file_pairs = []
     for name, image in (("input.jpg", source(1, 640, 480)), ("target.jpg", target(1, 640, 480))):
         put(tmp_path, name, encoded(image))
         put(tmp_path, f"{name[:-4]}.png", encoded(image, "PNG"))
     for suffix in (".jpg", ".png"):
         found = [SourceFile(name, name[-4:], 1, 0) for name in ("input.jpg", f"target{suffix}")]
-        candidates.append(Candidate("a0001", *found))
+        file_pairs.append(FilePair("a0001", *found))
     outcomes = [
-        make_pair(candidate, FivekConfig(fivek_dir=str(tmp_path), min_resolution=32, max_resolution=150))
-        for candidate in candidates
+        make_pair(files, FivekConfig(fivek_dir=str(tmp_path), min_resolution=32, max_resolution=150))
+        for files in file_pairs
     ]
     assert scales == [4, 4, 1, 1]
     sizes = [(outcome.facts["row"]["width"], outcome.facts["row"]["height"]) for outcome in outcomes]

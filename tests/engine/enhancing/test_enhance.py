@@ -1,5 +1,8 @@
 """enhance_photos.py through the front door: what comes out of which file, what is kept, skipped, refused and listed."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +19,7 @@ from tests.helpers.enhance_runs import ADDED, RESOLUTION, argv_of, run, save_bri
 from tests.helpers.exits import refusal
 from tests.helpers.fivek_tree import dng
 from tests.helpers.image_files import noise, turned
+from tests.helpers.paths import ROOT
 from tests.helpers.photos import scene
 
 
@@ -56,6 +60,7 @@ def test_photos_of_a_tree_are_brightened_under_their_own_names_and_kinds(checkpo
     assert results == {
         *("a.jpg", "deep/b.png", "deep/er/c.tif", "contact_sheet.html", "contact_sheet_1.jpg"),
         *("sheet/a.jpg", "sheet/deep/b.jpg", "sheet/deep/er/c.jpg"),
+        *("sheet/a.json", "sheet/deep/b.json", "sheet/deep/er/c.json"),
     }
     for before, after in (("a.jpg", "a.jpg"), ("deep/b.PNG", "deep/b.png")):
         old, new = decode(photos / before).astype(float), decode(out / after).astype(float)
@@ -171,11 +176,20 @@ def test_an_interrupted_run_goes_on(checkpoint, photos, tmp_path, capsys, monkey
         (["--jpeg_quality", "0"], "--jpeg_quality 0"),
         (["--max_side", "2"], "--max_side 2"),
         (["--input", "nowhere"], "nowhere"),
+        (["--input", "x" * 300], "error: --input xxx"),
+        (["--output", "x" * 300], "error: --output xxx"),
+        (["--checkpoint", "gone.pt"], "error: --checkpoint gone.pt"),
     ],
 )
 def test_mistakes_name_their_flag_and_write_nothing(checkpoint, photos, tmp_path, capsys, flags, named):
     message = refusal(capsys, enhance_photos.main, *argv_of(checkpoint, photos, tmp_path / "out", *flags))
     assert named in message and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("script", ["enhance_photos", "export_model"])
+def test_help_and_a_mistyped_flag_wait_for_no_library(script):
+    code = f"import sys, {script}; sys.exit(len({{'torch', 'numpy', 'PIL'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_the_output_may_lie_inside_the_input(checkpoint, photos, capsys):

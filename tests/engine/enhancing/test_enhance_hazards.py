@@ -1,6 +1,9 @@
 """enhance_photos.py where results could be lost, mixed up or taken for others: reruns, names, odd folders, odd files."""
 
+import hashlib
+import json
 import os
+import shutil
 import struct
 
 import pytest
@@ -72,6 +75,38 @@ def test_a_subset_that_was_made_again_says_nothing_of_the_rest(models, photos, t
     assert str(out / "y.png") in refusal(capsys, enhance_photos.main, *argv_of(models[1], photos, out))
 
 
+def test_the_settings_of_a_result_stand_in_a_file_beside_its_picture(models, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(models[0], photos, out, "--max_side", "30") == 0
+    settings = json.loads((out / "sheet/x.json").read_text(encoding="utf-8"))
+    assert settings["max_side"] == 30 and settings["models"] == [hashlib.sha256(models[0].read_bytes()).hexdigest()]
+    with Image.open(out / "sheet/x.jpg") as picture:
+        assert "comment" not in picture.info
+    (out / "sheet/x.json").write_text("{", encoding="utf-8")
+    message = refusal(capsys, enhance_photos.main, *argv_of(models[0], photos, out, "--max_side", "30"))
+    assert message.startswith(f"error: --output {out / 'x.png'} was made elsewhere, or with unknown settings")
+
+
+def test_a_folder_of_a_former_version_is_recognised(models, photos, tmp_path, capsys):
+    """It wrote the settings as the comment of the picture, and no file beside it."""
+    out = tmp_path / "out"
+    assert run(models[0], photos, out) == 0
+    before = (out / "x.png").read_bytes()
+    for name in ("x", "y"):
+        path = out / "sheet" / f"{name}.json"
+        comment = json.dumps(json.loads(path.read_text(encoding="utf-8")))
+        path.unlink()
+        with Image.open(path.with_suffix(".jpg")) as picture:
+            picture.save(path.with_suffix(".jpg"), comment=comment)
+    (out / "y.png").unlink()
+    assert run(models[0], photos, out) == 0
+    assert "1 of 2 photos are done already" in capsys.readouterr().out and (out / "y.png").exists()
+    message = refusal(capsys, enhance_photos.main, *argv_of(models[0], photos / "x.png", out, "--tta"))
+    assert "was made with other settings (tta)" in message and (out / "x.png").read_bytes() == before
+    assert run(models[1], photos, out, "--format", "jpeg", "--overwrite") == 0
+    assert (out / "x.jpg").exists() and not (out / "x.png").exists() and (out / "sheet/x.json").exists()
+
+
 def test_two_runs_of_different_settings_side_by_side_do_not_mix(models, photos, tmp_path, capsys, monkeypatch):
     """The other run makes its first result after this one has looked what there is."""
     out, inner = tmp_path / "out", enhance.restore_photo
@@ -125,6 +160,25 @@ def test_photos_with_the_names_of_the_contact_sheet_are_refused(models, photos, 
     for name in ("contact_sheet_1.jpg", "sheet/x.jpg", "sheet/y.jpg"):
         assert f"{tmp_path / 'out' / name}: the contact sheet has the name" in message
     assert not (tmp_path / "again").exists()
+
+
+def test_a_photo_in_the_place_of_a_part_of_the_contact_sheet_is_not_replaced(models, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    (out / "sheet").mkdir(parents=True)
+    for name in ("x.json", "y.jpg"):
+        shutil.copy(photos / "x.png", out / "sheet" / name)
+        message = refusal(capsys, enhance_photos.main, *argv_of(models[0], out / "sheet" / name, out))
+        assert f"would replace or hide {out / 'sheet' / name}" in message
+    assert not list(out.glob("*.*"))
+
+
+@pytest.mark.parametrize("ending", ["json", "jpg"])
+def test_a_folder_in_the_place_of_a_part_of_the_contact_sheet_is_refused(models, photos, tmp_path, capsys, ending):
+    (photos / f"X.{ending}").mkdir()
+    shutil.copy(photos / "y.png", photos / f"X.{ending}")
+    message = refusal(capsys, enhance_photos.main, *argv_of(models[0], photos, tmp_path / "out"))
+    assert f"the contact sheet needs {tmp_path / 'out/sheet' / f'x.{ending}'}" in message
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_name_without_room_for_an_ending_is_refused(models, photos, tmp_path, capsys):

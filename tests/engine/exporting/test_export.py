@@ -12,6 +12,8 @@ import evaluate_darkir_test
 import export_model
 from common.files import write_json
 from darkir.weights import read_weights
+from engine.exporting.candidates import read_folds
+from engine.exporting.choose import find_test_pairs
 from tests.helpers.evaluate_runs import results_of
 from tests.helpers.exits import refusal
 from tests.helpers.export_runs import argv_of, best_of, change, contents_of, export, metadata_of
@@ -143,23 +145,42 @@ def test_the_average_is_the_mean_and_warns_when_it_is_worse(own_run, two_folds, 
     assert not seen["known"] and seen["sources"] == ["x.pth"] and "Provenance: unknown" in card
 
 
-def test_without_test_photos_the_average_is_refused_and_a_fold_says_so(finished_run, tmp_path, capsys):
-    message = refusal(
-        capsys, export_model.main, *argv_of(finished_run, None, tmp_path / "m.safetensors", "--choose", "average")
-    )
-    assert "--choose average" in message and "--test_jsonl" in message and not list(tmp_path.iterdir())
-    assert export(finished_run, None, tmp_path / "m.safetensors", "--choose", "fold_1") == 0
-    assert "not scored on test photos, as no --test_jsonl is given" in capsys.readouterr().out
-    assert metadata_of(tmp_path / "m.safetensors")["weights"] == "fold_1"
-    assert "- Not scored on test photos" in (tmp_path / "m.md").read_text(encoding="utf-8")
+def test_without_test_photos_the_average_is_refused_and_a_fold_says_so(own_run, tmp_path, capsys):
+    path, output = own_run / "fold_1" / "checkpoint_best.pt", tmp_path / "out" / "m.safetensors"
+    change(path, split=None)
+    message = refusal(capsys, export_model.main, *argv_of(own_run, None, output, "--choose", "average"))
+    assert "--choose average" in message and "--test_jsonl" in message and not output.parent.exists()
+    assert export(own_run, None, output, "--choose", "fold_1") == 0
+    told = "not scored on test photos, as no --test_jsonl is given and the run's own cannot be had"
+    assert f"{told}: {path} records no split; name the test pairs with --test_jsonl" in capsys.readouterr().out
+    assert metadata_of(output)["weights"] == "fold_1"
+    assert "- Not scored on test photos" in output.with_suffix(".md").read_text(encoding="utf-8")
+
+
+NONSENSE = {
+    "not a record": ("split", "records no split"),
+    "a folder that is no text": ({"folder": ["a"], "base_dir": None}, "records no split"),
+    "a base that is no text": ({"folder": "a", "base_dir": 1}, "records no split"),
+    "no folder": ({}, "records no split"),
+    "a folder that is gone": ({"folder": "/no/such", "base_dir": None}, "/no/such/split_metadata.json does not exist"),
+    "a folder that cannot be": ({"folder": "/" + "x" * 300, "base_dir": None}, "File name too long"),
+    "a folder with a null byte": ({"folder": "/a\0b", "base_dir": None}, "does not exist"),
+}
+
+
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_a_split_record_that_is_nonsense_is_no_record(own_run, capsys, nonsense):
+    split, reason = NONSENSE[nonsense]
+    change(own_run / "fold_1" / "checkpoint_best.pt", split=split)
+    models = read_folds(own_run, lambda line: None)
+    assert find_test_pairs(None, None, models, print) == []
+    out = capsys.readouterr().out
+    assert out.startswith("⚠️  not scored on test photos") and reason in out
 
 
 def test_the_test_photos_of_the_recorded_split_are_found_when_it_is_that_split(own_run, two_folds, tmp_path, capsys):
-    def recorded(splits):
-        path = own_run / "fold_1" / "checkpoint_best.pt"
-        change(path, created_with={"argv": ["train_darkir_cv.py", "--data_splits_dir", str(splits), "--epochs", "2"]})
-
-    recorded(two_folds)
+    split = {"folder": str(two_folds.resolve()), "base_dir": None}
+    assert all(content["split"] == split for content in contents_of(own_run).values())
     assert export(own_run, None, tmp_path / "found.safetensors") == 0
     assert f"Test photos: {two_folds / 'test.jsonl'}" in capsys.readouterr().out
     assert json.loads(metadata_of(tmp_path / "found.safetensors")["scores"])["test_photos"] == 2
@@ -168,7 +189,7 @@ def test_the_test_photos_of_the_recorded_split_are_found_when_it_is_that_split(o
     metadata = json.loads((other / "split_metadata.json").read_text(encoding="utf-8"))
     metadata["folds"] = metadata["folds"][:1]
     write_json(other / "split_metadata.json", metadata)
-    recorded(other)
+    change(own_run / "fold_1" / "checkpoint_best.pt", split={"folder": str(other), "base_dir": None})
     assert export(own_run, None, tmp_path / "other.safetensors") == 0
     assert "holds another split than the one that was trained on" in capsys.readouterr().out
     assert json.loads(metadata_of(tmp_path / "other.safetensors")["scores"])["test"] is None

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import darkir
 from darkir import load_network
 from darkir.weights import read_weights
-from engine.exporting.artefact import TOOLKIT
 from engine.provenance import Seen
 from tests.helpers.export_runs import best_of, change, contents_of, export, metadata_of
 from tests.helpers.paths import ROOT
@@ -122,7 +122,9 @@ def test_a_model_that_is_worse_than_the_photo_as_it_is_says_so(own_run, two_fold
     assert "it makes them worse" in (tmp_path / "m.md").read_text(encoding="utf-8")
 
 
-def test_the_toolkit_names_its_version():
+def test_the_toolkit_names_its_version(exported):
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    name, version = (re.search(rf'^{key} = "(.*)"', text, re.MULTILINE)[1] for key in ("name", "version"))
-    assert f"{name} {version}" == TOOLKIT
+    name = re.search(r'^name = "(.*)"', text, re.MULTILINE)[1]
+    toolkit = f"{name} {darkir.__version__}"
+    assert metadata_of(exported / "model.safetensors")["toolkit"] == toolkit
+    assert f"Exported by {toolkit}, python" in (exported / "model.md").read_text(encoding="utf-8")

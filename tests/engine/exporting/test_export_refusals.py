@@ -56,18 +56,27 @@ MISTAKES = {
     "another ending": (lambda *_: None, ["--output", "m.pt"], ["--output m.pt", ".safetensors"]),
     "another ending of the ONNX": (lambda *_: None, ["--onnx", "m.pt"], ["--onnx m.pt", ".onnx"]),
     "no run": (lambda run, _: shutil.rmtree(run), [], ["--cv_dir", "missing"]),
-    "unfinished": (lambda run, _: (run / "fold_2/checkpoint_final.pt").unlink(), [], ["fold_2", "unfinished"]),
-    "no test set": (lambda *_: None, ["--test_jsonl", "gone.jsonl"], ["gone.jsonl"]),
+    "unfinished": (
+        lambda run, _: (run / "fold_2/checkpoint_final.pt").unlink(),
+        [],
+        ["--cv_dir", "fold_2 is unfinished"],
+    ),
+    "damaged": (
+        lambda run, _: (run / "fold_2/checkpoint_best.pt").write_bytes(b"half"),
+        [],
+        ["error: --cv_dir", "best.pt"],
+    ),
+    "no test set": (lambda *_: None, ["--test_jsonl", "gone.jsonl"], ["error: --test_jsonl gone.jsonl does not exist"]),
     "a leak": (leak, [], ["fold_1", "saw 1 of the 2 test photos"]),
     "scores of another epoch": (
         lambda run, _: change(run / "fold_1/checkpoint_best.pt", epoch=99),
         [],
-        ["checkpoint_best.pt", "epoch 99"],
+        ["error: --cv_dir", "checkpoint_best.pt", "epoch 99"],
     ),
     "no scores": (
         lambda run, _: change(run / "fold_1/checkpoint_final.pt", scores=[]),
         [],
-        ["fold_1", "no validation"],
+        ["error: --cv_dir", "fold_1", "no validation"],
     ),
     "no training resolution": (
         lambda run, _: change(run / "fold_1/checkpoint_best.pt", config={"data": {}}),

@@ -1,6 +1,8 @@
 """evaluate_darkir_test.py through its front door: the numbers, the result files, the flags."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from tests.helpers.evaluate_runs import (
     save_weights,
     tar_of,
 )
+from tests.helpers.metric_oracle import plain_metrics
+from tests.helpers.paths import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -34,28 +38,6 @@ def network_output(network, src):
     with torch.no_grad():
         image = network(torch.from_numpy(src).float().permute(2, 0, 1)[None])
     return image[0].permute(1, 2, 0).numpy().astype(np.float64)
-
-
-def plain_metrics(restored, target):
-    """The definitions written down once more, in float64 and without the project's code."""
-    restored = restored.clip(0, 1)
-    taps = np.exp(-((np.arange(11) - 5.0) ** 2) / (2 * 1.5**2))
-    taps /= taps.sum()
-
-    def blur(plane):
-        rows = np.lib.stride_tricks.sliding_window_view(plane, 11, axis=0) @ taps
-        return np.lib.stride_tricks.sliding_window_view(rows, 11, axis=1) @ taps
-
-    structure = []
-    for x, y in zip(np.moveaxis(restored, 2, 0), np.moveaxis(target, 2, 0), strict=True):
-        mx, my = blur(x), blur(y)
-        vx, vy, cov = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
-        structure.append(((2 * mx * my + 1e-4) * (2 * cov + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))).mean())
-    return {
-        "psnr": -10 * np.log10(((restored - target) ** 2).mean()),
-        "ssim": np.mean(structure),
-        "l1": np.abs(restored - target).mean(),
-    }
 
 
 def test_metrics_and_ensemble_equal_an_independent_computation(three_folds, whole_run):
@@ -90,21 +72,10 @@ def test_metrics_and_ensemble_equal_an_independent_computation(three_folds, whol
 
 def test_result_files_have_the_promised_keys(whole_run):
     results = results_of(whole_run)
-    assert sorted(results) == sorted(
-        [
-            "schema_version",
-            "test_digest",
-            "n",
-            "photos",
-            "models",
-            "ensemble",
-            "folds",
-            "identity",
-            "gain",
-            "settings",
-            "created_with",
-        ]
-    )
+    assert list(results) == [
+        "schema_version", "test_digest", "n", "photos", "models", "ensemble", "folds", "identity", "gain", "settings",
+        "created_with",
+    ]  # fmt: skip
     assert (results["schema_version"], results["n"]) == (1, len(PHOTOS))
     assert [fold["model"] for fold in results["folds"]] == ["fold_1", "fold_2", "fold_3"]
     assert results["settings"]["resolution"] == 64 and results["settings"]["fit"] == "crop"
@@ -217,27 +188,14 @@ def test_flag_list(capsys):
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     flags = re.findall(r"^  (?:-h, )?(--\w+)", text, re.MULTILINE)
-    assert sorted(flags) == sorted(
-        [
-            "--help",
-            "--cv_dir",
-            "--checkpoint",
-            "--arch",
-            "--model_size",
-            "--n_folds",
-            "--test_jsonl",
-            "--base_dir",
-            "--resolution",
-            "--fit",
-            "--batch_size",
-            "--num_workers",
-            "--tta",
-            "--mixed_precision",
-            "--save_visuals",
-            "--baseline",
-            "--baseline_l1",
-            "--output_dir",
-            "--device",
-        ]
-    )
+    assert sorted(flags) == [
+        "--arch", "--base_dir", "--baseline", "--baseline_l1", "--batch_size", "--checkpoint", "--cv_dir", "--device", "--fit",
+        "--help", "--mixed_precision", "--model_size", "--n_folds", "--num_workers", "--output_dir", "--resolution",
+        "--save_visuals", "--test_jsonl", "--tta",
+    ]  # fmt: skip
     assert "None" not in text
+
+
+def test_flags_are_checked_before_torch_is_imported():
+    code = "import sys, evaluate_darkir_test; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -7,13 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-import evaluate_darkir_test
 from common import signals
 from common.files import write_jsonl
 from darkir.architectures import NetworkConfig
 from darkir.network import DarkIR
 from engine import checkpoint, inference
-from engine.testing.visuals import to_bytes
+from engine.testing.visuals import VisualsFolder, to_bytes
 from tests.helpers.evaluate_runs import PHOTOS, noisy_network, refused, results_of, run, save_fold, save_weights
 from tests.helpers.lock_holder import locked_by_another
 
@@ -118,13 +117,13 @@ def test_a_signal_ends_the_run_and_leaves_the_former_results(own_folds, monkeypa
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     save_fold(own_folds / "cv", 1, noisy_network(9))
     handlers = {number: signal.getsignal(number) for number in signals.SIGNALS}
-    add = evaluate_darkir_test.Pictures.add
+    add = VisualsFolder.add
 
     def add_then_stop(self, *arguments):
         add(self, *arguments)
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(evaluate_darkir_test.Pictures, "add", add_then_stop)
+    monkeypatch.setattr(VisualsFolder, "add", add_then_stop)
     signals.install()
     try:
         assert run(own_folds, output, "--save_visuals", "--batch_size", 1) == 75
