@@ -1,7 +1,9 @@
 """Structure term and metric: SSIM with a Gaussian window of 11 and sigma 1.5, data range 1, no padding.
 
 Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE TIP 2004, equation 13
-(K1 = 0.01, K2 = 0.03), a channel at a time. Window and arithmetic are those of pytorch-msssim.
+(K1 = 0.01, K2 = 0.03), a channel at a time. Window and arithmetic are those of pytorch-msssim, the judge in the tests; they stand
+here because a resumed run must go on bit for bit. (8, 3, 384, 384), forward and backward on one CPU thread: the library takes
+1.4 times as long on NCHW images, 1.0 in training's memory formats, 0.8 with both channels_last, and differs by at most 1.2e-7.
 """
 
 from __future__ import annotations

@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import create_data_splits
-import evaluate_darkir_test
 from common.errors import InputError
 from common.options import add_options, from_args, make_parser
 from data.config import SplitConfig
 from data.images import decode_bytes
 from data.loader import BatchKeys, EpochPlan, Mixing
 from data.manifest import read_pairs
+from engine.testing.config import parse_args as parse_evaluation
 from engine.training.config import parse_args as parse_training
 from tests.fuzz.images import ACCEPTED, EITHER, REFUSED, plain_pixels
 
@@ -154,7 +154,7 @@ def parse_train(argv: list[str]) -> dict:
 
 
 def parse_evaluate(argv: list[str]) -> dict:
-    args, *configs = evaluate_darkir_test.parse_args(argv)
+    args, *configs = parse_evaluation(argv, "")
     return {**vars(args), **{name: value for config in configs for name, value in vars(config).items()}}
 
 

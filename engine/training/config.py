@@ -10,11 +10,11 @@ import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from common.exits import flagged
 from common.options import add_options, finite_float, from_args, make_parser, require
-from darkir.architectures import MODEL_SIZES, Config, encoder_stages
+from darkir.architectures import MODEL_SIZES, Config, RestormerConfig, encoder_stages
 from data.config import DataConfig
 from losses.config import LossConfig
 
@@ -56,7 +56,9 @@ class ModelConfig:
     def network(self) -> Config:
         """The network's description."""
         config = MODEL_SIZES[self.arch][self.model_size]
-        return dataclasses.replace(config, layer_norm=self.layer_norm) if self.arch == "restormer" else config
+        return (
+            dataclasses.replace(config, layer_norm=self.layer_norm) if isinstance(config, RestormerConfig) else config
+        )
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,9 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     for config_class, title in SECTIONS.values():
         add_options(parser, config_class, title)
     args = parser.parse_args(argv)
-    configs = {name: from_args(config_class, args, parser) for name, (config_class, _) in SECTIONS.items()}
+    configs: dict[str, Any] = {
+        name: from_args(config_class, args, parser) for name, (config_class, _) in SECTIONS.items()
+    }
     options = Options(**configs, overwrite=args.overwrite, resume=args.resume)
     _refuse_contradictions(args, options, parser)
     if args.output_dir is None:

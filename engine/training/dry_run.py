@@ -75,7 +75,7 @@ def _epoch_seconds(run: Run, rehearsal: Rehearsal, feed: Feed) -> float:
         loaded = time.monotonic()
         rehearsal.update(batch)
         updates.append((loaded - started, time.monotonic() - loaded))
-    dataset = feed.validation.dataset
+    dataset = feed.frames
     restore = restorer(rehearsal.learner.network, run.precision)
     for index in range(min(TIMED_FRAMES, len(dataset))):
         started = time.monotonic()

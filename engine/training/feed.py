@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
 
 from common.log import RunLog
-from data.cache import ResidentPairs, open_cache, open_resident
+from data.cache import ResidentFrames, ResidentPairs, open_cache, open_resident
 from data.dataset import EvaluationPairs, Source, TrainingPairs, decoded_pair
 from data.loader import BatchKeys, EpochPlan, Mixing, equal_size_batches, evaluation_loader, training_batches
 from engine.distributed import World
@@ -21,7 +21,7 @@ from engine.training.plans import FoldPlan
 class Feed:
     """Batches {"src", "tar": uint8 (B, 3, H, W), "index": (B,)} of one process, the same whatever they are made from.
 
-    validation: whole frames, in batches of one size; its `dataset` gives single ones.
+    frames: the validation photos, one by one; validation: the same in batches of one size.
     """
 
     def __init__(
@@ -39,12 +39,13 @@ class Feed:
         self.workers, self.pin = data.num_workers, device.type == "cuda"
         pairs = [*plan.train, *plan.mix]
         self.samples = TrainingPairs(pairs, data.resolution, data.fit, data.preprocess, train.seed, source)
-        frames = EvaluationPairs(plan.val, data.resolution, data.fit, source)
-        batches = world.share(equal_size_batches(frames, train.batch_size))
+        self.frames = EvaluationPairs(plan.val, data.resolution, data.fit, source)
+        batches = world.share(equal_size_batches(self.frames, train.batch_size))
+        self.validation: DataLoader | ResidentFrames
         if resident is not None:
-            self.validation = resident.frames(frames, batches)
+            self.validation = resident.frames(self.frames, batches)
         else:
-            self.validation = evaluation_loader(frames, batches, data.num_workers, self.pin)
+            self.validation = evaluation_loader(self.frames, batches, data.num_workers, self.pin)
 
     def training(self, first_update: int) -> Iterator[dict]:
         """All batches from update `first_update` to the last one of the last epoch."""

@@ -45,6 +45,12 @@ class Progress:
         """Finished epochs."""
         return len(self.history)
 
+    @property
+    def best_epoch(self) -> dict[str, Any]:
+        """`best`, for when an epoch has ended."""
+        assert self.best is not None
+        return self.best
+
     def count_update(self, terms: dict[str, float], grad_norm: float, skipped: bool, seconds: float) -> None:
         """Add an update: its loss terms, gradient norm, and whether a float16 overflow made it a skipped step."""
         totals = self.totals

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -46,7 +47,8 @@ class WeightAverage:
     def update(self, network: nn.Module, update: int) -> None:
         """Move towards `network` after optimizer update number `update` (from 0)."""
         decay = ema_decay(update, self.decay) if self.decay else 0.0
-        averages, weights = list(self.network.parameters()), list(network.parameters())
+        averages: list[torch.Tensor] = list(self.network.parameters())
+        weights: list[torch.Tensor] = list(network.parameters())
         torch._foreach_lerp_(averages, weights, 1.0 - decay)
 
 
@@ -54,7 +56,7 @@ def make_learner(network: Network, precision: Precision, config: TrainConfig, la
     """Put optimizer, average and scaler around a network that stands on its device already."""
     return Learner(
         network=network,
-        forward=torch.compile(network, fullgraph=True) if config.compile else network,
+        forward=cast(nn.Module, torch.compile(network, fullgraph=True)) if config.compile else network,
         average=WeightAverage(network, config.ema_decay),
         optimizer=make_optimizer(network, config.lr, config.weight_decay, layer_decay),
         scaler=torch.amp.GradScaler(precision.device_type, enabled=precision.needs_scaler),

@@ -56,7 +56,7 @@ def begin(run: Run) -> tuple[Learner, Progress, Seen]:
         log(f"Starting from {start.weights.source}: {matched}")
     seen = refuse_leaks(plan, start, log)
     set_trainable(network, options.finetune, 0, run.objective.needs_side)
-    network = network.to(run.device, memory_format=torch.channels_last)
+    network = network.to(run.device).to(memory_format=torch.channels_last)
     learner = make_learner(network, run.precision, options.train, options.finetune.layer_decay)
     found = find_state(plan, options, start, run.requested, log)
     if found is None:
@@ -203,8 +203,8 @@ def _changing_no_result() -> set[str]:
 
 def remove_outputs(folder: Path) -> None:
     """Delete what a former run left in `folder` (--overwrite): known names only, anything else stays."""
-    names = (checkpoint.BEST, checkpoint.FINAL, checkpoint.LAST, checkpoint.PREVIOUS, POSITION)
-    names += ("history.json", "curves.png")
+    checkpoints = (checkpoint.BEST, checkpoint.FINAL, checkpoint.LAST, checkpoint.PREVIOUS)
+    names = (*checkpoints, POSITION, "history.json", "curves.png")
     events = folder.glob("tensorboard/events.out.tfevents.*")
     periodic = folder.glob("checkpoint_epoch_*.pt")
     for path in [*(folder / name for name in names), *periodic, *events]:

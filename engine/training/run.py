@@ -71,8 +71,8 @@ def describe(run: Run, learner: Learner) -> None:
     network, device = title(run.options.model.network), describe_device(run.device)
     log(f"{network}, {parameters:,} parameters, {run.precision.describe()}, {device}")
     if run.world.size > 1:
-        share = config.batch_size // run.world.size
-        log(f"{run.world.size} processes, each with {share} of the {config.batch_size} pairs of a batch")
+        pairs = config.batch_size // run.world.size
+        log(f"{run.world.size} processes, each with {pairs} of the {config.batch_size} pairs of a batch")
     log(f"{epoch_plan.updates} updates an epoch of {epoch_plan.samples_per_update} samples, {config.epochs} epochs")
     if epoch_plan.refilled:
         log(f"The last update of an epoch is filled with {epoch_plan.refilled} second draws of the same photos")

@@ -52,14 +52,14 @@ class RunFiles:
         """checkpoint_best.pt, when the epoch that just ended is the best one."""
         if not self.writes:
             return
-        metrics = {name: progress.best[name] for name in METRICS}
+        metrics = {name: progress.best_epoch[name] for name in METRICS}
         checkpoint.save(self.folder / checkpoint.BEST, self._average(learner, metrics=metrics, epoch=progress.epochs))
 
     def save_final(self, learner: Learner, progress: Progress, identity_scores: list[dict]) -> None:
         """checkpoint_final.pt: the outcome, and the scores of every validation photo beside those of the untouched photo."""
         if not self.writes:
             return
-        best, last = progress.best, progress.history[-1]
+        best, last = progress.best_epoch, progress.history[-1]
         scores = [
             {**ours, **{f"identity_{name}": theirs[name] for name in METRICS}}
             for ours, theirs in zip(best["scores"], identity_scores, strict=True)

@@ -92,7 +92,9 @@ def train(run: Run) -> None:
                 while progress.step < epoch * updates:
                     one_update(run, learner, progress, feed, batches, memory)
                     bar.update()
-                    _stop_if_requested(run, progress, files, learner)
+                    if signal_name := _stop_signal(run):
+                        files.save_state(learner, progress)
+                        raise _stopped(signal_name, progress)
                     every, made = config.checkpoint_every_steps, progress.step - saved_step
                     due = made >= every if every else time.monotonic() - saved_at >= SAVE_SECONDS
                     if due and progress.step < epoch * updates:
@@ -123,20 +125,21 @@ def train(run: Run) -> None:
             if tracker is not None:
                 tracker.epoch(progress.history)
                 if keep or epoch in (1, config.epochs):
-                    tracker.pictures(epoch, feed.validation.dataset, restore, run.device)
+                    tracker.pictures(epoch, feed.frames, restore, run.device)
             files.save_state(learner, progress)
             _log_epoch(run, progress, flags)
             if epoch == first_epoch < config.epochs:
                 seconds, left = time.monotonic() - began, config.epochs - epoch
                 minutes = math.ceil(seconds * left / 60)
                 log(f"This epoch took {seconds:.0f} s: at most {minutes} min for the other {left} epochs")
-            _stop_if_requested(run, progress)
+            if signal_name := _stop_signal(run):
+                raise _stopped(signal_name, progress)
 
         untouched = score(identity, feed.validation, plan.val, run.device, run.world)
         if tracker is not None:
             tracker.curves(progress.history)
         files.save_final(learner, progress, untouched)
-        best = f"best PSNR {progress.best['psnr']:.2f}dB at epoch {progress.best['epoch']}"
+        best = f"best PSNR {progress.best_epoch['psnr']:.2f}dB at epoch {progress.best_epoch['epoch']}"
         log(f"{plan.name} finished: {best} ({plan.folder})")
 
 
@@ -194,16 +197,15 @@ def _progress_bar(run: Run, epoch: int, done: int) -> tqdm:
     return tqdm(total=run.epoch_plan.updates, initial=done, desc=f"Epoch {epoch}", leave=False, disable=not shown)
 
 
-def _stop_if_requested(
-    run: Run, progress: Progress, files: RunFiles | None = None, learner: Learner | None = None
-) -> None:
-    """Raise Stopped when a signal came to any process, with the state saved first where it is not yet."""
+def _stop_signal(run: Run) -> str | None:
+    """The signal that requested a stop, of whichever process got it; all processes get the same answer."""
     if not run.world.any(signals.requested() is not None, run.device):
-        return
-    name = signals.requested() or "a signal to another process"
-    if files is not None:
-        files.save_state(learner, progress)
-    raise Stopped(f"{name} received; state saved at update {progress.step}, run the same command again")
+        return None
+    return signals.requested() or "a signal to another process"
+
+
+def _stopped(signal_name: str, progress: Progress) -> Stopped:
+    return Stopped(f"{signal_name} received; state saved at update {progress.step}, run the same command again")
 
 
 def _log_epoch(run: Run, progress: Progress, flags: dict[str, str]) -> None:
@@ -214,5 +216,5 @@ def _log_epoch(run: Run, progress: Progress, flags: dict[str, str]) -> None:
             run.log(f"🚩 {name}: {advice}")
     if progress.stopped_early:
         run.log("⏹️  Early stopping triggered!")
-        run.log(f"   Best PSNR: {progress.best['psnr']:.2f}dB at epoch {progress.best['epoch']}")
+        run.log(f"   Best PSNR: {progress.best_epoch['psnr']:.2f}dB at epoch {progress.best_epoch['epoch']}")
         run.log(f"   No improvement for {progress.epochs_without_gain} epochs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -54,7 +55,8 @@ def train_step(
     sums: dict[str, torch.Tensor] = {}
     for batch in batches:
         terms = weighted_terms(learner.forward, objective, batch, precision, device)
-        learner.scaler.scale(sum(terms.values()) / len(batches)).backward()
+        loss = cast(torch.Tensor, sum(terms.values()))
+        learner.scaler.scale(loss / len(batches)).backward()
         for name, term in terms.items():
             sums[name] = sums.get(name, 0.0) + term.detach() / len(batches)
     average_gradients(list(learner.network.parameters()), world)
@@ -62,13 +64,13 @@ def train_step(
     norm = clip_gradients(learner.network, grad_clip)
     # One transfer for all numbers: every .item() would make the host wait for the device again.
     *values, grad_norm = world.mean(torch.stack([*sums.values(), norm])).tolist()
-    terms = dict(zip(sums, values, strict=True))
-    skipped = _refuse_non_finite(terms, grad_norm, learner.scaler)
+    numbers = dict(zip(sums, values, strict=True))
+    skipped = _refuse_non_finite(numbers, grad_norm, learner.scaler)
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
     if not skipped:
         learner.average.update(learner.network, update)
-    return StepResult(sum(terms.values()), terms, 0.0 if skipped else grad_norm, skipped)
+    return StepResult(sum(numbers.values()), numbers, 0.0 if skipped else grad_norm, skipped)
 
 
 def discard_update(learner: Learner) -> None:

@@ -76,16 +76,20 @@ def single_run(world):
 
 
 MISTAKES = {
-    "test set missing": (lambda w: (w / "test.jsonl").unlink(), [], ["test.jsonl"]),
-    "rows broken": (break_manifest, [], ["test.jsonl:6", "test.jsonl:7"]),
+    "test set missing": (
+        lambda w: (w / "test.jsonl").unlink(),
+        [],
+        ["error: --test_jsonl ", "test.jsonl does not exist"],
+    ),
+    "rows broken": (break_manifest, [], ["error: --test_jsonl ", "test.jsonl:6", "test.jsonl:7"]),
     "image unreadable": (break_image, [], ["test.jsonl:4", "dark_src.png"]),
     "photo too small": (tiny_photo, [], ["test.jsonl:4", "a side needs 11 pixels"]),
     "base_dir wrong": (lambda w: None, ["--base_dir", "nowhere"], ["--base_dir", "nowhere"]),
     "no folds": (lambda w: shutil.rmtree(w / "cv"), [], ["--cv_dir", "missing"]),
-    "fold missing": (lambda w: shutil.rmtree(w / "cv" / "fold_2"), [], ["fold_2", "missing"]),
+    "fold missing": (lambda w: shutil.rmtree(w / "cv" / "fold_2"), [], ["error: --cv_dir ", "fold_2 is missing"]),
     "fold unfinished": (lambda w: (w / "cv/fold_3" / checkpoint.FINAL).unlink(), [], ["fold_3", "unfinished"]),
     "best gone": (lambda w: (w / "cv/fold_3" / checkpoint.BEST).unlink(), [], ["fold_3", checkpoint.BEST]),
-    "checkpoint torn": (tear_fold, [], ["fold_1", checkpoint.BEST]),
+    "checkpoint torn": (tear_fold, [], ["error: --cv_dir ", f"fold_1/{checkpoint.BEST}: torn"]),
     "single run as folds": (single_run, [], ["--checkpoint", checkpoint.BEST]),
     "n_folds too large": (lambda w: None, ["--n_folds", 4], ["fold_4", "missing"]),
     "n_folds too small": (lambda w: None, ["--n_folds", 2], ["--n_folds 2", "fold_3"]),
@@ -111,8 +115,8 @@ def test_mistakes_end_with_exit_2_and_say_what_is_wrong(own_folds, capsys, mista
     ("models", "words"),
     [
         ([], ["--cv_dir", "--checkpoint"]),
-        (["--checkpoint", "gone.pt"], ["gone.pt"]),
-        (["--checkpoint", "notes.txt"], ["notes.txt", "not a checkpoint"]),
+        (["--checkpoint", "good.pt", "gone.pt"], ["error: --checkpoint gone.pt: no such file"]),
+        (["--checkpoint", "notes.txt"], ["error: --checkpoint notes.txt: not a checkpoint"]),
         (["--checkpoint", "other.pt"], ["other.pt"]),
         (["--checkpoint", "good.pt", "good.pt"], ["good.pt", "more than once"]),
         (["--checkpoint", "good.pt", "--n_folds", "3"], ["--n_folds 3", "1 file"]),

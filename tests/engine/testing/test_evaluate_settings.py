@@ -150,5 +150,5 @@ def test_leftovers_of_a_killed_run_are_cleared(own_folds):
 def test_a_second_run_into_the_same_folder_is_refused(three_folds, tmp_path, capsys):
     with locked_by_another(tmp_path / "out"):
         assert run(three_folds, tmp_path / "out") == 2
-    assert "in use by process" in capsys.readouterr().err
+    assert f"error: --output_dir {tmp_path / 'out'} is in use by process" in capsys.readouterr().err
     assert run(three_folds, tmp_path / "out") == 0
