@@ -45,7 +45,7 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format .
 
 # Times, memory, errors and quality on the CPU, as Markdown for bench/RESULTS.md; eleven minutes on two idle cores.
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-dev
 	$(PY) -m bench.bench_fivek
 	$(PY) -m bench.bench_network
 	$(PY) -m bench.bench_scaling
@@ -56,7 +56,7 @@ bench: $(VENV)/.installed
 	$(PY) -m bench.same_quality
 
 # Times, memory and errors on a CUDA device, as Markdown for bench/RESULTS.md; exit 2 without one.
-bench-gpu: $(VENV)/.installed
+bench-gpu: $(VENV)/.installed-dev
 	$(PY) -m bench.bench_gpu
 
 # Freezing, layer decay, gradual unfreezing and mixing on pairs of your own: make ablation PAIRS=folder

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     config, wanted = from_args(SplitConfig, args, parser), from_args(AuditConfig, args, parser)
     # Only now what is heavy: --help and a mistyped flag answer at once.
-    from common.files import FolderLock
+    from common.locks import FolderLock
     from data.audit.audit import audit_pairs, report_audit
     from data.audit.page import write_audit
     from data.fingerprint import fingerprint_pairs
@@ -59,8 +59,10 @@ def main(argv: list[str] | None = None) -> int:
     if wanted.audit:
         audit = audit_pairs(pairs, wanted.oof, duplicates=config.near_duplicates != "off")
         report_audit(audit, log)
+        source = config.input_jsonl or config.input_dir
+        assert source is not None  # SplitConfig requires one of the two
         with flagged("--output_dir", config.output_dir):
-            write_audit(config.output_dir, audit, config.input_jsonl or config.input_dir, log)
+            write_audit(config.output_dir, audit, source, log)
         return DONE
     pairs = fingerprint_pairs(pairs, known=reusable_pairs(config, base_dir, dropped, log))
     refuse_repeated_sources(pairs)

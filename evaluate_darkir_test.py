@@ -21,7 +21,8 @@ if __name__ == "__main__":
     signals.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
 
 from common.exits import DONE, flagged, guarded
-from common.files import FolderLock, remove_stale_temporaries
+from common.files import remove_stale_temporaries
+from common.locks import FolderLock
 from common.log import RunLog
 from engine.testing.config import parse_args
 
@@ -51,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     models = read_models(args.cv_dir, args.checkpoint, log, args.n_folds)
     refuse_contradictions(models, args.arch, args.model_size)
     config = settle_frames(config, models, log)
+    assert config.resolution is not None and config.fit is not None  # settled
     with flagged("--test_jsonl", args.test_jsonl), flagged("--base_dir", args.base_dir):
         pairs = fingerprint_pairs(read_pairs(args.test_jsonl, args.base_dir, warn=log))
     refuse_leaks(models, pairs, log)

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     add_options(parser, FivekConfig, "FiveK")
     config = from_args(FivekConfig, parser.parse_args(argv), parser)
     # Only now what is heavy: --help and a mistyped flag answer at once.
-    from common.files import FolderLock
+    from common.locks import FolderLock
     from data.fivek.dataset import write_dataset
     from data.fivek.match import find_photos
     from data.fivek.prepare import prepare_pairs, report_dataset, report_found

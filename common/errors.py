@@ -57,3 +57,20 @@ def lacks_memory(error: BaseException) -> bool:
     """Whether memory was refused: by Python, on a device of torch (by its error's name), or on the CPU (by its words)."""
     names = [kind.__name__ for kind in type(error).__mro__]
     return "MemoryError" in names or "OutOfMemoryError" in names or "can't allocate memory" in str(error)
+
+
+def loader_fault(error: BaseException) -> str | None:
+    """What a fault of torch's loader processes means and what to do, by its words; None for any other error.
+
+    torch raises it where the main process happens to be when it hears of a worker's death.
+    """
+    text = str(error)
+    if "shared memory" in text or "Bus error" in text:
+        what = "the loader processes have no room in /dev/shm: use fewer --num_workers, or a larger one (docker --shm-size)"
+    elif "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
+        what = "a loader process died, most often for want of memory: use fewer --num_workers, or --num_workers 0"
+    elif "Too many open files" in text or "received 0 items of ancdata" in text:
+        what = "too many open files: raise the limit (ulimit -n), or use fewer --num_workers"
+    else:
+        return None
+    return f"{what} ({text.strip().splitlines()[-1][:200].strip()}); the last checkpoint is sound"

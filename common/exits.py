@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from common.errors import InputError, OutOfMemory, RunFailed, Stopped, lacks_memory
-from common.signals import no_more
+from common.errors import InputError, OutOfMemory, RunFailed, Stopped, lacks_memory, loader_fault
+from common.log import write_stdout
+from common.signals import kill_children, no_more
 from darkir.errors import ModelError  # the only import of darkir here: darkir stands alone, with an error of its own
 
 # A path that cannot exist was named by the user; any other fault of the system is not the input's.
@@ -31,7 +32,7 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def wrapper(argv: list[str] | None = None) -> int:
-        use_utf8_streams()
+        prepare_streams()
         try:
             return main(argv)
         except (InputError, ModelError) as error:
@@ -43,15 +44,20 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
         except RunFailed as failure:
             return _say(f"failed: {failure}", FAILED)
         except OSError as failure:
+            if fault := loader_fault(failure):
+                return _say(f"failed: {fault}", FAILED)
             where = f"{failure.filename}: " if failure.filename else ""
             word, code = ("error", WRONG_INPUT) if failure.errno in WRONG_PATHS else ("failed", FAILED)
             return _say(f"{word}: {where}{failure.strerror or failure}", code)
         except (MemoryError, RuntimeError) as failure:
+            if fault := loader_fault(failure):
+                return _say(f"failed: {fault}", FAILED)
             if not lacks_memory(failure):
                 raise
             return _say(f"failed: not enough memory ({failure or 'no details'}): {LESS_MEMORY}", FAILED)
         finally:
             no_more()
+            kill_children()
 
     return wrapper
 
@@ -78,15 +84,21 @@ def _is_about(message: str, path: str | Path | None) -> bool:
     return message.startswith(tuple(f"{spelling}{mark}" for spelling in spellings for mark in (" ", ":", os.sep)))
 
 
-def use_utf8_streams() -> None:
-    """Let stdout and stderr survive a terminal without UTF-8: what it cannot show is written as an escape."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+def prepare_streams() -> None:
+    """Let stdout and stderr survive a terminal without UTF-8 (what it cannot show is written as an escape) and being closed."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            # Else the next file that is opened would become the standard stream of every process that is started.
+            while (handle := os.open(os.devnull, os.O_WRONLY)) < number:
+                pass
+            setattr(sys, name, open(handle, "w", encoding="utf-8", errors="backslashreplace"))
+        elif hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def _say(message: str, code: int) -> int:
-    sys.stdout.flush()
-    sys.stderr.write(message + "\n")
-    sys.stderr.flush()
+    write_stdout("")
+    with contextlib.suppress(OSError):
+        sys.stderr.write(message + "\n")
+        sys.stderr.flush()
     return code

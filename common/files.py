@@ -9,20 +9,23 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
-import fcntl
 import io
 import json
 import os
+import re
+import secrets
 import socket
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from common import signals
-from common.errors import InputError
-
-TEMPORARY = ".tmp."
+# Temporary files are hidden, and say whose they are: nobody else's file has such a name.
+TEMPORARY = ".darkir-tmp."
+OWN_TEMPORARY = re.compile(re.escape(TEMPORARY) + r"(?P<host>[^.]*)\.(?P<pid>\d+)\.[0-9a-f]{8}\.")
+LONGEST_NAME = 255  # bytes of a file name
+# What file systems answer that have no fsync of a folder (NFS, SMB, WSL); the rename itself is still atomic there.
+NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EIO, errno.ENOSYS, errno.EACCES)
 
 
 @contextlib.contextmanager
@@ -33,8 +36,10 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: image writers choose their format by it.
-    temporary = path.with_name(f"{path.stem}{TEMPORARY}{os.getpid()}{path.suffix}")
+    # Unique also among containers that count their processes alike; the suffix stays last: image writers choose their format by it.
+    mark = f"{TEMPORARY}{_host()}.{os.getpid()}.{secrets.token_hex(4)}."
+    name = path.name if len(os.fsencode(mark + path.name)) <= LONGEST_NAME else path.suffix.removeprefix(".")
+    temporary = path.with_name(mark + name)
     try:
         yield temporary
         with open(temporary, "rb") as handle:
@@ -52,11 +57,14 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some network file systems refuse fsync on a folder; the rename itself is still atomic there.
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+        if error.errno not in NO_FOLDER_SYNC:
             raise
     finally:
         os.close(handle)
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:32]
 
 
 def write_bytes(path: str | Path, content: bytes | memoryview, mtime_ns: int | None = None) -> None:
@@ -80,7 +88,12 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
     """Write one strict JSON object a line."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+    write_text(path, jsonl_text(rows))
+
+
+def jsonl_text(rows: Iterable[dict]) -> str:
+    """What `write_jsonl` writes."""
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def write_csv(path: str | Path, columns: list[str], rows: Iterable[dict]) -> None:
@@ -93,69 +106,33 @@ def write_csv(path: str | Path, columns: list[str], rows: Iterable[dict]) -> Non
 
 
 def remove_stale_temporaries(folder: str | Path) -> list[Path]:
-    """Delete temporary files that a killed process left in `folder`; call it under the folder's lock."""
-    stale = sorted(path for path in Path(folder).glob(f"*{TEMPORARY}*") if path.is_file())
-    for path in stale:
-        path.unlink()
+    """Delete temporary files of this toolkit that a killed process of this machine left in `folder`, and nothing else.
+
+    Those of living processes stay, and those of other machines, where nobody here can know; what another user left and keeps from
+    deletion stays as well.
+    """
+    stale = []
+    for path in sorted(Path(folder).glob(f"{TEMPORARY}*")):
+        mark = OWN_TEMPORARY.match(path.name)
+        if mark is None or mark["host"] != _host() or is_alive(int(mark["pid"])) or not path.is_file():
+            continue
+        with contextlib.suppress(PermissionError, FileNotFoundError):
+            path.unlink()
+            stale.append(path)
     return stale
 
 
-class FolderLock:
-    """Exclusive ownership of a folder for as long as the process lives or the `with` block lasts.
-
-    The kernel drops the lock when its owner dies, so a stale one is taken over; `.lock` names host, process and time for
-    the message. POSIX record locks are used: forked loader workers do not inherit them.
-
-    Raises InputError naming the owner when another process holds the folder and `wait` seconds have passed.
-    """
-
-    def __init__(self, folder: str | Path, wait: float = 0.0):
-        self.path = Path(folder) / ".lock"
-        self.wait = wait
-        self.taken_over_from: dict | None = None
-        self._handle: io.TextIOWrapper | None = None
-
-    def __enter__(self) -> FolderLock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Not the atomic helper: the lock is on this very inode, which must stay in place.
-        self._handle = open(self.path, "a+", encoding="utf-8")
-        deadline = time.monotonic() + self.wait
-        while not self._try_lock():
-            if time.monotonic() >= deadline:
-                owner = self._read_owner()
-                self._handle.close()
-                raise InputError(
-                    f"{self.path.parent} is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')} "
-                    f"since {owner.get('since', '?')}; wait for it, or name another folder"
-                )
-            signals.check()
-            time.sleep(0.05)
-        self.taken_over_from = self._read_owner() or None
-        self._handle.seek(0)
-        self._handle.truncate()
-        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": utc_now()}, self._handle)
-        self._handle.flush()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._handle.seek(0)
-        self._handle.truncate()
-        self._handle.close()
-
-    def _try_lock(self) -> bool:
-        try:
-            fcntl.lockf(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            return False
+def is_alive(pid: int) -> bool:
+    """Whether this machine has another process `pid`: one that may still write. (What this one left, it has given up.)"""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
         return True
-
-    def _read_owner(self) -> dict:
-        self._handle.seek(0)
-        text = self._handle.read()
-        try:
-            return json.loads(text) if text else {}
-        except ValueError:
-            return {}
+    return True
 
 
 def utc_now() -> str:

@@ -11,6 +11,8 @@ class RunLog:
     """`log(line)` prints a line and appends it to `path` (None: print only); a `silent` log does nothing.
 
     The log is the one file that is not replaced whole: it grows by single appends, which folds running side by side may share.
+    A stdout that takes no more (`| head`, a full disk, a closed terminal) does not end the work: it is dropped, with one line on
+    stderr and in the file. Control characters of file names are written as escapes.
     """
 
     def __init__(self, path: Path | None = None, silent: bool = False):
@@ -20,14 +22,34 @@ class RunLog:
     def __call__(self, line: str) -> None:
         if self.silent:
             return
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        line = "".join(
+            character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in line
+        )
+        fault = write_stdout(line + "\n")
+        lines = [line] if fault is None else [line, f"⚠️  stdout takes no more lines ({fault}); the work goes on"]
+        if fault is not None:
+            sys.stderr.write(lines[-1] + "\n")
         if self.path is None:
             return
         # Made with the first line, so that a mistyped command leaves no folder behind.
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(handle, (line + "\n").encode("utf-8"))
+            for text in lines:
+                os.write(handle, (text + "\n").encode("utf-8", "backslashreplace"))
         finally:
             os.close(handle)
+
+
+def write_stdout(text: str) -> str | None:
+    """Write and flush `text`; when stdout takes no more, why, and from then on nothing is written to it."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # Also what the buffer still holds, or Python would fail at its end.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return error.strerror or str(error)
+    return None

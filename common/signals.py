@@ -1,18 +1,24 @@
-"""Signals set a flag that long loops check. Imports nothing heavy, so that scripts can install it before torch.
+"""Signals set a flag that long loops check; a second one ends the process. Imports nothing heavy: scripts install it before torch.
 
-SIGTERM (scheduler), SIGUSR1 (Slurm's warning before the time limit) and SIGINT (Ctrl-C) request a stop at the next safe point.
-Saving inside a handler can tear a half-made update, so a handler only notes the signal.
+SIGTERM (scheduler), SIGUSR1 (Slurm's warning before the time limit), SIGHUP (the terminal was closed) and SIGINT (Ctrl-C) request a
+stop at the next safe point. Saving inside a handler can tear a half-made update, so a handler only notes the signal.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 
 from common.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+# One request often arrives twice, from a process group and from a launcher such as torchrun: only a later one is a second one.
+SAME_REQUEST_SECONDS = 2.0
 
 _received: list[str] = []
 
@@ -20,11 +26,58 @@ _received: list[str] = []
 def install() -> None:
     """Install the handlers. Called by a script's own process before it imports torch; never at import."""
     for number in SIGNALS:
-        signal.signal(number, _note)
+        # Under nohup SIGHUP is ignored, and stays so.
+        if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
+            signal.signal(number, _note)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_end_at_second, args=(reader,), name="second signal", daemon=True).start()
 
 
 def _note(number: int, frame: object) -> None:
     _received.append(signal.Signals(number).name)
+
+
+def _end_at_second(reader: int) -> None:
+    """End the process at a second signal, whatever it does: a handler would wait for a library call that may never return.
+
+    Files appear whole or not at all, so that the state of the last save is what stays.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    first = None
+    while True:
+        for number in os.read(reader, 64):
+            if number not in SIGNALS or signal.getsignal(number) is not _note:
+                continue
+            if first is None:
+                first = time.monotonic()
+            elif time.monotonic() - first >= SAME_REQUEST_SECONDS:
+                name = signal.Signals(number).name
+                with contextlib.suppress(OSError):
+                    os.write(2, f"stopped at once: {name} is the second signal; the last saved state stays\n".encode())
+                kill_children()
+                os._exit(128 + number)
+
+
+def kill_children() -> None:
+    """End the processes that this one started by multiprocessing: loader workers ignore the stop signals, so that Python's own
+    exit, which asks them politely, would wait for ever."""
+    if "multiprocessing" not in sys.modules:
+        return
+    import multiprocessing
+
+    children = multiprocessing.active_children()
+    if not children:
+        return
+    is_main = threading.current_thread() is threading.main_thread()
+    # Else torch's handler would raise in the middle of this for a worker that is killed here.
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if is_main else None
+    for child in children:
+        child.kill()
+        child.join()
+    if is_main:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def no_more() -> None:
@@ -55,6 +108,7 @@ def check() -> None:
 
 def ignore_in_worker(worker_id: int = 0) -> None:
     """Ignore the stop signals in a loader worker: the parent decides, and a dead worker would break its last step."""
+    signal.set_wakeup_fd(-1)  # it is the parent's pipe
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

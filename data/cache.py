@@ -8,6 +8,7 @@ those of data/loader.py, without a loader process and without a copy of a pixel 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -26,7 +27,8 @@ from tqdm import tqdm
 
 from common import signals
 from common.errors import InputError
-from common.files import FolderLock, atomic_output, remove_stale_temporaries, write_json
+from common.files import atomic_output, remove_stale_temporaries, write_json
+from common.locks import FolderLock
 from common.memory import usable_cpus
 from data.dataset import EvaluationPairs, SampleKey, TrainingPairs, decoded_pair, frame_size
 from data.fingerprint import row_digest
@@ -36,6 +38,8 @@ from data.transforms import lattice, toned
 
 FORMAT = 2
 GIB = 2**30
+# FUSE, GlusterFS and 9p without shared mappings.
+NO_MMAP = (errno.ENODEV, errno.EOPNOTSUPP, errno.ENOSYS)
 SPARE_BYTES = 2 * GIB  # left free for checkpoints when `auto` decides
 WAIT_SECONDS = 6 * 3600.0  # another process may be building the pack
 GPU_SHARE = 0.25  # of the free memory of the device, before training takes its own
@@ -78,10 +82,21 @@ def open_cache(pairs: Iterable[Pair], resolution: int, fit: str, mode: str, fold
     wanted = wanted_entries(pairs, resolution, fit)
     name = hashlib.sha256(json.dumps([FORMAT, DECODER, sorted(wanted)]).encode()).hexdigest()[:16]
     path = folder / f"{name}.pack"
-    entries = _sound_entries(path, wanted)  # without the lock: processes that share a pack check it at the same time
-    if entries is None:
-        with FolderLock(folder, wait=WAIT_SECONDS):
-            entries = _sound_entries(path, wanted) or _rebuilt_entries(path, wanted, mode, log)
+    try:
+        entries = _sound_entries(
+            path, wanted
+        )  # without the lock: processes that share a pack check it at the same time
+        if entries is None:
+            with FolderLock(folder, wait=WAIT_SECONDS, warn=log):
+                entries = _sound_entries(path, wanted) or _rebuilt_entries(path, wanted, mode, log)
+    except OSError as error:
+        if error.errno not in NO_MMAP:
+            raise
+        reason = f"the file system of {folder} maps no files into memory ({error.strerror})"
+        if mode == "disk":
+            raise InputError(f"--cache disk: {reason}; use --cache_dir on a local disk, or --cache off") from None
+        log(f"⚠️  --cache auto: {reason}: photos are decoded anew in every epoch; --cache_dir on a local disk helps")
+        return None
     if entries is None:
         return None
     log(f"Cache: {len(wanted)} pairs in {path}")
@@ -118,11 +133,13 @@ def _sound_entries(path: Path, wanted: Wanted) -> dict[str, int] | None:
         def is_sound(row: list[int]) -> bool:
             signals.check()
             start, length, checksum = row
-            return zlib.crc32(pixels[start : start + length]) == checksum
+            return zlib.crc32(pixels[start : start + length]) == checksum  # type: ignore[arg-type]  # arrays are buffers
 
         with ThreadPoolExecutor(usable_cpus()) as pool:
             sound = rows.keys() == wanted.keys() and all(pool.map(is_sound, rows.values()))
-    except (ValueError, TypeError, AttributeError, OSError):
+    except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in NO_MMAP:
+            raise
         return None
     return {name: row[0] for name, row in rows.items()} if sound else None
 
@@ -167,7 +184,8 @@ def _build(path: Path, wanted: Wanted, starts: dict[str, int], lengths: dict[str
             signals.check()
             content = torch.stack(decoded_pair(*wanted[name])).numpy().reshape(-1)
             pixels[starts[name] : starts[name] + lengths[name]] = content
-            return name, [starts[name], lengths[name], zlib.crc32(content)]
+            checksum = zlib.crc32(content)  # type: ignore[arg-type]  # arrays are buffers
+            return name, [starts[name], lengths[name], checksum]
 
         pool = ThreadPoolExecutor(usable_cpus())
         try:
@@ -215,8 +233,8 @@ class ResidentPairs:
         places = []
         for key, draw in zip(keys, draws, strict=True):
             width, height = dataset.size_of(key.index)
-            start = self.cache.start_of(dataset.pairs[key.index], (width, height))
-            places.append((start, width * height, *lattice(draw, width, length)))
+            offset = self.cache.start_of(dataset.pairs[key.index], (width, height))
+            places.append((offset, width * height, *lattice(draw, width, length)))
         start, plane, first, down, across = (
             column.view(-1, 1, 1, 1) for column in torch.tensor(places).to(device, non_blocking=True).unbind(1)
         )
@@ -224,9 +242,9 @@ class ResidentPairs:
         channel = torch.arange(3, device=device).view(1, 3, 1, 1)
         source = start + channel * plane + (first + step.view(1, 1, -1, 1) * down + step * across)
         src, tar = self.pixels[source], self.pixels[source + 3 * plane]
-        if draws[0].tables is not None:
-            tables = torch.from_numpy(np.stack([draw.tables for draw in draws]))
-            src = toned(src, tables.to(device, non_blocking=True))
+        tables = [draw.tables for draw in draws if draw.tables is not None]  # of every draw, or of none
+        if tables:
+            src = toned(src, torch.from_numpy(np.stack(tables)).to(device, non_blocking=True))
         return {"src": src, "tar": tar, "index": torch.tensor([key.index for key in keys])}
 
     def frames(self, dataset: EvaluationPairs, batches: list[list[int]]) -> ResidentFrames:

@@ -59,7 +59,7 @@ def parse_profile(icc: bytes) -> Profile | None:
         profile = _parse(icc)
     except (struct.error, IndexError) as error:
         raise ProfileError(f"it is cut short ({error})") from None
-    if profile.curves is None or profile.space != "RGB":
+    if profile.curves is None or profile.matrix is None:
         return profile
     steps = np.arange(0, 256, 15)
     colours = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -79,9 +79,10 @@ def to_srgb(samples: np.ndarray, profile: Profile, dtype: type = np.uint8) -> np
         codes = np.arange(np.iinfo(samples.dtype).max + 1) / np.iinfo(samples.dtype).max
         table = _quantise(srgb_encode(profile.curves[0](codes)), dtype)
         return np.repeat(table[samples], 3, axis=2)
+    assert profile.matrix is not None  # RGB with curves
     tables = _linear_tables(profile.icc, samples.dtype.name)
     matrix = profile.matrix.T.astype(np.float32)
-    result = np.empty(samples.shape, dtype)
+    result: np.ndarray = np.empty(samples.shape, dtype)
     for top in range(0, len(samples), ROWS):
         rows = samples[top : top + ROWS]
         linear = np.stack([table[rows[..., channel]] for channel, table in enumerate(tables)], axis=-1) @ matrix
@@ -111,7 +112,9 @@ def _encode_table() -> np.ndarray:
 @functools.lru_cache(maxsize=16)
 def _linear_tables(icc: bytes, dtype: str) -> tuple[np.ndarray, ...]:
     codes = np.arange(np.iinfo(dtype).max + 1) / np.iinfo(dtype).max
-    return tuple(curve(codes).astype(np.float32) for curve in _parse(icc).curves)
+    curves = _parse(icc).curves
+    assert curves is not None  # or littlecms would convert
+    return tuple(curve(codes).astype(np.float32) for curve in curves)
 
 
 def _quantise(values: np.ndarray, dtype: type) -> np.ndarray:

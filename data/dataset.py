@@ -22,7 +22,7 @@ class SampleKey(NamedTuple):
 
     epoch: int
     draw: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
 
 
 def decoded_pair(pair: Pair, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR = 258, 262, 284  # TIFF tags
 WHITE_IS_ZERO = 0
@@ -27,7 +27,7 @@ class UnreadLayout(UnsupportedImage):
     """Pillow would misread it; another reader may do better."""
 
 
-def is_deep(image: Image.Image) -> bool:
+def is_deep(image: ImageFile.ImageFile) -> bool:
     """Whether an opened, not yet loaded image has more than 8 bits a sample."""
     if image.mode.startswith("I;16") or (bool(image.tile) and ";16" in _rawmode(image.tile[0])):
         return True
@@ -36,7 +36,7 @@ def is_deep(image: Image.Image) -> bool:
     return tags.get(PLANAR, 1) != 1 and max(tags.get(BITS_PER_SAMPLE, (1,))) == 16
 
 
-def read_deep(image: Image.Image, reopen: Callable[[], Image.Image]) -> np.ndarray:
+def read_deep(image: ImageFile.ImageFile, reopen: Callable[[], ImageFile.ImageFile]) -> np.ndarray:
     """Samples (H, W, C) uint16 of an opened deep image; C: 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA or CMYK.
 
     `reopen` opens the same file again. The image is loaded by this call; orientation is left to the caller, as with
@@ -76,13 +76,14 @@ def _read_gray(image: Image.Image) -> np.ndarray:
     return 65535 - samples if white_is_zero else samples
 
 
-def _rawmode(tile: tuple) -> str:
+def _rawmode(tile: ImageFile._Tile) -> str:
     args = tile[3]
-    return args if isinstance(args, str) else str(args[0])
+    # Without arguments: a TypeError, as other broken files raise it.
+    return args if isinstance(args, str) else str(args[0])  # type: ignore[index]
 
 
-def _with_rawmode(tile: tuple, endings: dict[str, str], stem: str | None = None) -> tuple:
+def _with_rawmode(tile: ImageFile._Tile, endings: dict[str, str], stem: str | None = None) -> ImageFile._Tile:
     """The tile (decoder, extents, offset, args) with the rawmode's ending exchanged, and its stem when given."""
     rawmode = _rawmode(tile)
     changed = (stem or rawmode[:-4]) + endings[rawmode[-4:]]
-    return tile._replace(args=changed if isinstance(tile[3], str) else (changed, *tile[3][1:]))
+    return tile._replace(args=(changed, *tile.args[1:]) if isinstance(tile.args, tuple) else changed)

@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -79,8 +79,8 @@ def fingerprint_pairs(
         broken = [failures[path] for path in (pair.src_path, pair.tar_path) if path in failures]
         for reason in broken:
             faults.add(pair.where, reason)
-        if not broken and (reason := _size_fault(prints[pair.src_path], prints[pair.tar_path])):
-            faults.add(pair.where, f"{pair.src} and {pair.tar}: {reason}")
+        if not broken and (fault := _size_fault(prints[pair.src_path], prints[pair.tar_path])):
+            faults.add(pair.where, f"{pair.src} and {pair.tar}: {fault}")
     faults.raise_if_any(*UNUSABLE)
     return [
         dataclasses.replace(pair, row={**pair.row, **row_fields(prints[pair.src_path], prints[pair.tar_path])})
@@ -90,7 +90,7 @@ def fingerprint_pairs(
 
 def _recorded_print(row: dict, role: str) -> ImagePrint | None:
     """The print of one image as `row_fields` wrote it; None when a field lacks, is of another type or decoder."""
-    values = {name: row.get(f"{role}_{name}") for name in ROW_FIELDS}
+    values: dict[str, Any] = {name: row.get(f"{role}_{name}") for name in ROW_FIELDS}
     values |= {name: row.get(name) for name in ("width", "height")}
     texts = all(isinstance(values[name], str) for name in ("sha256", "file_sha256"))
     numbers = all(type(values[name]) is int for name in ("bytes", "mtime_ns", "width", "height"))

@@ -6,7 +6,10 @@ converted, samples of more than 8 bits scaled with rounding. What Pillow cannot 
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import stat
 import struct
 import zlib
 from collections.abc import Callable
@@ -14,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
 
 from common.errors import InputError
 from data.colour import ProfileError, change_depth, parse_profile, to_srgb
@@ -25,6 +28,8 @@ DECODER = (
     f"{SEMANTICS}, Pillow {PIL.__version__}, libjpeg {features.version('libjpeg_turbo') or features.version('jpg')}"
 )
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")  # Pillow opens MPO as JPEG; its further images are left out
+# ENXIO: a socket, or a device that is not there.
+NOT_READABLE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENXIO)
 MAX_PIXELS = 200_000_000
 # Pillow warns at its limit and raises at twice that; a file of 256 KB can claim gigabytes of pixels.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
@@ -77,7 +82,7 @@ def decode_bytes(
     untagged: the ICC profile to assume for RGB and gray files without one (None: sRGB).
     """
 
-    def reopen() -> Image.Image:
+    def reopen() -> ImageFile.ImageFile:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if jpeg_scale > 1:
             image.draft(None, (image.width // jpeg_scale, image.height // jpeg_scale))
@@ -99,10 +104,19 @@ def decode_bytes(
 
 
 def read_file(path: str | Path) -> bytes:
-    """The bytes of an image file; InputError when it is missing, a folder or unreadable."""
+    """The bytes of an image file; InputError when it is missing, a folder, unreadable, or no regular file."""
     try:
-        return Path(path).read_bytes()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        # Not blocking: a FIFO without a writer would let its reader wait for ever.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as handle:
+            mode = os.fstat(handle.fileno()).st_mode
+            if stat.S_ISDIR(mode):
+                raise InputError(f"{path}: {os.strerror(errno.EISDIR)}")
+            if not stat.S_ISREG(mode):
+                raise InputError(f"{path}: no regular file (a FIFO, socket or device)")
+            return handle.read()
+    except OSError as error:
+        if error.errno not in NOT_READABLE:
+            raise
         raise InputError(f"{path}: {error.strerror}") from None
 
 
@@ -138,7 +152,7 @@ def to_upright_srgb(samples: np.ndarray, is_cmyk: bool, icc: bytes | None, orien
     has_alpha = not (is_cmyk or samples.shape[2] in (1, 3))
     colours, alpha = (samples[..., :-1], samples[..., -1:]) if has_alpha else (samples, None)
     # Deep samples are mixed with white before they are rounded to 8 bits.
-    depth = dtype if alpha is None or samples.dtype == np.uint8 else samples.dtype
+    depth = dtype if alpha is None or samples.dtype == np.uint8 else samples.dtype.type
     result = _as_srgb(colours, is_cmyk, icc, depth)
     if alpha is not None:
         result = change_depth(_on_white(result, change_depth(alpha, depth)), dtype)
@@ -158,11 +172,12 @@ def what_it_is(content: bytes) -> str:
     return f"not an image that is read here ({', '.join(FORMATS)}), or its header is broken"
 
 
-def _pixels(reopen: Callable[[], Image.Image], dtype: type, untagged: bytes | None) -> np.ndarray:
-    with reopen() as image:
-        _refuse_unusual(image)
-        if is_deep(image):
-            samples = read_deep(image, reopen)
+def _pixels(reopen: Callable[[], ImageFile.ImageFile], dtype: type, untagged: bytes | None) -> np.ndarray:
+    with reopen() as file:
+        _refuse_unusual(file)
+        image: Image.Image = file
+        if is_deep(file):
+            samples = read_deep(file, reopen)
             if "transparency" in image.info:
                 # One colour of a 16-bit PNG is transparent: as an alpha channel.
                 opaque = np.any(samples != np.array(image.info["transparency"], np.uint16), axis=2, keepdims=True)
@@ -181,6 +196,7 @@ def _refuse_unusual(image: Image.Image) -> None:
     if image.width * image.height == 1:
         raise UnsupportedImage("1 x 1 pixel is not a photo")
     if image.format == "TIFF":
+        assert isinstance(image, TiffImagePlugin.TiffImageFile)
         tags = image.tag_v2
         if DNG_VERSION in tags or tags.get(NEW_SUBFILE_TYPE, 0) & REDUCED_RESOLUTION:
             raise UnsupportedImage("a raw file (only its preview could be read); develop it to TIFF, PNG or JPEG")
@@ -192,7 +208,8 @@ def _refuse_unusual(image: Image.Image) -> None:
         if image.n_frames > 1:
             image.seek(0)
     elif image.format != "MPO" and getattr(image, "is_animated", False):
-        raise UnsupportedImage(f"animated {image.format} with {image.n_frames} frames; a photo has one")
+        frames = image.n_frames  # type: ignore[attr-defined]  # what can be animated has it
+        raise UnsupportedImage(f"animated {image.format} with {frames} frames; a photo has one")
 
 
 def _plain_mode(image: Image.Image) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from common import signals
-from common.errors import InputError
+from common.errors import InputError, RunFailed, loader_fault
 from common.memory import usable_cpus
 from data.dataset import EvaluationPairs, SampleKey, TrainingPairs
 
@@ -124,10 +124,23 @@ def equal_size_batches(dataset: EvaluationPairs, batch_size: int) -> list[list[i
     return [same[start : start + batch_size] for same in by_size.values() for start in range(0, len(same), batch_size)]
 
 
-def start_workers(loader: DataLoader) -> Iterator[dict]:
-    """iter(loader), with the stop signals held back while workers are forked, so that none dies of one."""
-    with signals.held_back():
-        return iter(loader)
+def start_workers(loader: Iterable[dict]) -> Iterator[dict]:
+    """The batches of a loader, with the stop signals held back while workers are forked, so that none dies of one.
+
+    Raises InputError for a photo that cannot be read, RunFailed, with what to do, when a worker dies or the system has no room for
+    it; both in the words of this process, without the worker's traceback.
+    """
+    try:
+        with signals.held_back():
+            batches = iter(loader)
+        yield from batches
+    except InputError as error:
+        # Raised in a worker, torch puts its traceback into the text.
+        raise InputError(str(error).rsplit(f"{InputError.__module__}.InputError: ", 1)[-1].strip()) from None
+    except (RuntimeError, OSError) as error:
+        if (remedy := loader_fault(error)) is None:
+            raise
+        raise RunFailed(remedy) from None
 
 
 def _loader(dataset, batch_keys, num_workers: int, pin: bool) -> DataLoader:

@@ -170,7 +170,7 @@ class _RowReader:
         group = row.get(self.group_key)
         if isinstance(group, bool) or not isinstance(group, (str, int, type(None))) or group == "":
             self.faults.add(where, f"{self.group_key} must be a name or a whole number, not {json.dumps(group)[:40]}")
-        if self.faults.count > before:
+        if self.faults.count > before or src_path is None or tar_path is None:
             return None
         first_tar, first_line = self._first_of_src.setdefault(src_path, (tar_path, line))
         if first_line != line and first_tar == tar_path:

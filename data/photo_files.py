@@ -13,6 +13,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
@@ -125,7 +126,7 @@ def photo_bytes(pixels: np.ndarray, kind: str, exif: Image.Exif, quality: int = 
     if pixels.dtype == np.uint16:
         return _png16(pixels, exif)
     buffer, image = io.BytesIO(), Image.fromarray(pixels)
-    options = {"icc_profile": srgb_profile()} | ({"exif": exif} if len(exif) else {})
+    options: dict[str, Any] = {"icc_profile": srgb_profile()} | ({"exif": exif} if len(exif) else {})
     if kind == "JPEG":
         if len(exif.tobytes()) > JPEG_SEGMENT:
             raise InputError("its EXIF (a maker note, most often) is too long for JPEG; use --format png or tiff")

@@ -12,12 +12,13 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
 
 from common.errors import Faults, InputError
-from common.files import remove_stale_temporaries, write_json, write_jsonl
+from common.files import jsonl_text, remove_stale_temporaries, write_json, write_text
 from common.jsonl import open_input, read_jsonl
 from data.config import SplitConfig
 from data.fingerprint import MAX_BITS, NearDuplicate, near_duplicate_pairs, set_digest
@@ -47,18 +48,53 @@ def write_split_folder(
     files = {TEST: split.test}
     for number, fold in enumerate(split.folds, start=1):
         files |= {f"fold_{number}/train.jsonl": fold.train, f"fold_{number}/val.jsonl": fold.val}
-    metadata = _metadata(config, argv, base_dir, pairs, near, split, dropped)
+    contents = {name: jsonl_text(pairs[row].row for row in rows) for name, rows in files.items()}
+    metadata = _metadata(config, argv, base_dir, pairs, near, split, dropped) | {
+        "files": {name: hashlib.sha256(text.encode("utf-8")).hexdigest() for name, text in contents.items()},
+        "verified": True,
+    }
+    former = _former_metadata(folder)
+    if _says_the_same(former, metadata) and all(_has_digest(folder, *entry) for entry in metadata["files"].items()):
+        return metadata  # jobs may be reading it
     for place in (folder, *folder.glob("fold_*/")):
         remove_stale_temporaries(place)
     (folder / METADATA).unlink(missing_ok=True)
-    _remove_stale_folds(folder, len(split.folds))
-    for name, rows in files.items():
-        write_jsonl(folder / name, [pairs[row].row for row in rows])
-    metadata["files"] = {name: _file_digest(folder / name) for name in files}
+    _remove_former_folds(folder, former, metadata["files"])
+    for name, text in contents.items():
+        write_text(folder / name, text)
     prove_split(folder, base_dir, pairs, metadata)
-    metadata["verified"] = True
     write_json(folder / METADATA, metadata)
     return metadata
+
+
+def _former_metadata(folder: Path) -> dict:
+    """The metadata of the split that stands in `folder`; empty when there is none that can be read."""
+    try:
+        return read_metadata(folder / METADATA)
+    except InputError:
+        return {}
+
+
+def _says_the_same(former: dict, metadata: dict) -> bool:
+    """Whether two metadata are of one split, whatever command and versions made them."""
+    return {**former, "created_with": None} == {**metadata, "created_with": None}
+
+
+def _has_digest(folder: Path, name: str, digest: object) -> bool:
+    return (folder / name).is_file() and _file_digest(folder / name) == digest
+
+
+def _remove_former_folds(folder: Path, former: dict, files: dict[str, str]) -> None:
+    """Remove what the former split wrote and this one does not: by name and digest, so that nobody else's file goes."""
+    recorded = former.get("files")
+    for name, digest in recorded.items() if isinstance(recorded, dict) else ():
+        path = folder / str(name)
+        if name in files or not FOLD_NAME.fullmatch(path.parent.name) or path.parent.parent != folder:
+            continue
+        if _has_digest(folder, name, digest):
+            path.unlink()
+            if not any(path.parent.iterdir()):
+                path.parent.rmdir()
 
 
 def _metadata(
@@ -76,7 +112,7 @@ def _metadata(
     except UnicodeDecodeError:
         raise InputError(f"the folder name {relative!a} is not UTF-8 and cannot be recorded; rename it") from None
     versions = {"python": platform.python_version(), "numpy": np.__version__, "pillow": PIL.__version__}
-    folds = []
+    folds: list[dict[str, Any]] = []
     for number, fold in enumerate(split.folds, start=1):
         train, val = ([pairs[row].row for row in part] for part in (fold.train, fold.val))
         folds.append({"fold": number, "train": len(train), "val": len(val)})
@@ -110,17 +146,6 @@ def _metadata(
         "decoder": DECODER,
         "config": _recorded_options(config, dropped),
     }
-
-
-def _remove_stale_folds(folder: Path, n_folds: int) -> None:
-    """Remove the files of an earlier split with more folds; a folder goes with them when nothing else is in it."""
-    for stale in folder.glob("fold_*"):
-        if not FOLD_NAME.fullmatch(stale.name) or stale.name in {f"fold_{fold + 1}" for fold in range(n_folds)}:
-            continue
-        for name in ("train.jsonl", "val.jsonl"):
-            (stale / name).unlink(missing_ok=True)
-        if not any(stale.iterdir()):
-            stale.rmdir()
 
 
 def prove_split(folder: Path, base_dir: Path, pairs: list[Pair], metadata: dict) -> None:

@@ -30,6 +30,7 @@ def read_input(config: SplitConfig, log: RunLog) -> tuple[list[Pair], Path]:
         with flagged("--input_dir", config.input_dir):
             pairs, base_dir = pairs_from_folder(config.input_dir), Path(config.input_dir).resolve()
     else:
+        assert config.input_jsonl is not None  # SplitConfig requires one of the two
         with flagged("--input_jsonl", config.input_jsonl), flagged("--base_dir", config.base_dir):
             base_dir = find_base_dir(config.input_jsonl, config.base_dir)
             warn = lambda line: log(f"warning: {line}")  # noqa: E731

@@ -139,6 +139,7 @@ def _draw_kfold(bag: Bag, config: SplitConfig) -> tuple[list[int], list[list[int
             first = test, parts, wanted
         if is_exact or not bag.can_form(wanted):
             break
+    assert first is not None  # TEST_DRAWS is at least 1
     return first
 
 

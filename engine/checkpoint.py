@@ -29,7 +29,7 @@ SCHEMA_VERSION = 1
 LAST, PREVIOUS = "checkpoint_last.pt", "checkpoint_last.prev.pt"
 BEST, FINAL = "checkpoint_best.pt", "checkpoint_final.pt"
 EPOCH_FILE = re.compile(r"checkpoint_epoch_(\d+)\.pt")
-STATE_PARTS = {
+STATE_PARTS: dict[str, type] = {
     "params": dict,
     "raw_params": dict,
     "optimizer": dict,
@@ -40,7 +40,7 @@ STATE_PARTS = {
     "config": dict,
     "threads": int,
 }
-FINAL_PARTS = {"config": dict, "finished": dict, "scores": list, "history": list}
+FINAL_PARTS: dict[str, type] = {"config": dict, "finished": dict, "scores": list, "history": list}
 
 
 def save(path: Path, content: dict[str, Any]) -> None:

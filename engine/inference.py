@@ -49,8 +49,11 @@ OnRestored = Callable[[list[int], torch.Tensor, torch.Tensor, torch.Tensor, list
 class Named(Protocol):
     """What is scored: a network and its name."""
 
-    name: str
-    network: Network
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def network(self) -> Network: ...
 
 
 def to_float(images: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -85,6 +88,7 @@ def restorer(
                 too_large = pixels
                 size = f"{len(src)} x {src.shape[3]} x {src.shape[2]}"
                 warn(f"No memory for {size} pixels in one pass: in strips from now on, which gives the same output")
+            assert isinstance(network, DarkIR)  # nothing else comes this far
             return restore_in_strips(network, src).float().clamp_(0.0, 1.0)
 
     return restore
@@ -157,7 +161,9 @@ def make_restorers(
     """Move the networks to `device` and give one restoring function for each: (B, 3, H, W) in [0, 1] in and out."""
     restorers = {}
     for model in models:
-        restore = restorer(model.network.to(device, memory_format=torch.channels_last), precision)
+        # torch's stubs lack memory_format beside a device.
+        network = model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        restore = restorer(network, precision)
         restorers[model.name] = with_flips(restore) if tta else restore
     return restorers
 
@@ -166,7 +172,9 @@ def with_flips(restore: Restore) -> Restore:
     """`--tta`: the mean of the outputs for the four flips of a photo, each flipped back. Four forward passes."""
 
     def restore_flips(src: torch.Tensor) -> torch.Tensor:
-        return sum(restore(src.flip(dims)).flip(dims) for dims in FLIPS) / len(FLIPS)
+        total = sum(restore(src.flip(dims)).flip(dims) for dims in FLIPS)
+        assert isinstance(total, torch.Tensor)  # not the 0 of an empty sum
+        return total / len(FLIPS)
 
     return restore_flips
 

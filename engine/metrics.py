@@ -59,7 +59,7 @@ def photo_records(restored: torch.Tensor, target: torch.Tensor, pairs: Sequence[
     return records
 
 
-def summarise(values: Sequence[float]) -> dict:
+def summarise(values: Sequence[float] | np.ndarray) -> dict:
     """{"mean", "std", "ci95": [low, high]} of `values` (at least one, finite), as plain floats.
 
     std has ddof 1 and is 0.0 for one value. ci95 comes from 10,000 resamples with a fixed seed: the same in every run.

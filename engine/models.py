@@ -78,7 +78,11 @@ def read_models(
     """
     flag = "--checkpoint" if cv_dir is None else "--cv_dir"
     with flagged(flag, cv_dir):
-        paths = named_checkpoints(checkpoints) if cv_dir is None else fold_checkpoints(cv_dir, n_folds)
+        if cv_dir is not None:
+            paths = fold_checkpoints(cv_dir, n_folds)
+        else:
+            assert checkpoints is not None  # the command line requires one of the two
+            paths = named_checkpoints(checkpoints)
     models = []
     for name, path in paths.items():
         with flagged(flag, path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from common.errors import Faults, InputError
 from common.log import RunLog
@@ -51,7 +51,7 @@ class Seen:
         return Seen(digests(own), self.own | self.earlier | digests(mixed), self.known, self.sources)
 
 
-def _is_record(data: object) -> bool:
+def _is_record(data: object) -> TypeGuard[dict[str, Any]]:
     """Whether `data` is what `Seen.as_plain` writes; anything else proves nothing about what some weights saw."""
     if not isinstance(data, dict) or not isinstance(data.get("known"), bool):
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -116,7 +117,7 @@ def _fold_row(fold: dict, predictions: list[dict], history: list[dict] | None) -
 
 def _render(template: str, **values: Any) -> str:
     """Fill a template that shows metrics, with the filters that write them."""
-    filters = {
+    filters: dict[str, Callable] = {
         "metric": lambda value, name: f"{value:.{DIGITS[name]}f}",
         "signed": lambda value, name: f"{value:+.{DIGITS[name]}f}",
         "improvement": improvement_text,

@@ -117,10 +117,12 @@ def versions() -> dict[str, str]:
 def _torchvision_version() -> str:
     """torchvision.__version__, which has a build (+cu130) that the package's metadata lack; importing it takes two seconds."""
     spec = importlib.util.find_spec("torchvision")
-    if spec is None:
+    if spec is None or spec.origin is None:
         return "not installed"
     text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
-    return re.search(r"__version__ = ['\"]([^'\"]+)", text)[1]
+    found = re.search(r"__version__ = ['\"]([^'\"]+)", text)
+    assert found is not None, text  # torchvision's build writes that line
+    return found[1]
 
 
 def created_with() -> dict[str, Any]:

@@ -135,8 +135,8 @@ end_of_step() { # end_of_step NAME CODE
     (($2 == 0)) || fail "$2" "$1 ended with exit code $2"
 }
 
-was_stopped() { # was_stopped CODE; 130, 138, 143: the signal came before python could handle it, so nothing was begun
-    (($1 == STOPPED)) || [[ -n $signal_received && $1 =~ ^(130|138|143)$ ]]
+was_stopped() { # was_stopped CODE; 129, 130, 138, 143: the signal came before python could handle it, so nothing was begun
+    (($1 == STOPPED)) || [[ -n $signal_received && $1 =~ ^(129|130|138|143)$ ]]
 }
 
 stop() { # Requeue first, then leave at once: Slurm holds the node for a script that stays.
@@ -164,3 +164,4 @@ stop() { # Requeue first, then leave at once: Slurm holds the node for a script 
 trap 'forward USR1' USR1
 trap 'forward TERM' TERM
 trap 'forward INT' INT
+trap 'forward HUP' HUP

@@ -84,7 +84,7 @@ def align(first: np.ndarray, second: np.ndarray) -> Alignment | None:
         coarse = [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX)) for image in coarse]
     window = _window(*coarse[0].shape)
     frames = [(image - image.mean())[None] * window for image in coarse]
-    motion = _match(*coarse, _Motion(complex(_peaks(_correlation(*frames), reach=0.5)[0]), 0j, 1.0, 0))
+    motion = _match(coarse[0], coarse[1], _Motion(complex(_peaks(_correlation(*frames), reach=0.5)[0]), 0j, 1.0, 0))
     if motion is None:
         return None
     # Again with blocks cut where the first motion says: what remains to be found is a fraction of a pixel.

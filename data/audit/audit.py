@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from common.errors import Faults, InputError
 from common.log import RunLog
@@ -65,11 +66,15 @@ def _judged_scores(pairs: list[Pair], oof: str) -> tuple[dict[str, Score], list[
 
 def _measure_all(pairs: list[Pair], workers: int) -> list[Measures]:
     found = dict(in_threads(lambda index: measure(pairs[index]), range(len(pairs)), workers, "Measuring pairs"))
-    measures, faults = [found[index] for index in range(len(pairs))], Faults()
-    for pair, m in zip(pairs, measures, strict=True):
+    measures: list[Measures] = []
+    faults = Faults()
+    for index, pair in enumerate(pairs):
+        m = found[index]
         if isinstance(m, InputError):
             faults.add(pair.where, str(m))
-        elif m.same_size and min(m.src.width, m.src.height) < MIN_SIDE:
+            continue
+        measures.append(m)
+        if m.same_size and min(m.src.width, m.src.height) < MIN_SIDE:
             size = f"{m.src.width}x{m.src.height}"
             faults.add(pair.where, f"{pair.src} and {pair.tar}: {size} is too small, a side needs {MIN_SIDE} pixels")
     faults.raise_if_any(*UNUSABLE)
@@ -107,7 +112,7 @@ def audit_row(audit: Audit, finding: Finding) -> dict:
         "rms_px": round(m.alignment.rms, 2),
         "agreeing": round(m.alignment.agreeing, 3),
     }
-    entry = {
+    entry: dict[str, Any] = {
         "file": os.fsencode(pair.file).decode("utf-8", "backslashreplace"),
         "line": pair.line,
         "reasons": [{"kind": reason.kind, "text": reason.text} for reason in finding.reasons],

@@ -153,7 +153,8 @@ def compare(src: Small, tar: Small) -> Measures:
     reduction = max(1.0, max(width, height) / THUMB_LONG_SIDE)
     # Detail is a difference of neighbours: it takes two.
     thumb_size = (max(2, round(width / reduction)), max(2, round(height / reduction)))
-    structure = _structure(*(_sized(luma, thumb_size) for luma in lumas), alignment, thumb_size[0] / width)
+    first, second = (_sized(luma, thumb_size) for luma in lumas)
+    structure = _structure(first, second, alignment, thumb_size[0] / width)
     thumbs = [_sized(pixels, thumb_size) for pixels in (src.pixels, stretched)]
     middles = [_middle_channel(thumb) for thumb in thumbs]
     pixel = src.width / width
@@ -264,5 +265,5 @@ def _turned(src: np.ndarray, tar: np.ndarray) -> str | None:
     for (quarters, mirrored), name in TURNS.items():
         undone = np.rot90(second, quarters)  # numpy turns counter-clockwise
         fits[name] = similarity(first, undone[:, ::-1] if mirrored else undone) or 0.0
-    best = max(fits, key=fits.get)
+    best = max(fits, key=fits.__getitem__)
     return best if fits[best] >= SAME_TURNED else None

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
-from common.files import FolderLock, remove_stale_temporaries, write_jsonl, write_text
+from common.files import remove_stale_temporaries, write_jsonl, write_text
+from common.locks import FolderLock
 from common.log import RunLog
 from common.memory import usable_cpus
 from common.pages import fill
@@ -103,7 +104,7 @@ def take_pictures(pair: Pair, alignment: Alignment | None) -> PairPictures:
         reduction = max(1.0, max(pixels.shape) / LONG_SIDE)
         size = (max(1, round(pixels.shape[1] / reduction)), max(1, round(pixels.shape[0] / reduction)))
         small.append(_jpeg_url(Image.fromarray(resize(pixels, size))))
-    return PairPictures(*small, None if alignment is None else _jpeg_url(_close_up(pair, alignment)))
+    return PairPictures(small[0], small[1], None if alignment is None else _jpeg_url(_close_up(pair, alignment)))
 
 
 def _close_up(pair: Pair, alignment: Alignment) -> Image.Image:
@@ -119,6 +120,7 @@ def _close_up(pair: Pair, alignment: Alignment) -> Image.Image:
             visible = min(float(part.std()) for part in parts) * abs(alignment.displacement(place))
             if visible > best:
                 best, shown = visible, parts
+    assert shown is not None  # the first part is above -1
     red, cyan = ((128 + CONTRAST * local_structure(part)).clip(0, 255).astype(np.uint8) for part in shown)
     factor = -(-LONG_SIDE // columns)
     overlay = Image.fromarray(np.stack([red, cyan, cyan], axis=2))

@@ -101,7 +101,7 @@ def rank(
         if reasons:
             findings.append(Finding(index, sorted(reasons, key=_harm)))
     findings.sort(key=lambda finding: (*_harm(finding.reasons[0]), finding.index))
-    return findings, notes + [direction.note] * (direction.note is not None)
+    return findings, notes if direction.note is None else [*notes, direction.note]
 
 
 def _harm(reason: Reason) -> tuple[int, float]:
@@ -120,6 +120,7 @@ def _content(m: Measures) -> list[Reason]:
             tags = f"; EXIF orientation: src {m.src.orientation}, tar {m.tar.orientation}" if differ else ""
             reasons.append(Reason("turned", f"tar is {m.turned}{tags}", 1.0))
         else:
+            assert m.structure is not None  # or it would count as the same scene
             text = f"what src and tar show correlates by {m.structure:.2f}; the same scene has at least {SAME_SCENE}"
             reasons.append(Reason("other_scene", text, -m.structure))
     if not m.same_size:

@@ -80,7 +80,7 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float | None:
     ]
     if min(np.abs(gradient).mean() for gradient in gradients) < FLAT:
         return None
-    return float(np.corrcoef(*gradients)[0, 1])
+    return float(np.corrcoef(gradients[0], gradients[1])[0, 1])
 
 
 def has_filled_edge(first: np.ndarray, second: np.ndarray) -> bool:

@@ -14,7 +14,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from common.errors import Faults, InputError
@@ -126,7 +126,7 @@ def _listed_sides(root: Path) -> dict[str, tuple[Side, str]]:
     faults = Faults()
     listed: dict[str, tuple[Side, str]] = {}
     for line, row in read_jsonl(path, faults):
-        names = [row.get(long, row.get(short)) for long, short in (("input", "src"), ("target", "tar"))]
+        names: list[Any] = [row.get(long, row.get(short)) for long, short in (("input", "src"), ("target", "tar"))]
         if not all(isinstance(name, str) and name for name in names):
             faults.add(f"{path}:{line}", 'needs "input" and "target", each a path')
             continue
@@ -166,6 +166,7 @@ def _sort_in(
         counts["16-bit XYZ"] += 1
         scan.refused.append((path, "16-bit XYZ values, not RGB; use the JPG folder beside it"))
         return
+    side: Side | None
     if path in listed:
         side, key = listed[path]
     else:

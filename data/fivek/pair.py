@@ -109,7 +109,7 @@ def _rejecting(side: str, file: SourceFile, config: FivekConfig) -> Iterator[Non
 
 def _decode_both(
     files: dict[str, SourceFile], contents: list[bytes], kinds: list[Kind], config: FivekConfig, facts: dict
-) -> list[DecodedImage]:
+) -> tuple[DecodedImage, DecodedImage]:
     enough = int(config.max_resolution * MARGIN)
     jpeg_scale = 1
     if all(kind.format == JPEG for kind in kinds):
@@ -119,15 +119,27 @@ def _decode_both(
     images = []
     for (side, file), kind in zip(files.items(), kinds, strict=True):
         content = contents.pop(0)  # a 16-bit file takes as much memory as its pixels
-        options = {"auto_wb": config.auto_wb, "jpeg_scale": jpeg_scale, "long_side": enough}
-        options["assume_prophoto"] = side == "target" and config.assume_profile == "prophoto"
+        prophoto = side == "target" and config.assume_profile == "prophoto"
         with _rejecting(side, file, config):
-            images.append(read_image(content, file, kind, **options))
+            images.append(
+                read_image(
+                    content,
+                    file,
+                    kind,
+                    jpeg_scale=jpeg_scale,
+                    long_side=enough,
+                    auto_wb=config.auto_wb,
+                    assume_prophoto=prophoto,
+                )
+            )
         facts[side]["size"] = list(images[-1].native_size)
-    return images
+    source, target = images
+    return source, target
 
 
-def _reconcile(source: DecodedImage, target: DecodedImage, config: FivekConfig, facts: dict) -> list[np.ndarray]:
+def _reconcile(
+    source: DecodedImage, target: DecodedImage, config: FivekConfig, facts: dict
+) -> tuple[np.ndarray, np.ndarray]:
     """The part that both show, in one size and the same direction."""
     turn = None
     if is_transposed(source.native_size, target.native_size):
@@ -145,10 +157,11 @@ def _reconcile(source: DecodedImage, target: DecodedImage, config: FivekConfig, 
     if min(native) < config.min_resolution:
         raise Rejection(f"too small: {native[0]}x{native[1]}, --min_resolution is {config.min_resolution}")
     size = output_size(common, config.max_resolution)
-    return [
-        resize(image.pixels, size, tuple(edge / image.scale for edge in box))
-        for image, box in ((source, common.input_box), (target, common.target_box))
-    ]
+    src, tar = (
+        resize(image.pixels, size, (left / image.scale, top / image.scale, right / image.scale, bottom / image.scale))
+        for image, (left, top, right, bottom) in ((source, common.input_box), (target, common.target_box))
+    )
+    return src, tar
 
 
 def _check_content(src: np.ndarray, tar: np.ndarray, facts: dict) -> None:

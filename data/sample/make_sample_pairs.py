@@ -36,7 +36,8 @@ def make_pair(panorama: np.ndarray, group: str, index: int) -> tuple[np.ndarray,
     yaw = (index + rng.uniform(-0.3, 0.3)) * 360 / VIEWS
     view = render_view(panorama, yaw, rng.uniform(-10, 12), rng.uniform(62, 75))
     pair = underexposed(view, rng), retouched(view)
-    return tuple(np.round(image * 255).clip(0, 255).astype(np.uint8) for image in pair)
+    src, tar = (np.round(image * 255).clip(0, 255).astype(np.uint8) for image in pair)
+    return src, tar
 
 
 def jpeg(image: np.ndarray, quality: int) -> bytes:

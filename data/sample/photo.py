@@ -7,6 +7,8 @@ Fusion: Mertens, Kautz, Van Reeth, "Exposure Fusion", Pacific Graphics 2007.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from data.colour import srgb_encode
@@ -108,7 +110,7 @@ def fuse_exposures(exposures: np.ndarray, levels: int = 7) -> np.ndarray:
         exposedness = np.exp(-((image - 0.5) ** 2) / (2 * 0.2**2)).prod(axis=-1)
         weights.append((contrast + 0.02) * (image.std(axis=-1) + 0.2) * exposedness + 1e-8)
     weights = np.stack(weights) / np.sum(weights, axis=0)
-    fused = [0.0] * levels
+    fused: list[Any] = [0.0] * levels  # numbers until the first exposure is added, then arrays
     for image, weight in zip(exposures, weights, strict=True):
         images, maps = gaussian_pyramid(image, levels), gaussian_pyramid(weight[..., None], levels)
         for level in range(levels):

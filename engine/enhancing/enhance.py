@@ -79,7 +79,8 @@ def enhance_all(tasks: list[PhotoTask], run: Enhancement, log: RunLog) -> list[s
     if len(todo) < len(tasks):
         log(f"{len(tasks) - len(todo)} of {len(tasks)} photos are done already and stay as they are")
     bar = tqdm(total=len(tasks), initial=len(tasks) - len(todo), unit="photo", disable=not sys.stderr.isatty())
-    faults, spent = [], []
+    faults: list[str] = []
+    spent: list[float] = []
     for number, task in enumerate(todo, start=1):
         if signals.requested():
             again = "run the same command again for the rest"

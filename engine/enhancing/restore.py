@@ -41,15 +41,15 @@ def restore_photo(
     if max_side is not None and max(height, width) > max_side:
         src = _resized(src, *(max(1, round(length * max_side / max(height, width))) for length in (width, height)))
     height, width = src.shape[-2:]
-    shrinks = short_side is not None and min(height, width) > short_side
-    seen = _resized(src, *fit_crop_size(width, height, short_side, enlarge=False)) if shrinks else src
+    seen = src
+    if short_side is not None and min(height, width) > short_side:
+        seen = _resized(src, *fit_crop_size(width, height, short_side, enlarge=False))
     *_, (_, restored) = restored_by_each(restorers, seen)
-    if shrinks:
+    if seen is not src:
         restored = carry_over(src, seen, restored)
     if not restored.sum().isfinite():
         raise InputError("the networks' output is not finite; leave out --mixed_precision, or take other weights")
-    restored = restored.clamp_(0.0, 1.0).mul_(top).round_()[0].permute(1, 2, 0).cpu().numpy()
-    return restored.astype(pixels.dtype)
+    return restored.clamp_(0.0, 1.0).mul_(top).round_()[0].permute(1, 2, 0).cpu().numpy().astype(pixels.dtype)
 
 
 def _resized(x: torch.Tensor, width: int, height: int) -> torch.Tensor:

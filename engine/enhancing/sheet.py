@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from common.files import TEMPORARY, visible_folders, write_bytes, write_text
+from common.files import visible_folders, write_bytes, write_text
 from common.pages import fill
 from engine.testing.visuals import jpeg
 
 SHEET, PAGE = "sheet", "contact_sheet.html"
 SHEET_IMAGE = r"contact_sheet_\d+"  # without its ending
-UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}\d+\.")  # a file that another process is writing, or was killed over
 WIDTH, TALLEST = 480, 1920  # pixels of each of the two pictures
 QUALITY = 88
 PER_IMAGE, COLUMNS, CELL = 40, 2, 480  # photos, columns and pixels of a column in a JPEG sheet
@@ -48,7 +46,7 @@ def write_sheet(output_dir: Path, title: str) -> Path:
         place / name
         for place, names in visible_folders(folder)
         for name in names
-        if name.endswith(".jpg") and not name.startswith(".") and not UNFINISHED.search(name)
+        if name.endswith(".jpg") and not name.startswith(".")
     ]
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in found]
     photos = [

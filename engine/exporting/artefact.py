@@ -35,12 +35,14 @@ def write_artefact(chosen: Chosen, output: Path, card: Path, onnx: Path | None, 
 
     Raises RunFailed, with nothing written, when the ONNX file would differ from PyTorch.
     """
-    content, difference = artefact_bytes(chosen), None
+    content = artefact_bytes(chosen)
+    proved = None
     if onnx is not None:
         difference = onnx_export.write_onnx(chosen.candidate.network, onnx)
+        proved = (onnx, difference)
         log(f"{onnx}: differs from PyTorch by at most {difference:.1e} in onnxruntime")
     output.unlink(missing_ok=True)  # with --overwrite: the old model must not stand beside the new card
-    write_text(card, model_card(chosen, output, content, None if onnx is None else (onnx, difference)))
+    write_text(card, model_card(chosen, output, content, proved))
     write_bytes(output, content)
     seen = len(json.dumps(chosen.candidate.seen.as_plain()))
     log(f"{output}: {len(content) / 1e6:.1f} MB, {seen / 1e3:.0f} KB of them digests of the photos seen; card: {card}")
@@ -137,9 +139,11 @@ def _score_rows(chosen: Chosen) -> list[dict[str, str]]:
     candidate, rows = chosen.candidate, []
     if candidate.validation is not None:
         photos = f"validation, {len(candidate.validation)}"
+        untouched = untouched_summary([candidate])
+        assert untouched is not None  # it has validation scores
         rows += [
             (photos, candidate.name, chosen.validation[candidate.name]),
-            (photos, IDENTITY, untouched_summary([candidate])),
+            (photos, IDENTITY, untouched),
         ]
     others = [name for name in chosen.test if name not in (candidate.name, IDENTITY, ENSEMBLE)]
     order = [candidate.name, IDENTITY, *others, ENSEMBLE]

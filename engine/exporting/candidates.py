@@ -85,6 +85,7 @@ def candidates_of(cv_dir: Path, models: list[TrainedModel]) -> list[Candidate]:
 
 def _fold(cv_dir: Path, model: TrainedModel) -> Candidate:
     record = finished(cv_dir / model.name)
+    assert record is not None  # read_models refuses unfinished folds
     scores, epoch = record["scores"], model.meta.get("epoch")
     complete = (isinstance(row, dict) and all(isinstance(row.get(name), float) for name in SCORES) for row in scores)
     if not scores or not all(complete):
@@ -138,7 +139,8 @@ def score_on_test(candidates: list[Candidate], pairs: list[Pair], device: torch.
     """
     if not pairs:
         return {}
-    data, records = candidates[0].data, {}
+    data = candidates[0].data
+    records: Records = {}
     dataset = EvaluationPairs(pairs, data["resolution"], data["fit"])
     folds = [candidate for candidate in candidates if candidate.name != AVERAGE]
     averages = [candidate for candidate in candidates if candidate.name == AVERAGE]
@@ -155,7 +157,9 @@ def score_on_test(candidates: list[Candidate], pairs: list[Pair], device: torch.
 def validation_summaries(candidates: list[Candidate]) -> dict[str, Summary]:
     """Name -> mean and interval of each metric over the fold's own validation photos, and the identity's over all of them."""
     folds = {c.name: summary_of(c.validation) for c in candidates if c.validation is not None}
-    return {IDENTITY: untouched_summary(candidates), **folds}
+    untouched = untouched_summary(candidates)
+    assert untouched is not None  # there are folds, and all have scores
+    return {IDENTITY: untouched, **folds}
 
 
 def untouched_summary(candidates: list[Candidate]) -> Summary | None:

@@ -102,7 +102,9 @@ def warnings_about(chosen: Candidate, validation: dict[str, Summary], test: dict
         "test": (test.get(chosen.name), test.get(IDENTITY)),
     }
     for where, (summary, untouched) in measured.items():
-        if summary is not None and summary["psnr"]["mean"] < untouched["psnr"]["mean"]:
+        if summary is None or untouched is None:
+            continue
+        if summary["psnr"]["mean"] < untouched["psnr"]["mean"]:
             found.append(
                 f"{chosen.name} scores {summary['psnr']['mean']:.2f} dB on {where} photos, the photos as they are "
                 f"{untouched['psnr']['mean']:.2f} dB: it makes them worse"

@@ -50,7 +50,7 @@ def write_onnx(network: Network, path: Path) -> float:
         if isinstance(block, Block):
             block.folds_dilations = False
         if isinstance(block, EBlock):
-            block.freq = ExportableFreMLP(block.freq)
+            block.add_module("freq", ExportableFreMLP(block.freq))
     sides = {name: torch.export.Dim(name, min=SMALLEST, max=LARGEST) for name in ("height", "width")}
     shapes = ({0: torch.export.Dim("batch"), 2: sides["height"], 3: sides["width"]},)
     with torch.no_grad(), warnings.catch_warnings():
@@ -65,6 +65,7 @@ def write_onnx(network: Network, path: Path) -> float:
             opset_version=OPSET,
             verbose=False,
         )
+    assert program is not None  # with dynamo=True
     with atomic_output(path) as temporary:
         program.save(temporary, external_data=False)
         difference = _difference(network, temporary)

@@ -81,8 +81,9 @@ def _fault(results: Any) -> str | None:
         return "no test_digest"
     for key, needed in (("folds", "model"), ("models", "name"), ("photos", "src"), ("photos", "digest")):
         entries = results.get(key, [] if key == "photos" else None)
-        whole = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
-        if not whole or not all(isinstance(entry.get(needed), str) for entry in entries):
+        if not isinstance(entries, list):
+            return f"no {needed} in {key}"
+        if not all(isinstance(entry, dict) and isinstance(entry.get(needed), str) for entry in entries):
             return f"no {needed} in {key}"
     if not results["folds"]:
         return "no folds"

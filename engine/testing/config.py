@@ -96,6 +96,11 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
         parser.error(f"--n_folds {args.n_folds}, but --checkpoint names {len(args.checkpoint)} files")
     with flagged("--output_dir", args.output_dir):
         is_file = args.output_dir.exists() and not args.output_dir.is_dir()
+        holds_training = (args.output_dir / "cv_summary.json").exists()
+    if holds_training:
+        parser.error(
+            f"--output_dir {args.output_dir} holds a training, whose report would be replaced; name another folder"
+        )
     if is_file:
         parser.error(f"--output_dir {args.output_dir} is a file, not a folder")
     return args, from_args(EvaluationConfig, args, parser), from_args(BaselineConfig, args, parser)

@@ -32,7 +32,7 @@ class VisualsFolder:
         self.folder = output_dir / VISUALS
         self.names = visual_names(pairs) if save_all else []
         self.worst: dict[int, tuple[float, bytes]] = {}
-        self._temporary = output_dir / f"{VISUALS}{TEMPORARY}"
+        self._temporary = output_dir / f"{TEMPORARY}{VISUALS}"
 
     def __enter__(self) -> VisualsFolder:
         shutil.rmtree(self._temporary, ignore_errors=True)

@@ -79,7 +79,8 @@ def open_feed(
     data, cache, resident = options.data, None, None
     if data.cache != "off":
         output_dir = plan.folder if plan.number is None else plan.folder.parent
-        folder = Path(data.cache_dir) if data.cache_dir else output_dir / "cache"
+        # A folder of its own: --cache_dir is often one that others use as well.
+        folder = Path(data.cache_dir) / "darkir-cache" if data.cache_dir else output_dir / "cache"
         pairs = [*plan.train, *plan.val, *plan.mix]
         cache = open_cache(pairs, data.resolution, data.fit, data.cache, folder, log)
     free = free_on_gpu(device)

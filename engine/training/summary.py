@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from common.files import FolderLock, remove_stale_temporaries, write_csv, write_json
+from common.files import remove_stale_temporaries, write_csv, write_json
+from common.locks import FolderLock
 from common.log import RunLog
 from engine import checkpoint
 from engine.metrics import DIGITS, METRICS, summarise
@@ -23,7 +24,7 @@ def update_summary(output_dir: Path, n_folds: int, log: RunLog) -> None:
 
     Folds of one output_dir may run side by side: a short lock on it keeps their updates apart.
     """
-    with FolderLock(output_dir, wait=LOCK_WAIT_SECONDS):
+    with FolderLock(output_dir, wait=LOCK_WAIT_SECONDS, warn=log):
         remove_stale_temporaries(output_dir)
         contents = {fold: checkpoint.finished(output_dir / f"fold_{fold}") for fold in range(1, n_folds + 1)}
         done = {fold: content for fold, content in contents.items() if content is not None}

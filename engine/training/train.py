@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from common import signals
 from common.errors import RunFailed, Stopped
-from common.files import FolderLock, remove_stale_temporaries, utc_now
+from common.files import remove_stale_temporaries, utc_now
+from common.locks import FolderLock
 from common.log import RunLog
 from engine import checkpoint
 from engine.distributed import World
@@ -58,7 +59,7 @@ def train_fold(plan: FoldPlan, options: Options, device: torch.device, world: Wo
 @contextlib.contextmanager
 def _owned(plan: FoldPlan, options: Options, log: RunLog) -> Iterator[None]:
     """Hold the folder's lock, with what a killed process left there cleared away."""
-    with FolderLock(plan.folder) as lock:
+    with FolderLock(plan.folder, warn=log) as lock:
         if lock.taken_over_from:
             log(f"⚠️  taking over {plan.folder} from process {lock.taken_over_from['pid']}, which died")
         remove_stale_temporaries(plan.folder)

@@ -142,6 +142,6 @@ def test_training_ends_the_same_without_it_with_it_and_on_the_device(tmp_path, m
     for other in others:
         assert all(np.array_equal(off["params"][key], other["params"][key]) for key in off["params"])
         assert off["scores"] == other["scores"]
-    assert list((tmp_path / "node").glob("*.pack")) and not (tmp_path / "on" / "cache").exists()
+    assert list((tmp_path / "node" / "darkir-cache").glob("*.pack")) and not (tmp_path / "on" / "cache").exists()
     shutil.rmtree(tmp_path / "node")
     assert json.loads((tmp_path / "on" / "history.json").read_text())

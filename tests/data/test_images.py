@@ -1,5 +1,6 @@
 """Image semantics: every kind of file gives upright sRGB, or an error that names the file; sizes and resizing."""
 
+import os
 import struct
 import warnings
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from common.errors import InputError
 from data import images
-from data.images import decode, decode_bytes, fit_crop_size, resize
+from data.images import decode, decode_bytes, fit_crop_size, read_file, resize
 from tests.helpers.image_files import (
     ROMM,
     curv,
@@ -222,3 +223,9 @@ def test_a_jpeg_can_be_decoded_at_a_fraction_and_other_files_cannot():
 
 def test_the_decoder_names_what_determines_the_pixels():
     assert "Pillow" in images.DECODER and str(images.SEMANTICS) in images.DECODER
+
+
+def test_a_fifo_is_no_photo_and_nobody_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match="a.jpg: no regular file"):
+        read_file(tmp_path / "a.jpg")

@@ -86,7 +86,7 @@ def run_case(case: Case, as_process: bool) -> Outcome:
     if case.forbidden is not None and case.forbidden.exists():
         faults.append("code of the input was run")
     if case.output.is_dir():
-        faults += [f"half-written: {path.name}" for path in case.output.rglob("*.tmp.*")]
+        faults += [f"half-written: {path.name}" for path in case.output.rglob(".darkir-tmp.*")]
         faults += [f"torn: {path.name}" for path in torn_files(case.output) if path not in given]
     return Outcome(code, out, err, faults)
 

@@ -74,7 +74,7 @@ class WriteHook:
 
     def _is_temporary(self, file: object) -> bool:
         ours, name = Path(self.name), Path(str(file)).name
-        return name.startswith(ours.stem + TEMPORARY) and name.endswith(ours.suffix)
+        return name.startswith(TEMPORARY) and name.endswith(f".{ours.name}")
 
 
 class _HalfWay:

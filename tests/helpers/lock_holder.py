@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-HOLD = "import sys\nfrom common.files import FolderLock\nwith FolderLock(sys.argv[1]):\n    print('held', flush=True)\n    input()"
+HOLD = "import sys\nfrom common.locks import FolderLock\nwith FolderLock(sys.argv[1]):\n    print('held', flush=True)\n    input()"
 
 
 @contextmanager

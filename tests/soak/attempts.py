@@ -184,7 +184,7 @@ def _quietly(argv: list[str], out: Path) -> None:
 def torn_files(output: Path) -> list[Path]:
     """Files under their final names that are not whole."""
     torn = []
-    for path in (path for path in output.rglob("*") if ".tmp." not in path.name):
+    for path in (path for path in output.rglob("*") if ".darkir-tmp." not in path.name):
         try:
             if path.suffix == ".pt":
                 with zipfile.ZipFile(path) as archive:

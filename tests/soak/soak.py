@@ -149,7 +149,7 @@ class Soak:
         found = differences(self.references[precision], run_records(output))
         if found:
             self.faults.append(f"round {self.rounds} ({precision}) differs at {len(found)} places: {found[:5]}")
-        leftovers = [str(path.relative_to(output)) for path in output.rglob("*.tmp.*")]
+        leftovers = [str(path.relative_to(output)) for path in output.rglob(".darkir-tmp.*")]
         if leftovers:
             self.faults.append(f"round {self.rounds} left temporary files behind: {leftovers}")
 

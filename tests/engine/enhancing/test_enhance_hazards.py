@@ -18,6 +18,7 @@ from engine.checkpoint import save
 from engine.enhancing import enhance
 from tests.helpers.enhance_runs import ADDED, argv_of, run, save_brighter
 from tests.helpers.exits import refusal
+from tests.helpers.leftovers import leave
 from tests.helpers.photos import scene
 
 MORE = 0.2
@@ -198,8 +199,8 @@ def test_the_sheet_leaves_out_what_is_no_whole_picture(models, photos, tmp_path)
     """Such as the temporary file of a process that was killed."""
     folder = tmp_path / "out" / "sheet"
     folder.mkdir(parents=True)
-    for name in ("x.tmp.99.jpg", "Thumbs.db"):
-        (folder / name).write_bytes(b"half")
+    leave(folder / "x.jpg")
+    (folder / "Thumbs.db").write_bytes(b"half")
     assert run(models[0], photos, tmp_path / "out") == 0
     assert (tmp_path / "out/contact_sheet.html").read_text(encoding="utf-8").count("<img") == 2
 

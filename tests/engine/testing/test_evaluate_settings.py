@@ -14,6 +14,7 @@ from darkir.network import DarkIR
 from engine import checkpoint, inference
 from engine.testing.visuals import VisualsFolder, to_bytes
 from tests.helpers.evaluate_runs import PHOTOS, noisy_network, refused, results_of, run, save_fold, save_weights
+from tests.helpers.leftovers import foreign_files, leave
 from tests.helpers.lock_holder import locked_by_another
 
 
@@ -139,11 +140,12 @@ def test_a_signal_ends_the_run_and_leaves_the_former_results(own_folds, monkeypa
 
 def test_leftovers_of_a_killed_run_are_cleared(own_folds):
     output = own_folds / "out"
-    (output / "visuals.tmp.").mkdir(parents=True)
-    (output / "visuals.tmp." / "old_comparison.jpg").write_bytes(b"half")
-    (output / "test_results.tmp.123.json").write_text("half")
+    (output / ".darkir-tmp.visuals").mkdir(parents=True)
+    (output / ".darkir-tmp.visuals" / "old_comparison.jpg").write_bytes(b"half")
+    left, theirs = leave(output / "test_results.json"), foreign_files(output)
     assert run(own_folds, output, "--save_visuals") == 0
-    assert not [path for path in output.iterdir() if ".tmp." in path.name]
+    assert not (output / ".darkir-tmp.visuals").exists() and not left[0].exists()
+    assert all(path.read_text() == "theirs" for path in theirs)
     assert len(list((output / "visuals").iterdir())) == len(PHOTOS)
 
 

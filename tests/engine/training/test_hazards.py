@@ -17,6 +17,7 @@ from common import files, signals
 from common.files import write_jsonl
 from tests.helpers.exits import refusal
 from tests.helpers.hazard_runs import evaluate, train
+from tests.helpers.leftovers import foreign_files, leave
 from tests.helpers.lock_holder import locked_by_another
 from tests.helpers.paths import ROOT
 from tests.helpers.train_runs import SMALLEST
@@ -46,12 +47,12 @@ def test_the_lock_of_a_dead_process_is_taken_over_and_said(own_photos, tmp_path,
 
 
 def test_leftovers_of_a_killed_split_are_cleared(own_photos, tmp_path):
-    for place in (tmp_path / "s" / "test.tmp.1.jsonl", tmp_path / "s" / "fold_2" / "val.tmp.1.jsonl"):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text("half")
+    left = leave(tmp_path / "s" / "test.jsonl", tmp_path / "s" / "fold_2" / "val.jsonl")
+    theirs = foreign_files(tmp_path / "s")
     argv = ["--input_jsonl", own_photos / "pairs.jsonl", "--test_size", 2, "--output_dir", tmp_path / "s"]
     assert create_data_splits.main([str(word) for word in argv]) == 0
-    assert not list(tmp_path.rglob("*.tmp.*"))
+    assert not any(path.exists() for path in left)
+    assert all(path.read_text() == "theirs" for path in theirs)
 
 
 def test_an_output_folder_in_which_nothing_can_be_written_is_one_message(own_photos, capsys):
@@ -63,18 +64,19 @@ def test_an_output_folder_in_which_nothing_can_be_written_is_one_message(own_pho
 def test_a_folder_that_refuses_fsync_is_no_failure_but_a_broken_disk_is(tmp_path, monkeypatch):
     real = os.fsync
 
-    def fails_for_folders(code):
+    def fails_for(folders, code):
         def fsync(handle):
-            if Path(f"/proc/self/fd/{handle}").resolve().is_dir():
+            if Path(f"/proc/self/fd/{handle}").resolve().is_dir() is folders:
                 raise OSError(code, os.strerror(code))
             real(handle)
 
         return fsync
 
-    monkeypatch.setattr(os, "fsync", fails_for_folders(errno.EINVAL))
-    files.write_text(tmp_path / "a.txt", "whole")
-    assert (tmp_path / "a.txt").read_text() == "whole"
-    monkeypatch.setattr(os, "fsync", fails_for_folders(errno.EIO))
+    for code in (errno.EINVAL, errno.EBADF, errno.EIO):  # NFS, SMB, WSL
+        monkeypatch.setattr(os, "fsync", fails_for(True, code))
+        files.write_text(tmp_path / "a.txt", "whole")
+        assert (tmp_path / "a.txt").read_text() == "whole"
+    monkeypatch.setattr(os, "fsync", fails_for(False, errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
         files.write_text(tmp_path / "a.txt", "other")
 

@@ -156,7 +156,7 @@ def test_a_full_disk_ends_with_one_message_and_the_last_state_intact(photos, tmp
     ended = subprocess.run(full, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 1 and "failed: File too large" in ended.stderr and "Traceback" not in ended.stderr
     assert read_checkpoint(tmp_path / "checkpoint_last.pt")["step"] >= before > 0
-    assert not list(tmp_path.glob("*.tmp.*"))
+    assert not list(tmp_path.glob(".darkir-tmp.*"))
 
 
 def test_a_save_that_fails_leaves_the_state_before(photos, tmp_path, monkeypatch, capsys):
@@ -173,7 +173,7 @@ def test_a_save_that_fails_leaves_the_state_before(photos, tmp_path, monkeypatch
     monkeypatch.undo()
     states = [name for name in ("checkpoint_last.pt", "checkpoint_last.prev.pt") if (tmp_path / name).exists()]
     assert read_checkpoint(tmp_path / states[0])["step"] >= 1
-    assert not list(tmp_path.glob("*.tmp.*"))
+    assert not list(tmp_path.glob(".darkir-tmp.*"))
     assert train(photos, tmp_path, "--checkpoint_every_steps", "1") == 0
 
 

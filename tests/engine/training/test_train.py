@@ -25,7 +25,7 @@ def test_a_run_writes_everything_that_it_promises(finished_run):
         expected = {"checkpoint_best.pt", "checkpoint_final.pt", "checkpoint_last.pt", "checkpoint_last.prev.pt"}
         expected |= {"checkpoint_epoch_1.pt", "checkpoint_epoch_2.pt", "history.json", "curves.png", "tensorboard"}
         assert expected <= names
-        assert not [name for name in names if ".tmp." in name]
+        assert not [name for name in names if ".darkir-tmp." in name]
     assert (finished_run / "report.html").read_text().lower().startswith("<!doctype html>")
     log = (finished_run / "train.log").read_text().splitlines()
     assert len([line for line in log if EPOCH_LINE.match(line)]) == 4

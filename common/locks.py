@@ -1,0 +1,149 @@
+"""Exclusive ownership of a folder, also where the file system has no locks. Needs no torch."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from common import signals
+from common.errors import InputError
+from common.files import is_alive, utc_now
+
+LOCK, HELD = ".lock", ".lock.held"
+# NFS without lockd, Lustre mounted without -o flock, some FUSE file systems.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+LONGEST_OWNER = 4096  # bytes; what is longer was not written here
+POLL_SECONDS = 0.05
+
+_held_here: set[str] = set()  # folders: closing a second descriptor of a lock file would drop the first one's lock
+
+
+class FolderLock:
+    """Exclusive ownership of a folder for as long as the process lives or the `with` block lasts.
+
+    The kernel drops the lock when its owner dies, so a stale one is taken over; `.lock` names host, process and time for
+    the message. POSIX record locks are used: forked loader workers do not inherit them. On a file system without locks the
+    owner is who made `.lock.held`; `warn` is told so, and a dead owner is only known on its own host.
+
+    Raises InputError naming the owner when another process holds the folder and `wait` seconds have passed, and for a `.lock`
+    that is a link or cannot be opened.
+    """
+
+    def __init__(self, folder: str | Path, wait: float = 0.0, warn: Callable[[str], None] | None = None):
+        self.folder = Path(folder)
+        self.wait, self.warn = wait, warn
+        self.taken_over_from: dict | None = None
+        self._handle = -1
+        self._has_marker = False
+
+    def __enter__(self) -> FolderLock:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = os.path.realpath(self.folder)
+        if place in _held_here:
+            raise RuntimeError(f"{self.folder}: this process holds the lock already")
+        self._handle = self._open()
+        try:
+            deadline = time.monotonic() + self.wait
+            while not self._try_lock():
+                if time.monotonic() >= deadline:
+                    raise InputError(self._in_use())
+                signals.check()
+                time.sleep(POLL_SECONDS)
+            self.taken_over_from = _owner(os.pread(self._handle, LONGEST_OWNER, 0))
+            self._write(_identity())
+        except BaseException:
+            os.close(self._handle)
+            raise
+        _held_here.add(place)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._write(b"")
+        os.close(self._handle)
+        if self._has_marker:
+            (self.folder / HELD).unlink(missing_ok=True)
+        _held_here.discard(os.path.realpath(self.folder))
+
+    def _open(self) -> int:
+        path = self.folder / LOCK
+        try:
+            # Not the atomic helper: the lock is on this very inode, which must stay in place.
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise InputError(f"{path} is a link, not the lock of this toolkit; remove it") from None
+            if error.errno in (errno.EACCES, errno.EPERM) and path.exists():
+                raise InputError(
+                    f"{path} cannot be opened ({error.strerror}): it belongs to another user; remove it when no run uses "
+                    f"{self.folder}, or name another folder"
+                ) from None
+            raise
+
+    def _try_lock(self) -> bool:
+        try:
+            fcntl.lockf(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            return self._try_marker(error)
+        return True
+
+    def _try_marker(self, reason: OSError) -> bool:
+        """Make `.lock.held`, in place of a dead process of this host if need be."""
+        path = self.folder / HELD
+        for _ in range(2):
+            try:
+                marker = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            except FileExistsError:
+                owner = _owner(path.read_bytes()[:LONGEST_OWNER]) or {}
+                pid = owner.get("pid")
+                if owner.get("host") != socket.gethostname() or type(pid) is not int or is_alive(pid):
+                    return False
+                path.unlink(missing_ok=True)
+                continue
+            os.write(marker, _identity())
+            os.close(marker)
+            self._has_marker = True
+            if self.warn is not None:
+                self.warn(
+                    f"⚠️  {self.folder / LOCK}: this file system has no locks ({reason.strerror}); {HELD} stands in for one: "
+                    "delete it when a killed run on another machine has left it"
+                )
+            return True
+        return False
+
+    def _in_use(self) -> str:
+        owner = _owner(os.pread(self._handle, LONGEST_OWNER, 0)) or {}
+        held = self.folder / HELD
+        if held.exists():
+            owner = _owner(held.read_bytes()[:LONGEST_OWNER]) or owner
+        hint = f"; if that process is gone, delete {held}" if held.exists() else ""
+        return (
+            f"{self.folder} is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')} "
+            f"since {owner.get('since', '?')}; wait for it, or name another folder{hint}"
+        )
+
+    def _write(self, content: bytes) -> None:
+        os.ftruncate(self._handle, 0)
+        os.pwrite(self._handle, content, 0)
+
+
+def _identity() -> bytes:
+    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": utc_now()}).encode()
+
+
+def _owner(content: bytes) -> dict | None:
+    """What a lock file says; None when it is empty or anything that this module did not write."""
+    try:
+        owner = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return owner if isinstance(owner, dict) and "pid" in owner else None

@@ -1,0 +1,150 @@
+"""Real trainings whose loader processes, photos or stdout fail, and second signals: each ends in seconds with one message."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.paths import ROOT
+from tests.helpers.photos import write_pairs
+
+SMALL = (
+    "--model_size tiny --resolution 16 --batch_size 2 --lambda_vgg 0 --cache off --epochs 500 --num_workers 2".split()
+)
+SECONDS = 30  # for a busy machine; an idle one takes two
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return write_pairs(tmp_path, 6, first_seed=400)
+
+
+def start(rows: Path, *flags: str, stdout: object = subprocess.DEVNULL) -> subprocess.Popen:
+    """A training in a process of its own, once it is in its second epoch."""
+    output = rows.parent / "run"
+    command = [
+        sys.executable,
+        ROOT / "train_darkir_cv.py",
+        "--train_jsonl",
+        rows,
+        "--output_dir",
+        output,
+        *SMALL,
+        *flags,
+    ]
+    process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    log = output / "train.log"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and "Epoch   2/" in log.read_text(encoding="utf-8")):
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.05)
+    return process
+
+
+def end_of(process: subprocess.Popen) -> tuple[int, str]:
+    """Exit code and stderr; the process must end by itself, and no child of it may be left."""
+    children = children_of(process.pid)
+    try:
+        _, message = process.communicate(timeout=SECONDS)
+    finally:
+        process.kill()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+    return process.returncode, message
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_killed_loader_process_ends_the_run_with_what_to_do(rows):
+    process = start(rows)
+    os.kill(children_of(process.pid)[0], signal.SIGKILL)
+    code, message = end_of(process)
+    assert code == 1 and message.startswith("failed: a loader process died") and "--num_workers" in message
+    assert "Traceback" not in message
+
+
+def test_a_photo_that_vanishes_is_named(rows):
+    process = start(rows)
+    for photo in rows.parent.rglob("*.png"):
+        photo.unlink()
+    code, message = end_of(process)
+    assert code == 2 and message.startswith("error: ") and ".png" in message and "Traceback" not in message
+    assert message.count("\n") == 1
+
+
+def test_a_second_signal_ends_a_process_that_is_stuck(rows):
+    process = start(rows, "--num_workers", "0")
+    os.kill(process.pid, signal.SIGSTOP)  # stands for a call that never returns: no handler runs
+    os.kill(process.pid, signal.SIGTERM)
+    time.sleep(2.5)
+    os.kill(process.pid, signal.SIGCONT)
+    code, _ = end_of(process)
+    assert code == 75  # one signal, seen late
+
+    code = subprocess.run([sys.executable, "-c", STUCK], cwd=ROOT, check=False, timeout=SECONDS, capture_output=True)
+    assert code.returncode == 128 + signal.SIGTERM and b"second signal" in code.stderr
+
+
+# The main thread waits in a call that no Python handler can interrupt; the same request twice is one request.
+STUCK = """
+import ctypes, os, signal, threading, time
+from common import signals
+signals.install()
+def send():
+    for pause in (0.2, 0.1, 2.2):
+        time.sleep(pause)
+        os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=send).start()
+libc = ctypes.CDLL(None)
+while True:
+    libc.pause()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_closed_terminal_saves_as_a_stop_does(rows, number):
+    process = start(rows)
+    process.send_signal(number)
+    code, message = end_of(process)
+    assert code == 75 and "state saved" in message
+    assert (rows.parent / "run" / "checkpoint_last.pt").exists()
+
+
+@pytest.mark.parametrize("kind", ["closed pipe", "full disk", "closed"])
+def test_a_training_goes_on_without_its_stdout(rows, kind):
+    if kind == "closed pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open("/dev/full", os.O_WRONLY)
+    if kind == "closed":
+        output = rows.parent / "run"
+        words = [
+            sys.executable,
+            ROOT / "train_darkir_cv.py",
+            "--train_jsonl",
+            rows,
+            "--output_dir",
+            output,
+            *SMALL,
+            "--epochs",
+            "2",
+        ]
+        ended = subprocess.run(
+            ["sh", "-c", 'exec "$@" >&-', "sh", *map(str, words)], check=False, timeout=60, capture_output=True
+        )
+        assert ended.returncode == 0, ended.stderr
+    else:
+        process = start(rows, "--epochs", "3", stdout=writer)
+        code, message = end_of(process)
+        assert code == 0 and message.count("stdout takes no more") == 1
+    os.close(writer)
+    assert "finished: best PSNR" in (rows.parent / "run" / "train.log").read_text(encoding="utf-8")
