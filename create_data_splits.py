@@ -6,6 +6,7 @@ Photos that look the same, share an image or have the same `group` stay on one s
   ./create_data_splits.py --input_jsonl photos/pairs.jsonl --output_dir data_splits
   ./create_data_splits.py --input_dir photos --test_size 10 --n_folds 3
   ./create_data_splits.py --input_dir photos --audit
+  ./create_data_splits.py --input_dir photos --output_dir data_splits --check
 
 Writes test.jsonl, fold_K/train.jsonl, fold_K/val.jsonl and split_metadata.json. With --audit it makes no split, but lists
 the pairs that look wrong, worst first: audit.html to look at, audit.jsonl to pick the lines for --drop from.
@@ -35,6 +36,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser(__doc__)
     add_options(parser, SplitConfig, "splits")
     add_options(parser, AuditConfig, "audit")
+    parser.add_argument_group("check").add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing: exit 2 unless the split in --output_dir is of these photos, --test_size, --n_folds and --seed",
+    )
     args = parser.parse_args(argv)
     config, wanted = from_args(SplitConfig, args, parser), from_args(AuditConfig, args, parser)
     # Only now what is heavy: --help and a mistyped flag answer at once.
@@ -47,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         find_near_duplicates,
         leave_out,
         read_input,
+        refuse_other_split,
         report_plan,
         report_written,
         reusable_pairs,
@@ -66,6 +73,10 @@ def main(argv: list[str] | None = None) -> int:
         return DONE
     pairs = fingerprint_pairs(pairs, known=reusable_pairs(config, base_dir, dropped, log))
     refuse_repeated_sources(pairs)
+    if args.check:
+        with flagged("--output_dir", config.output_dir):
+            refuse_other_split(pairs, config, log)
+        return DONE
     near = find_near_duplicates(pairs, config, log)
     split = make_split(pairs, near if config.near_duplicates == "group" else [], config)
     report_plan(pairs, split, config, log)

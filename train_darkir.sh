@@ -44,10 +44,10 @@ EXTRA=("$@")
 TRAINING=(--model_size "$MODEL_SIZE" --resolution "$RESOLUTION" --epochs "$EPOCHS" --batch_size "$BATCH_SIZE" --lr "$LR"
     --warmup_epochs "$WARMUP_EPOCHS" --early_stopping_patience "$PATIENCE" --seed "$SEED" --num_workers "$NUM_WORKERS"
     --device "$DEVICE")
-((!MIXED_PRECISION)) || TRAINING+=(--mixed_precision)
 
 source "$DARKIR_HOME/slurm/chain.sh"
 check_settings "$@"
+[[ $MIXED_PRECISION == 0 ]] || TRAINING+=(--mixed_precision)
 WATCHED=("$(fold_folder "${SLURM_ARRAY_TASK_ID:-}")")
 choose_python
 begin_job

@@ -70,7 +70,7 @@ read -r -a fivek_words <<<"$FIVEK_OPTIONS"
 read -r -a pretrain_words <<<"$PRETRAIN_OPTIONS"
 read -r -a finetune_words <<<"$FINETUNE_OPTIONS"
 COMMON=(--model_size "$MODEL_SIZE" --seed "$SEED" --num_workers "$NUM_WORKERS" --device "$DEVICE")
-((!MIXED_PRECISION)) || COMMON+=(--mixed_precision)
+[[ $MIXED_PRECISION == 0 ]] || COMMON+=(--mixed_precision)
 TRAINING=("${COMMON[@]}" --pretrained_path "$pretrained" --resolution "$RESOLUTION" --batch_size "$BATCH_SIZE"
     --epochs "$EPOCHS" --lr "$LR" --warmup_epochs "$WARMUP_EPOCHS" --early_stopping_patience "$PATIENCE"
     --preprocess "$PREPROCESS")

@@ -21,6 +21,14 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         return action.help if action.default is None else super()._get_help_string(action)
 
 
+def option(default: Any, help_text: str, changes_result: bool = True) -> Any:
+    """A field of a config: its default, its line in --help, and whether another value makes another result.
+
+    A rerun of a run that has begun may change an option with `changes_result=False`.
+    """
+    return dataclasses.field(default=default, metadata={"help": help_text, "changes_result": changes_result})
+
+
 def make_parser(description: str) -> argparse.ArgumentParser:
     """A parser for one script: no abbreviated flags (a new flag must not change what an old command means)."""
     return argparse.ArgumentParser(description=description, allow_abbrev=False, formatter_class=_HelpFormatter)

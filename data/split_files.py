@@ -28,6 +28,7 @@ from data.splits import Split, links
 
 SCHEMA_VERSION = 1
 TEST = "test.jsonl"
+WHOLE = (TEST, "fold_1/train.jsonl", "fold_1/val.jsonl")  # together they hold every row
 
 
 def write_split_folder(
@@ -233,11 +234,15 @@ def expected_sets(metadata: dict) -> Iterator[tuple[str, int, str]]:
         raise InputError(f"{METADATA} is incomplete ({error}); run create_data_splits.py again") from None
 
 
+def rows_of_split(folder: Path) -> list[dict]:
+    """Every row of a split that has been verified: the test set and one fold hold all of them."""
+    return [row for name in WHOLE for _, row in read_jsonl(folder / name, Faults())]
+
+
 def known_pairs(folder: str | Path, base_dir: Path) -> list[Pair]:
     """Rows with digests that an earlier run left in `folder`: the test set and one fold hold every row."""
     folder = Path(folder)
-    names = (TEST, "fold_1/train.jsonl", "fold_1/val.jsonl")
-    return [pair for name in names if (folder / name).is_file() for pair in usable_pairs(folder / name, base_dir)]
+    return [pair for name in WHOLE if (folder / name).is_file() for pair in usable_pairs(folder / name, base_dir)]
 
 
 def changed_options(folder: str | Path, config: SplitConfig, dropped: list[str] | None = None) -> list[str]:

@@ -12,9 +12,9 @@ from common.exits import flagged
 from common.jsonl import open_input, parse_object
 from common.log import RunLog
 from data.config import SplitConfig
-from data.fingerprint import NearDuplicate, near_duplicate_pairs
+from data.fingerprint import NearDuplicate, near_duplicate_pairs, row_digest
 from data.manifest import METADATA, Pair, find_base_dir, pairs_from_folder, read_pairs
-from data.split_files import changed_options, known_pairs
+from data.split_files import changed_options, known_pairs, rows_of_split, verify_splits
 from data.splits import Split
 
 DEFAULT_GROUP_KEY = "group"
@@ -116,6 +116,31 @@ def reusable_pairs(config: SplitConfig, base_dir: Path, dropped: list[str] | Non
     if changed:
         log(f"{config.output_dir} holds splits made with other options, they are made again: {', '.join(changed)}")
     return known
+
+
+def refuse_other_split(pairs: list[Pair], config: SplitConfig, log: RunLog) -> None:
+    """--check: InputError with the differences unless the split in --output_dir is of these photos, by content, and of this
+    --test_size, --n_folds and --seed. What its --drop left out may be among `pairs`."""
+    folder = Path(config.output_dir)
+    recorded = verify_splits(folder)["config"]
+    differences = [
+        f"--{name} {recorded.get(name)} there, {getattr(config, name)} now"
+        for name in ("test_size", "n_folds", "seed")
+        if recorded.get(name) != getattr(config, name)
+    ]
+    dropped = set(recorded.get("drop") or ())
+    now = {row_digest(pair.row): pair.src for pair in pairs if pair.src not in dropped}
+    there = {row_digest(row): row["src"] for row in rows_of_split(folder)}
+    for these, others, what in (
+        (now, there, "of these photos are not in it"),
+        (there, now, "of its photos are not here"),
+    ):
+        if unknown := sorted(these[digest] for digest in these.keys() - others.keys()):
+            shown = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+            differences.append(f"{len(unknown)} of {len(these)} {what} ({shown})")
+    if differences:
+        raise InputError("\n".join([f"{folder} holds another split:", *(f"  {line}" for line in differences)]))
+    log(f"Split: {folder} is of these {len(now)} photos, --test_size, --n_folds and --seed")
 
 
 def find_near_duplicates(pairs: list[Pair], config: SplitConfig, log: RunLog) -> list[NearDuplicate]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from common.options import option
 
 TERMS = ("l1", "vgg", "ssim", "edge", "freq", "side")
 
@@ -12,20 +14,15 @@ TERMS = ("l1", "vgg", "ssim", "edge", "freq", "side")
 class LossConfig:
     """Weights of the loss terms. Raises ValueError naming the flag when one is negative or not finite, or all are 0."""
 
-    lambda_l1: float = field(default=1.0, metadata={"help": "weight of L1; 0 leaves it out"})
-    lambda_vgg: float = field(default=0.1, metadata={"help": "weight of the VGG19 perceptual term; 0 leaves it out"})
-    lambda_ssim: float = field(default=0.1, metadata={"help": "weight of 1 - SSIM; 0 leaves it out"})
-    lambda_edge: float = field(default=0.0, metadata={"help": "weight of the Laplacian edge term; 0 leaves it out"})
-    lambda_freq: float = field(default=0.0, metadata={"help": "weight of the Fourier amplitude term; 0 leaves it out"})
-    lambda_side: float = field(
-        default=0.0,
-        metadata={
-            "help": "weight of the side output's term (L1 + 0.01 VGG19 at 1/8 size; needs the VGG19 weights); 0 leaves it out"
-        },
+    lambda_l1: float = option(1.0, "weight of L1; 0 leaves it out")
+    lambda_vgg: float = option(0.1, "weight of the VGG19 perceptual term; 0 leaves it out")
+    lambda_ssim: float = option(0.1, "weight of 1 - SSIM; 0 leaves it out")
+    lambda_edge: float = option(0.0, "weight of the Laplacian edge term; 0 leaves it out")
+    lambda_freq: float = option(0.0, "weight of the Fourier amplitude term; 0 leaves it out")
+    lambda_side: float = option(
+        0.0, "weight of the side output's term (L1 + 0.01 VGG19 at 1/8 size; needs the VGG19 weights); 0 leaves it out"
     )
-    vgg_weights: str | None = field(
-        default=None, metadata={"help": "VGG19 weights file (without: vgg19-dcbb9e9d.pth in torch's hub cache)"}
-    )
+    vgg_weights: str | None = option(None, "VGG19 weights file (without: vgg19-dcbb9e9d.pth in torch's hub cache)")
 
     def __post_init__(self) -> None:
         for term in TERMS:

@@ -6,7 +6,11 @@
 check_settings() { # What can be refused before a job waits for hours
     local word
     ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail 2 "bash 4.4 or newer is needed; this is $BASH_VERSION"
+    # Before any arithmetic: bash would run a command that stands in a number's place.
     [[ $N_FOLDS =~ ^[1-9][0-9]?$ ]] || fail 2 "N_FOLDS=$N_FOLDS: must be a number from 1 to 99"
+    for word in MIXED_PRECISION PARALLEL_FOLDS; do
+        [[ ${!word} == [01] ]] || fail 2 "$word=${!word}: must be 1 (yes) or 0 (no)"
+    done
     for word in "$@"; do
         case ${word%%=*} in
         --data_splits_dir | --train_jsonl | --val_jsonl | --test_jsonl | --n_folds | --fold | --output_dir | --base_dir)
@@ -41,43 +45,30 @@ produced() { # produced FILE: a step that ended well has left it
 }
 
 make_split() {
-    if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then # the first task splits, the others wait for it
-        mkdir -p -- "$SPLITS_DIR"
-        exec 9>"$SPLITS_DIR/.wrapper.lock"
-        until flock --nonblock 9; do
-            [[ -z $signal_received ]] || stop
-            sleep 1
-        done
-    fi
+    # The first of several jobs or tasks splits, the others wait for it.
+    mkdir -p -- "$SPLITS_DIR" || fail 2 "SPLITS_DIR=$SPLITS_DIR cannot be made"
+    exec 9>>"$SPLITS_DIR/.wrapper.lock" || fail 2 "SPLITS_DIR=$SPLITS_DIR: cannot write .wrapper.lock there"
+    local code=0
+    until flock --nonblock --conflict-exit-code 7 9 || code=$?; ((code != 7)); do
+        [[ -z $signal_received ]] || stop
+        sleep 1
+        code=0
+    done
+    ((code == 0)) || say "This file system has no locks ($SPLITS_DIR): start one job at a time until the split is there"
+    local input=(--input_jsonl "$INPUT_JSONL") what=Split
+    [[ -n $INPUT_JSONL ]] || input=(--input_dir "$INPUT_DIR")
+    [[ -z $BASE_DIR || -z $INPUT_JSONL ]] || input+=(--base_dir "$BASE_DIR")
+    input+=(--output_dir "$SPLITS_DIR" --test_size "$TEST_SIZE" --n_folds "$N_FOLDS" --seed "$SEED")
     if is_there "$SPLITS_DIR/split_metadata.json"; then
-        local named=INPUT_DIR=$INPUT_DIR
-        [[ -z $INPUT_JSONL ]] || named=INPUT_JSONL=$INPUT_JSONL
-        case $(input_of_split) in
-        same) ;;
-        other) fail 2 "$SPLITS_DIR was made from another input than $named: set SPLITS_DIR to another folder, or no input to use it" ;;
-        *) fail 1 "$SPLITS_DIR/split_metadata.json does not say what it was made from" ;;
-        esac
-        say "Split: $SPLITS_DIR is there"
-    else
-        local input=(--input_jsonl "$INPUT_JSONL")
-        [[ -n $INPUT_JSONL ]] || input=(--input_dir "$INPUT_DIR")
-        [[ -z $BASE_DIR || -z $INPUT_JSONL ]] || input+=(--base_dir "$BASE_DIR")
-        step "Split" "${interpreter[@]}" "$DARKIR_HOME/create_data_splits.py" "${input[@]}" --output_dir "$SPLITS_DIR" \
-            --test_size "$TEST_SIZE" --n_folds "$N_FOLDS" --seed "$SEED"
-        produced "$SPLITS_DIR/split_metadata.json"
+        # It must not stand in for other photos or settings: compared by content, wherever and however they are named.
+        what="Check of the split in $SPLITS_DIR (set another SPLITS_DIR for another one, or no input to use it as it is)"
+        input+=(--check)
     fi
-    [[ -z ${SLURM_ARRAY_TASK_ID:-} ]] || exec 9>&-
-}
-
-input_of_split() { # same or other: a split that is there must not stand in for the photos that were named
-    [[ -n $INPUT_JSONL$INPUT_DIR ]] || { say same && return; }
-    "${interpreter[@]}" - "$SPLITS_DIR/split_metadata.json" "${INPUT_JSONL:-$INPUT_DIR}" <<'END'
-import json, os, sys
-path, asked = sys.argv[1:]
-config = json.load(open(path, encoding="utf-8"))["config"]
-made_from = config["input_jsonl"] or config["input_dir"]
-print("same" if os.path.realpath(made_from) == os.path.realpath(asked) else "other")
-END
+    if [[ -n $INPUT_JSONL$INPUT_DIR ]]; then
+        step "$what" "${interpreter[@]}" "$DARKIR_HOME/create_data_splits.py" "${input[@]}"
+    fi
+    produced "$SPLITS_DIR/split_metadata.json"
+    exec 9>&-
 }
 
 fold_folder() { # fold_folder FOLD: a single model lies at the top; without FOLD, where all of them are

@@ -42,6 +42,13 @@ job_folder() { say "$OUTPUT_DIR/.slurm/${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}"; }
 # Listed, not tested: network file systems remember for a while that a name was missing, but not what a folder held.
 is_there() { [[ -n $(find "${1%/*}" -maxdepth 1 -name "${1##*/}" 2>/dev/null) ]]; }
 
+check_slurm_numbers() { # Slurm's own are numbers; what a user has exported by mistake must not be evaluated as arithmetic
+    local name
+    for name in SLURM_JOB_ID SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID SLURM_ARRAY_TASK_COUNT SLURM_RESTART_COUNT; do
+        [[ ${!name:-0} =~ ^[0-9]+$ ]] || fail 2 "$name=${!name}: not a number"
+    done
+}
+
 begin_job() { # The name of the log, and the end of useless restarts
     ((BATCH)) || return 0
     if [[ -n ${SLURM_ARRAY_JOB_ID:-} ]]; then
@@ -77,6 +84,7 @@ refuse_useless_restart() {
     now=$(progress_of "${WATCHED[@]}")
     if [[ ${SLURM_RESTART_COUNT:-0} -gt 0 && -e $file ]]; then
         read -r runs before <"$file"
+        [[ $runs =~ ^[0-9]+$ ]] || runs=0
     fi
     if [[ $now == "$before" ]]; then
         runs=$((runs + 1))
@@ -160,6 +168,7 @@ stop() { # Requeue first, then leave at once: Slurm holds the node for a script 
     exit "$STOPPED"
 }
 
+check_slurm_numbers
 # At once: a signal can come in the first second.
 trap 'forward USR1' USR1
 trap 'forward TERM' TERM

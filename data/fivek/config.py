@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
+
+from common.options import option
 
 SMALLEST_SIDE = 11  # the SSIM window: a smaller photo could be neither validated nor tested
 
@@ -12,50 +14,31 @@ SMALLEST_SIDE = 11  # the SSIM window: a smaller photo could be neither validate
 class FivekConfig:
     """Where the photos are, which become pairs, how those look, and which of them validate."""
 
-    fivek_dir: str = field(
-        default="fivek_dataset", metadata={"help": "folder with the inputs and the renditions, in any known layout"}
+    fivek_dir: str = option("fivek_dataset", "folder with the inputs and the renditions, in any known layout")
+    output_dir: str = option("fivek_processed", "folder for images and JSONL files")
+    expert: Literal["A", "B", "C", "D", "E"] = option("C", "whose renditions are the targets")
+    val_ratio: float = option(0.05, "share of validation pairs, 0 up to but not including 1; each by a hash of its id")
+    min_resolution: int = option(256, "pairs with a shorter short side (pixels) are rejected")
+    max_resolution: int = option(2048, "long side (pixels) to which larger pairs are scaled")
+    jpeg_quality: int = option(95, "of the images written, 1 to 100 (4:4:4)")
+    workers: int | None = option(None, "processes; without it, one a CPU, fewer when memory is short")
+    limit: int | None = option(None, "only the first so many pairs, by id; for a trial")
+    max_reject: float = option(0.02, "share of pairs that may be rejected, 0 to 1, before the exit code is 3")
+    seed: int = option(42, "another seed gives another validation set")
+    assume_profile: Literal["srgb", "prophoto"] = option("srgb", "colours of targets without an embedded profile")
+    auto_wb: bool = option(
+        False, "develop a DNG without white balance by LibRaw's automatic one, instead of rejecting it"
     )
-    output_dir: str = field(default="fivek_processed", metadata={"help": "folder for images and JSONL files"})
-    expert: Literal["A", "B", "C", "D", "E"] = field(default="C", metadata={"help": "whose renditions are the targets"})
-    val_ratio: float = field(
-        default=0.05,
-        metadata={"help": "share of validation pairs, 0 up to but not including 1; each by a hash of its id"},
+    prefer: str | None = option(
+        None, "suffixes in order, say tif,dng,jpg: which file to take when a photo is there more than once"
     )
-    min_resolution: int = field(default=256, metadata={"help": "pairs with a shorter short side (pixels) are rejected"})
-    max_resolution: int = field(default=2048, metadata={"help": "long side (pixels) to which larger pairs are scaled"})
-    jpeg_quality: int = field(default=95, metadata={"help": "of the images written, 1 to 100 (4:4:4)"})
-    workers: int | None = field(
-        default=None, metadata={"help": "processes; without it, one a CPU, fewer when memory is short"}
+    val_list: str | None = option(
+        None, "file with one id or name a line: exactly these validate, no hash, no --val_ratio"
     )
-    limit: int | None = field(default=None, metadata={"help": "only the first so many pairs, by id; for a trial"})
-    max_reject: float = field(
-        default=0.02, metadata={"help": "share of pairs that may be rejected, 0 to 1, before the exit code is 3"}
+    split_by: Literal["id", "day"] = option(
+        "id", "what is hashed: day keeps photos taken on one day, so whole bursts, on one side"
     )
-    seed: int = field(default=42, metadata={"help": "another seed gives another validation set"})
-    assume_profile: Literal["srgb", "prophoto"] = field(
-        default="srgb", metadata={"help": "colours of targets without an embedded profile"}
-    )
-    auto_wb: bool = field(
-        default=False,
-        metadata={"help": "develop a DNG without white balance by LibRaw's automatic one, instead of rejecting it"},
-    )
-    prefer: str | None = field(
-        default=None,
-        metadata={
-            "help": "suffixes in order, say tif,dng,jpg: which file to take when a photo is there more than once"
-        },
-    )
-    val_list: str | None = field(
-        default=None,
-        metadata={"help": "file with one id or name a line: exactly these validate, no hash, no --val_ratio"},
-    )
-    split_by: Literal["id", "day"] = field(
-        default="id",
-        metadata={"help": "what is hashed: day keeps photos taken on one day, so whole bursts, on one side"},
-    )
-    verify: bool = field(
-        default=False, metadata={"help": "read every finished image again and remake those that changed"}
-    )
+    verify: bool = option(False, "read every finished image again and remake those that changed")
 
     def __post_init__(self) -> None:
         _within("val_ratio", self.val_ratio, 0 <= self.val_ratio < 1, "at least 0 and below 1")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from common.exits import flagged
-from common.options import add_options, from_args, make_parser, require
+from common.options import add_options, from_args, make_parser, option, require
 from data.config import MIN_RESOLUTION
 
 
@@ -17,29 +17,18 @@ from data.config import MIN_RESOLUTION
 class EnhanceConfig:
     """How photos become restored photos."""
 
-    scale: Literal["native", "training"] = field(
-        default="native",
-        metadata={
-            "help": "native: the networks see every pixel of the photo; training: they see a copy of the size that they were "
-            "trained at, and its change of tones and colours is carried over to the full photo: many times faster"
-        },
+    scale: Literal["native", "training"] = option(
+        "native",
+        "native: the networks see every pixel of the photo; training: they see a copy of the size that they were "
+        "trained at, and its change of tones and colours is carried over to the full photo: many times faster",
     )
-    max_side: int | None = field(
-        default=None, metadata={"help": "shrink larger photos to this long side in pixels; default: native size"}
+    max_side: int | None = option(None, "shrink larger photos to this long side in pixels; default: native size")
+    tta: bool = option(False, "average each network over the four flips of a photo: four times the time")
+    mixed_precision: bool = option(False, "run the networks in 16 bit: bf16 where the device has it, else fp16")
+    format: Literal["same", "jpeg", "png", "tiff"] = option(
+        "same", "same: JPEG, PNG and TIFF stay what they are, others become JPEG; 16 bits stay 16 bits but in JPEG"
     )
-    tta: bool = field(
-        default=False, metadata={"help": "average each network over the four flips of a photo: four times the time"}
-    )
-    mixed_precision: bool = field(
-        default=False, metadata={"help": "run the networks in 16 bit: bf16 where the device has it, else fp16"}
-    )
-    format: Literal["same", "jpeg", "png", "tiff"] = field(
-        default="same",
-        metadata={
-            "help": "same: JPEG, PNG and TIFF stay what they are, others become JPEG; 16 bits stay 16 bits but in JPEG"
-        },
-    )
-    jpeg_quality: int = field(default=95, metadata={"help": "1 to 100; colour is not subsampled"})
+    jpeg_quality: int = option(95, "1 to 100; colour is not subsampled")
 
     def __post_init__(self) -> None:
         require(self.max_side is None or self.max_side >= MIN_RESOLUTION, f"--max_side {self.max_side}: too small")

@@ -15,14 +15,14 @@ from tqdm import tqdm
 
 from common import signals
 from common.errors import InputError, OutOfMemory, Stopped
-from common.files import write_bytes, write_json
+from common.files import json_bytes, write_bytes
 from common.log import RunLog
 from data.config import DataConfig
 from data.photo_files import KINDS, photo_bytes, read_photo, with_size
 from engine.enhancing.config import EnhanceConfig
 from engine.enhancing.restore import restore_photo
 from engine.enhancing.sheet import before_and_after, picture_path
-from engine.enhancing.tasks import PhotoTask, is_done, remove_former, result_path, settings_path
+from engine.enhancing.tasks import PhotoTask, remove_former, result_path, settings_path, source_digest, state_of
 from engine.inference import Restore
 from engine.models import TrainedModel, recorded_by_all
 
@@ -75,9 +75,12 @@ def enhance_all(tasks: list[PhotoTask], run: Enhancement, log: RunLog) -> list[s
     A result that is there already is left as it is, unless `run.overwrite`. Raises Stopped between photos, and InputError for
     a result that was made with other settings, by an earlier run or by one beside this.
     """
-    todo = [task for task in tasks if run.overwrite or not is_done(task, run.output_dir, run.settings)]
+    states = ["missing" if run.overwrite else state_of(task, run.output_dir, run.settings) for task in tasks]
+    todo = [task for task, state in zip(tasks, states, strict=True) if state != "done"]
     if len(todo) < len(tasks):
         log(f"{len(tasks) - len(todo)} of {len(tasks)} photos are done already and stay as they are")
+    if "stale" in states:
+        log(f"{states.count('stale')} results are made again: their photos have changed, or they are not whole")
     bar = tqdm(total=len(tasks), initial=len(tasks) - len(todo), unit="photo", disable=not sys.stderr.isatty())
     faults: list[str] = []
     spent: list[float] = []
@@ -105,10 +108,11 @@ def enhance_all(tasks: list[PhotoTask], run: Enhancement, log: RunLog) -> list[s
 
 
 def _enhanced(task: PhotoTask, run: Enhancement) -> tuple[dict[Path, bytes], str]:
-    """The files of a photo, the picture for the sheet and the result, and the result's size in words.
+    """The files of a photo (settings, picture for the sheet, result) and the result's size in words.
 
     Raises InputError naming a photo that cannot be enhanced.
     """
+    digest = source_digest(task)
     photo = read_photo(task.path)
     kind = FORMATS.get(run.config.format, photo.kind if photo.kind in KINDS else "JPEG")
     try:
@@ -122,17 +126,21 @@ def _enhanced(task: PhotoTask, run: Enhancement) -> tuple[dict[Path, bytes], str
         raise InputError(f"{task.path}: {fault}") from None
     except OutOfMemory as failure:
         raise InputError(f"{task.path}: {failure}; --scale training and --max_side need less") from failure
-    files = {picture_path(run.output_dir, task.name): picture, result_path(task, kind, run.output_dir): content}
+    record = run.settings | {"source_sha256": digest, "result_bytes": len(content)}
+    files = {
+        settings_path(task, run.output_dir): json_bytes(record),
+        picture_path(run.output_dir, task.name): picture,
+        result_path(task, kind, run.output_dir): content,
+    }
     return files, f"{width} x {height}"
 
 
 def _write(task: PhotoTask, run: Enhancement, files: dict[Path, bytes]) -> bool:
-    """Write the settings, the picture and last the result; False when a process beside this one has made them."""
+    """Write the files, the result last; False when a process beside this one has made them."""
     if run.overwrite:
         remove_former(task, run.output_dir)  # first: a result of other settings must never stand beside the new ones
-    elif is_done(task, run.output_dir, run.settings):
+    elif state_of(task, run.output_dir, run.settings) == "done":
         return False
-    write_json(settings_path(task, run.output_dir), run.settings)
     for path, content in files.items():
         write_bytes(path, content)
     return True

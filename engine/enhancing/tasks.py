@@ -5,6 +5,7 @@ What a result was made with stands in OUTPUT/sheet/NAME.json, which is written b
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -12,13 +13,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image, UnidentifiedImageError
 
 from common.errors import Faults, InputError
 from common.exits import flagged
 from common.files import visible_folders
+from data.images import read_file
 from data.photo_files import ENDINGS, KINDS
 from engine.enhancing.sheet import SHEET, SHEET_IMAGE, picture_path
 
@@ -117,17 +119,31 @@ def refuse_clashes(tasks: list[PhotoTask], output_dir: Path) -> None:
     faults.raise_if_any("photos that cannot be enhanced into this folder", "choose another --output, or rename them")
 
 
-def is_done(task: PhotoTask, output_dir: Path, settings: dict[str, Any]) -> bool:
-    """Whether an earlier run made the photo's result; InputError when that was made with other settings."""
+def state_of(task: PhotoTask, output_dir: Path, settings: dict[str, Any]) -> Literal["missing", "stale", "done"]:
+    """What is there of a photo's result: stale when the photo has changed since, or when the result is not whole.
+
+    Raises InputError when it was made with other settings.
+    """
     path = next((path for kind in KINDS if (path := result_path(task, kind, output_dir)).exists()), None)
     if path is None:
-        return False
+        return "missing"
     recorded = _recorded(task, output_dir)
     changed = [name for name, value in settings.items() if name not in recorded or recorded[name] != value]
     if changed:
         how = f"with other settings ({', '.join(changed)})" if recorded else "elsewhere, or with unknown settings"
         raise InputError(f"{path} was made {how}: choose another --output, or make it again with --overwrite")
-    return True
+    # A former version recorded neither.
+    is_whole = recorded.get("result_bytes") in (None, path.stat().st_size)
+    is_of_photo = recorded.get("source_sha256") in (None, source_digest(task))
+    return "done" if is_whole and is_of_photo else "stale"
+
+
+def source_digest(task: PhotoTask) -> str:
+    """sha256 of the photo's file, as its result's settings record it; empty when it cannot be read."""
+    try:
+        return hashlib.sha256(read_file(task.path)).hexdigest()
+    except InputError:
+        return ""
 
 
 def remove_former(task: PhotoTask, output_dir: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from common.exits import flagged
-from common.options import add_options, from_args, make_parser, require
+from common.options import add_options, from_args, make_parser, option, require
 from darkir.architectures import MODEL_SIZES
 from data.config import MAX_RESOLUTION, MIN_RESOLUTION
 
@@ -17,29 +17,18 @@ from data.config import MAX_RESOLUTION, MIN_RESOLUTION
 class EvaluationConfig:
     """How the test photos are run through the networks."""
 
-    resolution: int | None = field(
-        default=None,
-        metadata={"help": "short side in pixels (a smaller photo stays native); default: as the checkpoints record"},
+    resolution: int | None = option(
+        None, "short side in pixels (a smaller photo stays native); default: as the checkpoints record"
     )
-    fit: Literal["crop", "squash"] | None = field(
-        default=None,
-        metadata={"help": "crop: whole frames, aspect kept; squash: a square; default: as the checkpoints record"},
+    fit: Literal["crop", "squash"] | None = option(
+        None, "crop: whole frames, aspect kept; squash: a square; default: as the checkpoints record"
     )
-    batch_size: int = field(
-        default=4, metadata={"help": "frames of one size in a batch; changes memory and time, not results"}
-    )
-    num_workers: int = field(
-        default=4, metadata={"help": "loader processes (0: load in the main process); changes no result"}
-    )
-    tta: bool = field(
-        default=False, metadata={"help": "average each network over the four flips of a photo: four times the time"}
-    )
-    mixed_precision: bool = field(
-        default=False, metadata={"help": "run the networks in 16 bit: bf16 where the device has it, else fp16"}
-    )
-    save_visuals: bool = field(
-        default=False,
-        metadata={"help": "also write every photo at full size to visuals/; the report holds small ones in any case"},
+    batch_size: int = option(4, "frames of one size in a batch; changes memory and time, not results")
+    num_workers: int = option(4, "loader processes (0: load in the main process); changes no result")
+    tta: bool = option(False, "average each network over the four flips of a photo: four times the time")
+    mixed_precision: bool = option(False, "run the networks in 16 bit: bf16 where the device has it, else fp16")
+    save_visuals: bool = option(
+        False, "also write every photo at full size to visuals/; the report holds small ones in any case"
     )
 
     def __post_init__(self):
@@ -54,13 +43,11 @@ class EvaluationConfig:
 class BaselineConfig:
     """What the results are compared with, if anything."""
 
-    baseline: Path | None = field(
-        default=None,
-        metadata={"help": "test_results.json of another evaluation of the same photos, per_image.csv beside it"},
+    baseline: Path | None = option(
+        None, "test_results.json of another evaluation of the same photos, per_image.csv beside it"
     )
-    baseline_l1: float | None = field(
-        default=None,
-        metadata={"help": "a bare mean L1 instead, above 0 and at most 1 (images in [0, 1]); gives no interval"},
+    baseline_l1: float | None = option(
+        None, "a bare mean L1 instead, above 0 and at most 1 (images in [0, 1]); gives no interval"
     )
 
     def __post_init__(self):

@@ -1,6 +1,6 @@
 """The command line of train_darkir_cv.py -> checked options. Each option exists once: type, default, help, at its field.
 
-An option whose field says `changes_result: False` may differ in a rerun of the same folder. Needs no torch, so that a mistyped
+An option whose field says `changes_result=False` may differ in a rerun of the same folder. Needs no torch, so that a mistyped
 flag is told at once.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.exits import flagged
-from common.options import add_options, finite_float, from_args, make_parser, require
+from common.options import add_options, finite_float, from_args, make_parser, option, require
 from darkir.architectures import MODEL_SIZES, Config, RestormerConfig, encoder_stages
 from data.config import DataConfig
 from losses.config import LossConfig
@@ -23,28 +23,24 @@ from losses.config import LossConfig
 class ModelConfig:
     """Which network, and what it starts from."""
 
-    arch: Literal["darkir", "restormer"] = field(
-        default="darkir", metadata={"help": "the architecture: DarkIR, or Restormer as the baseline to compare with"}
+    arch: Literal["darkir", "restormer"] = option(
+        "darkir", "the architecture: DarkIR, or Restormer as the baseline to compare with"
     )
-    model_size: Literal["m", "l", "tiny"] = field(
-        default="m",
-        metadata={
-            "help": "darkir: m has width 32, 3.3 M parameters, l width 64, 13 M; restormer: l is the published one, "
-            "dim 48, 26 M, and m has dim 24, 3.8 M, about the parameters of DarkIR-m at three times its operations; "
-            "tiny: width 8, for trying things out"
-        },
+    model_size: Literal["m", "l", "tiny"] = option(
+        "m",
+        "darkir: m has width 32, 3.3 M parameters, l width 64, 13 M; restormer: l is the published one, "
+        "dim 48, 26 M, and m has dim 24, 3.8 M, about the parameters of DarkIR-m at three times its operations; "
+        "tiny: width 8, for trying things out",
     )
-    layer_norm: Literal["WithBias", "BiasFree"] = field(
-        default="WithBias",
-        metadata={"help": "LayerNorm of restormer; published weights for denoising are BiasFree, the others WithBias"},
+    layer_norm: Literal["WithBias", "BiasFree"] = option(
+        "WithBias", "LayerNorm of restormer; published weights for denoising are BiasFree, the others WithBias"
     )
-    pretrained_path: str | None = field(
-        default=None,
-        metadata={"help": "weights to start from: a checkpoint of this toolkit or a published file"},
+    pretrained_path: str | None = option(
+        None,
+        "weights to start from: a checkpoint of this toolkit or a published file",
+        changes_result=False,  # its content does: see requested_config
     )
-    allow_partial: bool = field(
-        default=False, metadata={"help": "accept --pretrained_path weights that fill only a part of the network"}
-    )
+    allow_partial: bool = option(False, "accept --pretrained_path weights that fill only a part of the network")
 
     def __post_init__(self) -> None:
         require(
@@ -65,50 +61,34 @@ class ModelConfig:
 class TrainConfig:
     """How the weights are updated, and when a run ends."""
 
-    epochs: int = field(default=100, metadata={"help": "passes over the training pairs"})
-    batch_size: int = field(default=8, metadata={"help": "pairs in a batch"})
-    lr: float = field(default=1e-4, metadata={"help": "peak learning rate of AdamW; a cosine takes it down to 1 %"})
-    warmup_epochs: int = field(default=5, metadata={"help": "epochs of linear warm-up, cut to 10 % of all updates"})
-    weight_decay: float = field(default=1e-4, metadata={"help": "AdamW weight decay of the convolution kernels"})
-    grad_clip: float = field(default=1.0, metadata={"help": "largest 2-norm of the gradient (0: no clipping)"})
-    accumulate_steps: int = field(default=1, metadata={"help": "batches whose mean gradient makes one update"})
-    ema_decay: float = field(
-        default=0.999, metadata={"help": "decay of the weight average that is validated and kept (0: off)"}
+    epochs: int = option(100, "passes over the training pairs")
+    batch_size: int = option(8, "pairs in a batch")
+    lr: float = option(1e-4, "peak learning rate of AdamW; a cosine takes it down to 1 %")
+    warmup_epochs: int = option(5, "epochs of linear warm-up, cut to 10 % of all updates")
+    weight_decay: float = option(1e-4, "AdamW weight decay of the convolution kernels")
+    grad_clip: float = option(1.0, "largest 2-norm of the gradient (0: no clipping)")
+    accumulate_steps: int = option(1, "batches whose mean gradient makes one update")
+    ema_decay: float = option(0.999, "decay of the weight average that is validated and kept (0: off)")
+    early_stopping_patience: int = option(15, "epochs without a better validation PSNR before the run ends (0: never)")
+    mixed_precision: bool = option(False, "run the network in 16 bit where that is safe")
+    amp_dtype: Literal["auto", "bf16", "fp16"] = option(
+        "auto", "16-bit format: auto takes bf16 where the device has it, else fp16 with loss scaling"
     )
-    early_stopping_patience: int = field(
-        default=15, metadata={"help": "epochs without a better validation PSNR before the run ends (0: never)"}
+    compile: bool = option(False, "compile the network with torch.compile")
+    checkpoint_activations: bool = option(
+        False,
+        "compute a block's features again for the gradient: less memory, more time, the same result",
+        changes_result=False,
     )
-    mixed_precision: bool = field(default=False, metadata={"help": "run the network in 16 bit where that is safe"})
-    amp_dtype: Literal["auto", "bf16", "fp16"] = field(
-        default="auto",
-        metadata={"help": "16-bit format: auto takes bf16 where the device has it, else fp16 with loss scaling"},
+    seed: int = option(42, "seed of weights, order, crops and augmentation")
+    save_every: int = option(10, "epochs between kept checkpoint_epoch_N.pt files (0: none)", changes_result=False)
+    checkpoint_every_steps: int | None = option(
+        None,
+        "updates between saves of checkpoint_last.pt inside an epoch; default: about every two minutes",
+        changes_result=False,
     )
-    compile: bool = field(default=False, metadata={"help": "compile the network with torch.compile"})
-    checkpoint_activations: bool = field(
-        default=False,
-        metadata={
-            "help": "compute a block's features again for the gradient: less memory, more time, the same result",
-            "changes_result": False,
-        },
-    )
-    seed: int = field(default=42, metadata={"help": "seed of weights, order, crops and augmentation"})
-    save_every: int = field(
-        default=10,
-        metadata={"help": "epochs between kept checkpoint_epoch_N.pt files (0: none)", "changes_result": False},
-    )
-    checkpoint_every_steps: int | None = field(
-        default=None,
-        metadata={
-            "help": "updates between saves of checkpoint_last.pt inside an epoch; default: about every two minutes",
-            "changes_result": False,
-        },
-    )
-    skip_bad_batches: int = field(
-        default=0,
-        metadata={
-            "help": "updates with a non-finite loss or gradient that a run may leave out before it stops",
-            "changes_result": False,
-        },
+    skip_bad_batches: int = option(
+        0, "updates with a non-finite loss or gradient that a run may leave out before it stops", changes_result=False
     )
 
     def __post_init__(self) -> None:
@@ -128,16 +108,12 @@ class TrainConfig:
 class FinetuneConfig:
     """How pre-trained weights are treated with care."""
 
-    freeze_stages: int = field(
-        default=0, metadata={"help": "encoder stages, counted from the input, that do not learn"}
+    freeze_stages: int = option(0, "encoder stages, counted from the input, that do not learn")
+    unfreeze_every: int = option(
+        0, "epochs after which one more frozen stage learns, the deepest first (0: they stay frozen)"
     )
-    unfreeze_every: int = field(
-        default=0,
-        metadata={"help": "epochs after which one more frozen stage learns, the deepest first (0: they stay frozen)"},
-    )
-    layer_decay: float = field(
-        default=1.0,
-        metadata={"help": "factor on the learning rate for each stage nearer to the input (1: the same everywhere)"},
+    layer_decay: float = option(
+        1.0, "factor on the learning rate for each stage nearer to the input (1: the same everywhere)"
     )
 
     def __post_init__(self) -> None:

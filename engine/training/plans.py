@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,8 +52,16 @@ def requested_config(plan: FoldPlan, options: Options) -> dict[str, Any]:
             "train_digest": set_digest([pair.row for pair in plan.train]),
             "val_digest": set_digest([pair.row for pair in plan.val]),
             "mix_digest": set_digest([pair.row for pair in plan.mix]),
+            "pretrained_sha256": _file_digest(options.model.pretrained_path),
         }
     )
+
+
+def _file_digest(path: str | None) -> str | None:
+    """sha256 of the starting weights; None without any, and when they are gone (a finished run needs them no more)."""
+    if path is None or not Path(path).is_file():
+        return None
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunLog) -> list[FoldPlan]:

@@ -27,6 +27,7 @@ from engine.training.state import POSITION
 
 # Options of earlier versions, with the one value that a rerun of today still means.
 RETIRED = {"train.kernels": "plain"}
+WEIGHTS_DIGEST = "pretrained_sha256"
 # What torch's own load_state_dict functions raise on content of another shape.
 MISFITS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError)
 
@@ -112,7 +113,7 @@ def find_state(
         return None
     if newest and start.state:
         log(f"--resume {options.resume} is not used: {plan.folder} holds a state of its own")
-    refuse_changes(state["config"], requested, plan.folder, log)
+    refuse_changes(state["config"], requested, plan.folder, log, None if newest else options.resume)
     if state["threads"] != torch.get_num_threads():
         log(f"⚠️  {torch.get_num_threads()} threads now, {state['threads']} before: results can differ in the last bits")
     return str(source), state
@@ -165,26 +166,35 @@ def _unusable(source: str, reason: str) -> InputError:
     return InputError(f"{source}: this run cannot continue from it ({reason[:300]}); use --overwrite to start anew")
 
 
-def refuse_changes(before: dict[str, Any], now: dict[str, Any], folder: Path, log: RunLog) -> None:
-    """InputError with the list of differences when a rerun requests another run than the one in `folder`.
-
-    Differences that change no result are allowed, with a log line.
+def refuse_changes(
+    before: dict[str, Any], now: dict[str, Any], folder: Path, log: RunLog, resumed: Path | None = None
+) -> None:
+    """InputError with the list of differences when a rerun requests another run than the one in `folder`, or than that of the
+    state `resumed`. Differences that change no result are allowed, with a log line.
     """
     # A run from before an option came did what is now the option's default.
     defaults = plain({name: dataclasses.asdict(config_class()) for name, (config_class, _) in SECTIONS.items()})
     old, new = {**flat(defaults), **RETIRED, **flat(before)}, {**RETIRED, **flat(now)}
+    if WEIGHTS_DIGEST not in old or new[WEIGHTS_DIGEST] is None:
+        # Not recorded, or the weights are gone since: their path is what can be compared.
+        path = "model.pretrained_path"
+        old, new = ({**options, WEIGHTS_DIGEST: options[path]} for options in (old, new))
     changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     lines = {name: f"{name.rsplit('.', 1)[-1]}: {old.get(name)} before, {new.get(name)} now" for name in changed}
     harmless = [name for name in changed if name in _changing_no_result()]
     refused = [name for name in changed if name not in harmless]
     if refused:
+        what, advice = f"{folder} holds a run", "choose another --output_dir, or discard it with --overwrite"
+        if resumed is not None:
+            what = f"--resume {resumed} is the state of a run"
+            advice = f"start a new run from its weights: --pretrained_path {resumed.with_name(checkpoint.BEST)}"
         allowed = ["these differ too, but change no result:"] if harmless else []
         message = [
-            f"{folder} holds a run with other options or data:",
+            f"{what} with other options or data:",
             *(f"  {lines[name]}" for name in refused),
             *allowed,
             *(f"  {lines[name]}" for name in harmless),
-            "rerun with the same options, choose another --output_dir, or discard it with --overwrite",
+            f"rerun with the same options, {'or ' if resumed else ''}{advice}",
         ]
         raise InputError("\n".join(message))
     for name in harmless:
@@ -197,7 +207,7 @@ def _changing_no_result() -> set[str]:
         f"{section}.{field.name}"
         for section, (config_class, _) in SECTIONS.items()
         for field in dataclasses.fields(config_class)
-        if not field.metadata.get("changes_result", True)
+        if not field.metadata["changes_result"]
     }
 
 

@@ -223,3 +223,17 @@ def test_the_script_is_executable_light_and_tells_old_pythons():
         "import sys, create_data_splits; sys.exit(bool({'torch', 'numpy', 'PIL', 'jinja2', 'tqdm'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, check=False).returncode == 0
+
+
+def test_a_split_made_again_alike_is_left_untouched_and_foreign_files_stay(rooms):
+    """Jobs may be reading it. A folder fold_9 of somebody else is none of ours, whatever it holds."""
+    out = rooms / "s"
+    foreign = out / "fold_9" / "train.jsonl"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("theirs")
+    assert run(*rooms_argv(rooms)) == 0
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json*")}
+    assert run(*rooms_argv(rooms)) == 0
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.json*")} == before
+    assert run(*rooms_argv(rooms, "--n_folds", "2")) == 0
+    assert not (out / "fold_3").exists() and foreign.read_text() == "theirs"

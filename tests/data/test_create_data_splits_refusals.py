@@ -107,3 +107,18 @@ def test_a_stop_leaves_nothing_half_written(rooms, monkeypatch, capsys):
     monkeypatch.setattr(signals, "_received", ["SIGTERM"])
     assert run(*rooms_argv(rooms)) == 75
     assert not (rooms / "s").exists() and "run the same command again" in capsys.readouterr().err
+
+
+def test_check_compares_by_content_whatever_the_names(rooms, tmp_path, capsys, monkeypatch):
+    argv = rooms_argv(rooms)
+    assert "split_metadata.json does not exist" in refused(capsys, *argv, "--check")
+    assert run(*argv) == 0
+    before = {path: path.read_bytes() for path in (rooms / "s").rglob("*.json*")}
+    monkeypatch.chdir(rooms / "photos")  # the same photos, named from elsewhere
+    assert run("--input_jsonl", "pairs.jsonl", "--output_dir", "../s", "--test_size", 5, "--check") == 0
+    message = refused(capsys, *argv, "--check", "--seed", 7, "--n_folds", 2)
+    assert "--seed 42 there, 7 now" in message and "--n_folds 3 there, 2 now" in message
+    lines = (rooms / "photos/pairs.jsonl").read_text().splitlines()
+    (rooms / "photos/pairs.jsonl").write_text("\n".join(lines[1:]))
+    assert "1 of 24 of its photos are not here" in refused(capsys, *argv, "--check")
+    assert {path: path.read_bytes() for path in (rooms / "s").rglob("*.json*")} == before

@@ -45,7 +45,12 @@ class Desk:
         return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
     def scripts(self):
-        return [call["script"] for call in self.calls()]
+        """What was run, in order, but for the checks of a split that is there."""
+        return [call["script"] for call in self.calls() if "--check" not in call["argv"]]
+
+    def checks(self):
+        """How often a split that is there was compared with what the settings name."""
+        return sum("--check" in call["argv"] for call in self.calls())
 
 
 @pytest.fixture

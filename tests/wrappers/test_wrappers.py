@@ -107,7 +107,8 @@ def test_a_rerun_prepares_nothing_twice_unless_other_photos_are_asked_for(desk):
     assert desk.scripts()[5:] == [TRAIN, TRAIN, EVALUATE]
     assert desk.run("train_with_pretrain.sh", FIVEK_EXPERT="A")[0] == 0
     assert FIVEK in desk.scripts()[8:]
-    before = len(desk.calls())
+    assert desk.checks() == 2
+    before = len(desk.scripts())
     (desk.folder / "weights.pt").touch()
     assert desk.run("train_with_pretrain.sh", PRETRAINED_PATH="weights.pt", FIVEK_EXPERT="B")[0] == 0
     assert desk.scripts()[before:] == [TRAIN, EVALUATE]

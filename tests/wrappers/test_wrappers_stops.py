@@ -69,13 +69,19 @@ def test_a_failed_step_ends_the_chain_with_its_own_code(desk, wrapper, ends, cod
 
 def test_a_split_of_other_photos_does_not_stand_in_for_those_that_were_named(desk):
     assert desk.run("train_darkir.sh")[0] == 0
-    for settings in ({"INPUT_JSONL": "", "INPUT_DIR": "photos"}, {"INPUT_JSONL": "other.jsonl"}):
-        code, _, err = desk.run("train_darkir.sh", **settings)
-        name = f"INPUT_JSONL={settings['INPUT_JSONL']}" if settings["INPUT_JSONL"] else "INPUT_DIR=photos"
-        assert code == 2 and f"another input than {name}:" in err and "SPLITS_DIR" in err
+    code, _, err = desk.run("train_darkir.sh", STUB_ENDS="--check=2", SEED="7")
+    assert code == 2 and "SPLITS_DIR" in err and options(desk.calls()[-1])["seed"] == "7"
     assert desk.scripts() == [SPLIT, TRAIN, EVALUATE], "and nothing is run"
-    assert desk.run("train_darkir.sh", INPUT_JSONL="")[0] == 0, "no input: the split as it is"
-    assert desk.run("train_darkir.sh", INPUT_JSONL="./my pairs.jsonl")[0] == 0, "the same input in other letters"
+    assert desk.run("train_darkir.sh", INPUT_JSONL="")[0] == 0 and desk.checks() == 1, "no input: the split as it is"
+
+
+@pytest.mark.parametrize("setting", ["MIXED_PRECISION", "PARALLEL_FOLDS", "N_FOLDS", "SLURM_RESTART_COUNT"])
+@pytest.mark.parametrize("value", ["BATCH[$(touch ran)]", "true", "1+1"])
+@pytest.mark.parametrize("wrapper", ["train_darkir.sh", "train_with_pretrain.sh"])
+def test_a_setting_that_is_no_number_is_refused_and_never_evaluated(desk, wrapper, setting, value):
+    code, _, err = desk.run(wrapper, **{setting: value})
+    assert code == 2 and f"{setting}={value}" in err and err.count("\n") == 1
+    assert not (desk.folder / "ran").exists() and desk.calls() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
@@ -89,7 +95,7 @@ def test_a_signal_reaches_the_running_step_and_the_chain_ends_with_75(desk, numb
     assert process.returncode == 75 and "run the same command again" in out, err
     assert desk.scripts() == [SPLIT, TRAIN]
     code, out, _ = desk.run("train_darkir.sh")
-    assert code == 0 and "Split: data_splits is there" in out and desk.scripts()[2:] == [TRAIN, EVALUATE]
+    assert code == 0 and desk.checks() == 1 and desk.scripts()[2:] == [TRAIN, EVALUATE]
 
 
 def test_parallel_folds_get_a_gpu_each(desk):

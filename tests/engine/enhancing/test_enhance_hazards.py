@@ -286,3 +286,17 @@ def test_exif_that_is_too_long_for_a_jpeg_is_told(models, photos, tmp_path, caps
     assert run(models[0], photos, tmp_path / "out", "--format", "jpeg") == 3
     assert f"not enhanced: {photos / 'x.png'}: its EXIF" in capsys.readouterr().out
     assert run(models[0], photos, tmp_path / "same") == 0
+
+
+def test_a_result_of_a_photo_that_has_changed_or_that_is_not_whole_is_made_again(models, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(models[0], photos, out) == 0
+    whole = (out / "y.png").read_bytes()
+    Image.fromarray(scene(77, 40, 30)).save(photos / "x.png")
+    (out / "y.png").write_bytes(whole[:4])
+    capsys.readouterr()
+    assert run(models[0], photos, out) == 0
+    assert "2 results are made again" in capsys.readouterr().out
+    assert (out / "y.png").read_bytes() == whole and added(photos, out, "x.png") == pytest.approx(ADDED, abs=0.01)
+    assert run(models[0], photos, out) == 0
+    assert "2 of 2 photos are done already" in capsys.readouterr().out
