@@ -57,9 +57,9 @@ class LiteralDarkIR(ReferenceDarkIR):
         self.load_state_dict(start)
         self.config = config
 
-    def to(self, device: torch.device, memory_format: torch.memory_format) -> LiteralDarkIR:
+    def to(self, device: torch.device | None = None, memory_format: torch.memory_format | None = None) -> LiteralDarkIR:
         """On the device, in NCHW whatever is requested."""
-        return super().to(device)
+        return self if device is None else super().to(device)
 
     def forward(self, x: torch.Tensor, with_side: bool = False) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         restored, side = super().forward(x.contiguous())

@@ -2,12 +2,12 @@
 
 import io
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from data.fivek import pair
 from tests.helpers.fivek_folder import (
     encoded,
     keys,
@@ -226,7 +226,7 @@ def test_auto_wb_takes_what_is_rejected_otherwise(tmp_path):
 
 def test_a_file_that_vanishes_is_rejected_for_now_only(tmp_path, monkeypatch):
     put_pairs(tmp_path / "fivek", [1, 2, 3])
-    real = Path.read_bytes
+    real = pair.read_file
 
     def gone(path):
         if path.name.startswith("a0002-") and path.parent.name == "input":
@@ -234,7 +234,7 @@ def test_a_file_that_vanishes_is_rejected_for_now_only(tmp_path, monkeypatch):
         return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", gone)
+        patch.setattr(pair, "read_file", gone)
         assert run(tmp_path / "fivek", tmp_path / "out") == 3
     assert "cannot be read: Input/output error" in reason_of(tmp_path / "out", "a0002")
     assert run(tmp_path / "fivek", tmp_path / "out") == 0
