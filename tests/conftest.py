@@ -1,8 +1,12 @@
 """One thread for the whole suite and the processes it starts: for tiny networks a second thread costs more than it gives."""
 
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"
+# Started by nohup, or in the background of a script, the suite would hand down "ignored", which no shell can trap.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import torch

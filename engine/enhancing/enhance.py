@@ -137,10 +137,13 @@ def _enhanced(task: PhotoTask, run: Enhancement) -> tuple[dict[Path, bytes], str
 
 def _write(task: PhotoTask, run: Enhancement, files: dict[Path, bytes]) -> bool:
     """Write the files, the result last; False when a process beside this one has made them."""
-    if run.overwrite:
-        remove_former(task, run.output_dir)  # first: a result of other settings must never stand beside the new ones
-    elif state_of(task, run.output_dir, run.settings) == "done":
+    state = "stale" if run.overwrite else state_of(task, run.output_dir, run.settings)
+    if state == "done":
         return False
+    if state == "stale":
+        remove_former(
+            task, run.output_dir
+        )  # first: a result of other settings, or of another kind, must never stay beside it
     for path, content in files.items():
         write_bytes(path, content)
     return True

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from common.errors import Faults, InputError
 from common.exits import flagged
 from common.files import visible_folders
-from data.images import read_file
+from data.images import decode, read_file
 from data.photo_files import ENDINGS, KINDS
 from engine.enhancing.sheet import SHEET, SHEET_IMAGE, picture_path
 
@@ -120,9 +120,9 @@ def refuse_clashes(tasks: list[PhotoTask], output_dir: Path) -> None:
 
 
 def state_of(task: PhotoTask, output_dir: Path, settings: dict[str, Any]) -> Literal["missing", "stale", "done"]:
-    """What is there of a photo's result: stale when the photo has changed since, or when the result is not whole.
+    """What is there of a photo's result: stale when the photo has changed since, or when the result is no whole image.
 
-    Raises InputError when it was made with other settings.
+    Raises InputError when it was made with other settings, or when the photo has changed and somebody has retouched the result.
     """
     path = next((path for kind in KINDS if (path := result_path(task, kind, output_dir)).exists()), None)
     if path is None:
@@ -133,9 +133,18 @@ def state_of(task: PhotoTask, output_dir: Path, settings: dict[str, Any]) -> Lit
         how = f"with other settings ({', '.join(changed)})" if recorded else "elsewhere, or with unknown settings"
         raise InputError(f"{path} was made {how}: choose another --output, or make it again with --overwrite")
     # A former version recorded neither.
-    is_whole = recorded.get("result_bytes") in (None, path.stat().st_size)
     is_of_photo = recorded.get("source_sha256") in (None, source_digest(task))
-    return "done" if is_whole and is_of_photo else "stale"
+    if recorded.get("result_bytes") in (None, path.stat().st_size):
+        return "done" if is_of_photo else "stale"
+    try:
+        decode(path)
+    except InputError:
+        return "stale"
+    if not is_of_photo:
+        raise InputError(
+            f"{path} was retouched, and its photo has changed since: move it away, or replace it with --overwrite"
+        )
+    return "done"
 
 
 def source_digest(task: PhotoTask) -> str:

@@ -59,9 +59,10 @@ def requested_config(plan: FoldPlan, options: Options) -> dict[str, Any]:
 
 def _file_digest(path: str | None) -> str | None:
     """sha256 of the starting weights; None without any, and when they are gone (a finished run needs them no more)."""
-    if path is None or not Path(path).is_file():
-        return None
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with flagged("--pretrained_path", path):
+        if path is None or not Path(path).is_file():
+            return None
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunLog) -> list[FoldPlan]:

@@ -1,5 +1,6 @@
 """enhance_photos.py through the front door: what comes out of which file, what is kept, skipped, refused and listed."""
 
+import shutil
 import subprocess
 import sys
 
@@ -127,18 +128,41 @@ def test_a_bad_file_is_listed_and_the_others_are_made(checkpoint, photos, tmp_pa
 
 def test_a_rerun_makes_what_is_missing_and_overwrites_nothing(checkpoint, photos, tmp_path, capsys):
     assert run(checkpoint, photos, tmp_path / "out") == 0
-    (tmp_path / "out/a.jpg").write_bytes(b"retouched by hand")
+    Image.new("RGB", (48, 36), "red").save(tmp_path / "out/a.jpg")  # retouched by hand
+    by_hand = (tmp_path / "out/a.jpg").read_bytes()
     (tmp_path / "out/deep/b.png").unlink()
     before = (tmp_path / "out/deep/er/c.tif").stat().st_mtime_ns
     capsys.readouterr()
     assert run(checkpoint, photos, tmp_path / "out") == 0
     assert "2 of 3 photos are done already" in capsys.readouterr().out
-    assert (tmp_path / "out/a.jpg").read_bytes() == b"retouched by hand" and (tmp_path / "out/deep/b.png").exists()
+    assert (tmp_path / "out/a.jpg").read_bytes() == by_hand and (tmp_path / "out/deep/b.png").exists()
     assert (tmp_path / "out/deep/er/c.tif").stat().st_mtime_ns == before
+    shutil.copy(photos / "a.jpg", tmp_path / "first.jpg")
+    (photos / "a.jpg").write_bytes((photos / "a.jpg").read_bytes() + b"edited")
+    assert run(checkpoint, photos, tmp_path / "out") == 2
+    assert "was retouched, and its photo has changed" in capsys.readouterr().err
+    shutil.move(tmp_path / "first.jpg", photos / "a.jpg")
     assert run(checkpoint, photos, tmp_path / "out", "--tta") == 2
     assert "other settings (tta)" in capsys.readouterr().err
     assert run(checkpoint, photos, tmp_path / "out", "--tta", "--overwrite") == 0
     assert decode(tmp_path / "out/a.jpg").shape == (36, 48, 3)
+
+
+def test_results_that_are_cut_off_or_of_another_photo_are_made_again(checkpoint, photos, tmp_path, capsys):
+    assert run(checkpoint, photos, tmp_path / "out") == 0
+    names = ("a.jpg", "deep/b.png", "deep/er/c.tif")
+    first = {name: (tmp_path / "out" / name).read_bytes() for name in names}
+    (tmp_path / "out/a.jpg").write_bytes(first["a.jpg"][:200])
+    shutil.copy(photos / "deep/er/c.tif", photos / "deep/b.PNG")
+    capsys.readouterr()
+    assert run(checkpoint, photos, tmp_path / "out") == 0
+    out = capsys.readouterr().out
+    assert "2 results are made again" in out and "1 of 3 photos are done already" in out
+    assert (tmp_path / "out/a.jpg").read_bytes() == first["a.jpg"]
+    assert [path.name for path in (tmp_path / "out/deep").glob("b.*")] == ["b.tif"], (
+        "the new photo's kind, and nothing else"
+    )
+    assert decode(tmp_path / "out/deep/b.tif").shape == (30, 44, 3)
 
 
 def test_shards_share_the_photos_out(checkpoint, photos, tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from darkir.checkpoint_file import read_checkpoint
 from tests.helpers.lock_holder import locked_by_another
@@ -106,3 +107,47 @@ def test_a_second_run_in_the_same_folder_is_refused(two_folds, tmp_path, capsys)
         assert train(two_folds, tmp_path, epochs=1) == 2
         assert f"in use by process {owner.pid}" in capsys.readouterr().err
     assert train(two_folds, tmp_path, epochs=1) == 0
+
+
+def test_starting_weights_are_compared_by_content_not_by_name(finished_run, two_folds, tmp_path, capsys):
+    weights, run = tmp_path / "w.pt", tmp_path / "run"
+    start = finished_run / "fold_1" / "checkpoint_best.pt"
+    shutil.copy(start, weights)
+    flags = ["--fold", "1", "--save_every", "0"]
+    assert train(two_folds, run, *flags, "--pretrained_path", str(weights), epochs=1) == 0
+    assert train(two_folds, run, *flags, "--pretrained_path", str(start), epochs=1) == 0, "the same weights elsewhere"
+    shutil.copy(finished_run / "fold_1" / "checkpoint_final.pt", weights)
+    assert train(two_folds, run, *flags, "--pretrained_path", str(weights), epochs=1) == 2
+    assert "pretrained_sha256: " in capsys.readouterr().err
+    weights.unlink()
+    assert train(two_folds, run, *flags, "--pretrained_path", str(weights), epochs=1) == 0, "a finished run needs none"
+
+
+def test_a_state_with_other_options_in_a_new_folder_is_named_itself(finished_run, two_folds, tmp_path, capsys):
+    state = finished_run / "fold_1" / "checkpoint_last.pt"
+    assert train(two_folds, tmp_path / "new", "--fold", "1", "--resume", str(state), epochs=3) == 2
+    message = capsys.readouterr().err
+    assert f"--resume {state}" in message and "epochs: 2 before, 3 now" in message
+    assert f"--pretrained_path {state.with_name('checkpoint_best.pt')}" in message and str(tmp_path) not in message
+
+
+@pytest.mark.parametrize(("recorded", "code"), [("plain", 0), ("triton", 2)])
+def test_a_run_that_was_begun_with_the_former_flag_kernels_continues_if_it_was_plain(
+    finished_run, two_folds, tmp_path, capsys, recorded, code
+):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    final = run / "fold_1" / "checkpoint_final.pt"
+    content = torch.load(final, weights_only=True)
+    content["config"]["train"]["kernels"] = recorded
+    torch.save(content, final)
+    assert train(two_folds, run, "--save_every", "1", "--fold", "1", "--kernels", "plain") == code
+    out, err = capsys.readouterr()
+    assert "--kernels plain has no effect" in out and ("kernels: triton before, plain now" in err) is (code == 2)
+
+
+def test_the_former_triton_kernels_are_refused_with_the_reason(two_folds, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        train(two_folds, tmp_path / "run", "--kernels", "triton")
+    assert ended.value.code == 2 and "--kernels triton: " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
