@@ -92,7 +92,7 @@ def test_changed_options_are_refused_by_name(finished_run, two_folds, capsys):
     assert train(two_folds, finished_run, "--save_every", "1", "--lr", "3e-4", "--grad_clip", "2") == 2
     errors = capsys.readouterr().err
     assert "lr: 0.0001 before, 0.0003 now" in errors and "grad_clip: 1.0 before, 2.0 now" in errors
-    assert "--overwrite" in errors
+    assert "--overwrite" in errors and "change no result" not in errors
 
 
 def test_overwrite_discards_the_former_run(finished_run, two_folds, tmp_path):
