@@ -40,7 +40,7 @@ PROGRAMS = ("squeue", "scancel", "scontrol", "tail", "module", "rsync")
 FLAGS_OF_OTHERS = (
     "--array --partition --account --gres --time --cpus-per-task --mem --me --signal --batch --nv --logdir"
 )
-FLAGS_OF_OTHERS += " --nproc_per_node --ntasks-per-node --kill-on-bad-exit"
+FLAGS_OF_OTHERS += " --shm-size --nproc_per_node --ntasks-per-node --kill-on-bad-exit"
 HIDDEN_FLAGS = {"--help", "--kernels"}  # of all scripts; of old commands
 MADE_BY_THE_USER = {"slurm/site.sh"}
 SETTING = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)", re.DOTALL)
