@@ -60,3 +60,19 @@ def test_packages_import_only_downwards(path):
 def test_start_up_modules_do_not_import_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+HELP = """
+import contextlib, runpy, sys
+sys.argv = sys.argv[1:]
+with contextlib.suppress(SystemExit):
+    runpy.run_path(sys.argv[0], run_name="__main__")
+sys.exit("torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_answers_without_torch(script):
+    command = [sys.executable, "-c", HELP, f"{script}.py", "--help"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 0 and "usage" in ended.stdout, ended.stderr
