@@ -48,8 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     from data.audit.audit import audit_pairs, report_audit
     from data.audit.page import write_audit
     from data.fingerprint import fingerprint_pairs
-    from data.split_files import write_split_folder
-    from data.split_steps import (
+    from data.splits.files import write_split_folder
+    from data.splits.split import make_split, refuse_repeated_sources
+    from data.splits.steps import (
         find_near_duplicates,
         leave_out,
         read_input,
@@ -58,7 +59,6 @@ def main(argv: list[str] | None = None) -> int:
         report_written,
         reusable_pairs,
     )
-    from data.splits import make_split, refuse_repeated_sources
 
     log = RunLog()
     pairs, base_dir = read_input(config, log)

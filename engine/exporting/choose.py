@@ -11,7 +11,7 @@ from common.errors import InputError
 from common.log import RunLog
 from data.fingerprint import fingerprint_pairs
 from data.manifest import Pair, read_pairs
-from data.split_files import TEST, verify_splits
+from data.splits.files import TEST, verify_splits
 from engine.exporting.candidates import AVERAGE, UNSCORED_AVERAGE, Candidate, Summary, untouched_summary
 from engine.exporting.config import BEST_FOLD
 from engine.inference import IDENTITY

@@ -17,8 +17,8 @@ from common.options import plain
 from data.fingerprint import fingerprint_pairs, near_duplicate_pairs, set_digest
 from data.images import DECODER
 from data.manifest import Pair, read_pairs
-from data.split_files import verify_splits
-from data.splits import hold_out
+from data.splits.files import verify_splits
+from data.splits.split import hold_out
 from engine.training.config import SECTIONS, Options
 
 SHOWN = 20

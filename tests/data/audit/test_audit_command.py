@@ -13,7 +13,7 @@ from PIL import ExifTags, Image
 from common import signals
 from data.audit import audit
 from data.colour import prophoto
-from data.split_files import verify_splits
+from data.splits.files import verify_splits
 from tests.helpers.audit_photos import as_shot, picture, write_photos
 from tests.helpers.image_files import write_rows
 from tests.helpers.split_runs import refused, rooms_argv, rows, run

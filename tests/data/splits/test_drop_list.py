@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.split_files import verify_splits
+from data.splits.files import verify_splits
 from tests.helpers.split_runs import refused, rooms_argv, run
 
 

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from common.errors import InputError
-from data import splits
-from data.split_files import verify_splits
+from data.splits import split as splits
+from data.splits.files import verify_splits
 from tests.helpers.image_files import write_rows
 from tests.helpers.split_runs import add_near_duplicate, refused, rooms_argv, rows, run, sides
 

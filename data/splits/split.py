@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from common.errors import Faults, InputError
 from data.config import SplitConfig
-from data.drawing import Bag
 from data.fingerprint import NearDuplicate
 from data.manifest import Pair
+from data.splits.drawing import Bag
 
 TEST_DRAWS = 20
 

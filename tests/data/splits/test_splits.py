@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from data.config import SplitConfig
-from data.drawing import SubsetSums
 from data.fingerprint import NearDuplicate
 from data.manifest import Pair
-from data.splits import components_of, make_split, refuse_repeated_sources
+from data.splits.drawing import SubsetSums
+from data.splits.split import components_of, make_split, refuse_repeated_sources
 
 
 def fake_pair(number: int, group: str | None = None, **row) -> Pair:

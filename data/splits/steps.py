@@ -14,8 +14,8 @@ from common.log import RunLog
 from data.config import SplitConfig
 from data.fingerprint import NearDuplicate, near_duplicate_pairs, row_digest
 from data.manifest import METADATA, Pair, find_base_dir, pairs_from_folder, read_pairs
-from data.split_files import changed_options, known_pairs, rows_of_split, verify_splits
-from data.splits import Split
+from data.splits.files import changed_options, known_pairs, rows_of_split, verify_splits
+from data.splits.split import Split
 
 DEFAULT_GROUP_KEY = "group"
 SHOWN = 20

@@ -24,7 +24,7 @@ from data.config import SplitConfig
 from data.fingerprint import MAX_BITS, NearDuplicate, near_duplicate_pairs, set_digest
 from data.images import DECODER
 from data.manifest import FOLD_NAME, METADATA, Pair, read_metadata, read_pairs, usable_pairs
-from data.splits import Split, links
+from data.splits.split import Split, links
 
 SCHEMA_VERSION = 1
 TEST = "test.jsonl"

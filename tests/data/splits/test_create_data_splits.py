@@ -17,7 +17,7 @@ from data import fingerprint
 from data.config import AuditConfig, SplitConfig
 from data.fingerprint import set_digest
 from data.manifest import read_pairs
-from data.split_files import verify_splits
+from data.splits.files import verify_splits
 from tests.helpers.image_files import make_pairs
 from tests.helpers.split_runs import refused, rooms_argv, rows, run
 

@@ -1,0 +1,1 @@
+"""Rows -> a test set and folds that share nothing, as files that prove it."""
