@@ -23,21 +23,15 @@ def rows(tmp_path):
     return write_pairs(tmp_path, 6, first_seed=400)
 
 
+def words_of(rows: Path, *flags: str) -> list[str]:
+    places = ["--train_jsonl", rows, "--output_dir", rows.parent / "run"]
+    return [str(word) for word in (sys.executable, ROOT / "train_darkir_cv.py", *places, *SMALL, *flags)]
+
+
 def start(rows: Path, *flags: str, stdout: object = subprocess.DEVNULL) -> subprocess.Popen:
     """A training in a process of its own, once it is in its second epoch."""
-    output = rows.parent / "run"
-    command = [
-        sys.executable,
-        ROOT / "train_darkir_cv.py",
-        "--train_jsonl",
-        rows,
-        "--output_dir",
-        output,
-        *SMALL,
-        *flags,
-    ]
-    process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, text=True)
-    log = output / "train.log"
+    process = subprocess.Popen(words_of(rows, *flags), stdout=stdout, stderr=subprocess.PIPE, text=True)
+    log = rows.parent / "run" / "train.log"
     deadline = time.monotonic() + 60
     while not (log.exists() and "Epoch   2/" in log.read_text(encoding="utf-8")):
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
@@ -126,21 +120,8 @@ def test_a_training_goes_on_without_its_stdout(rows, kind):
     else:
         writer = os.open("/dev/full", os.O_WRONLY)
     if kind == "closed":
-        output = rows.parent / "run"
-        words = [
-            sys.executable,
-            ROOT / "train_darkir_cv.py",
-            "--train_jsonl",
-            rows,
-            "--output_dir",
-            output,
-            *SMALL,
-            "--epochs",
-            "2",
-        ]
-        ended = subprocess.run(
-            ["sh", "-c", 'exec "$@" >&-', "sh", *map(str, words)], check=False, timeout=60, capture_output=True
-        )
+        closed = ["sh", "-c", 'exec "$@" >&-', "sh", *words_of(rows, "--epochs", "2")]
+        ended = subprocess.run(closed, check=False, timeout=60, capture_output=True)
         assert ended.returncode == 0, ended.stderr
     else:
         process = start(rows, "--epochs", "3", stdout=writer)
