@@ -83,7 +83,7 @@ def test_transparent_colours_become_white():
 
 def test_a_broken_or_foreign_profile_is_an_error():
     image = Image.fromarray(noise(8))
-    assert "embedded ICC profile: it has no ICC header" in refusal(encoded(image, "TIFF", icc_profile=b"x" * 200))
+    assert "ICC profile" in refusal(encoded(image, "TIFF", icc_profile=b"x" * 200))
     gray = icc_profile([curv(461)], None, b"GRAY")
     assert "for gray images" in refusal(encoded(image, "PNG", icc_profile=gray))
 

@@ -38,7 +38,7 @@ def test_requirement_01_finds_every_layout_or_says_where_it_looked(tmp_path, cap
     put(tmp_path, "fivek/odd/picture.jpg")
     message = refused(capsys, "--fivek_dir", tmp_path / "fivek", "--output_dir", tmp_path / "out")
     assert "raw_photos/HQa1to700/photos: 2 input" in message and "odd: 1 unknown" in message
-    assert "holds raw_photos/ with the DNG inputs, but no expert renditions" in message
+    assert "raw_photos/" in message and "no expert renditions" in message
     assert "https://data.csail.mit.edu/graphics/fivek/img/tiff16_c/NAME.tif" in message
     assert "tiff16_inputAsShotZeroed" in message and not (tmp_path / "out").exists()
     put(tmp_path, "fivek/tiff16_a/a0001-x.tif")

@@ -225,7 +225,8 @@ def test_output_that_is_not_finite_is_told_and_not_written(models, photos, tmp_p
         tensor.mul_(1e30)
     save(tmp_path / "wild.pt", content)
     assert run(tmp_path / "wild.pt", photos, tmp_path / "out") == 3
-    assert f"not enhanced: {photos / 'x.png'}: the networks' output is not finite" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"{photos / 'x.png'}: " in out and "not finite" in out
     assert not (tmp_path / "out/x.png").exists()
 
 

@@ -191,5 +191,5 @@ def test_the_test_photos_of_the_recorded_split_are_found_when_it_is_that_split(o
     write_json(other / "split_metadata.json", metadata)
     change(own_run / "fold_1" / "checkpoint_best.pt", split={"folder": str(other), "base_dir": None})
     assert export(own_run, None, tmp_path / "other.safetensors") == 0
-    assert "holds another split than the one that was trained on" in capsys.readouterr().out
+    assert "another split" in capsys.readouterr().out
     assert json.loads(metadata_of(tmp_path / "other.safetensors")["scores"])["test"] is None

