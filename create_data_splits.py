@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         help="write nothing: exit 2 unless the split in --output_dir is of these photos, --test_size, --n_folds and --seed",
     )
     args = parser.parse_args(argv)
+    if args.check and args.audit:
+        parser.error("--check writes nothing, --audit writes a page: name one of them")
     config, wanted = from_args(SplitConfig, args, parser), from_args(AuditConfig, args, parser)
     # Only now what is heavy: --help and a mistyped flag answer at once.
     from common.locks import FolderLock
@@ -71,19 +73,19 @@ def main(argv: list[str] | None = None) -> int:
         with flagged("--output_dir", config.output_dir):
             write_audit(config.output_dir, audit, source, log)
         return DONE
-    pairs = fingerprint_pairs(pairs, known=reusable_pairs(config, base_dir, dropped, log))
-    refuse_repeated_sources(pairs)
     if args.check:
         with flagged("--output_dir", config.output_dir):
-            refuse_other_split(pairs, config, log)
+            refuse_other_split(pairs, base_dir, config, log)
         return DONE
+    pairs = fingerprint_pairs(pairs, known=reusable_pairs(config, base_dir, dropped, log))
+    refuse_repeated_sources(pairs)
     near = find_near_duplicates(pairs, config, log)
     split = make_split(pairs, near if config.near_duplicates == "group" else [], config)
     report_plan(pairs, split, config, log)
     words = list(sys.argv[1:] if argv is None else argv)
-    with flagged("--output_dir", config.output_dir), FolderLock(config.output_dir):
-        metadata = write_split_folder(config, words, base_dir, pairs, near, split, dropped)
-    report_written(metadata, config, log)
+    with flagged("--output_dir", config.output_dir), FolderLock(config.output_dir, log):
+        is_new = write_split_folder(config, words, base_dir, pairs, near, split, dropped)
+    report_written(is_new, config, log)
     return DONE
 
 

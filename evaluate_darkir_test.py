@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     frames = f"--resolution {config.resolution} --fit {config.fit}"
     log(f"Scoring {len(pairs)} photos, {frames}, {precision.describe()}, {describe_device(device)}")
     visuals = VisualsFolder(args.output_dir, pairs, config.save_visuals)
-    with flagged("--output_dir", args.output_dir), FolderLock(args.output_dir), visuals:
+    with flagged("--output_dir", args.output_dir), FolderLock(args.output_dir, log), visuals:
         remove_stale_temporaries(args.output_dir)
         batches = equal_size_batches(dataset, config.batch_size)
         loader = evaluation_loader(dataset, batches, config.num_workers, device.type == "cuda")

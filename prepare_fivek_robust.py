@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     with flagged("--fivek_dir", config.fivek_dir), flagged("--output_dir", config.output_dir):
         found = find_photos(config)
         report_found(config, found, log)
-        with FolderLock(config.output_dir):
+        with FolderLock(config.output_dir, log):
             records = prepare_pairs(config, found, log)
             metadata = write_dataset(config, found, records)
     return DONE if report_dataset(config, metadata, records, log) else REJECTS

@@ -73,4 +73,4 @@ def loader_fault(error: BaseException) -> str | None:
         what = "too many open files: raise the limit (ulimit -n), or use fewer --num_workers"
     else:
         return None
-    return f"{what} ({text.strip().splitlines()[-1][:200].strip()}); the last checkpoint is sound"
+    return f"{what} ({text.strip().splitlines()[-1][:200].strip()})"

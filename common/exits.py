@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common.errors import InputError, OutOfMemory, RunFailed, Stopped, lacks_memory, loader_fault
-from common.log import write_stdout
+from common.log import write
 from common.signals import kill_children, no_more
 from darkir.errors import ModelError  # the only import of darkir here: darkir stands alone, with an error of its own
 
@@ -43,18 +43,16 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             return _say(f"failed: {failure}: {LESS_MEMORY}", FAILED)
         except RunFailed as failure:
             return _say(f"failed: {failure}", FAILED)
-        except OSError as failure:
+        except (OSError, MemoryError, RuntimeError) as failure:
             if fault := loader_fault(failure):
                 return _say(f"failed: {fault}", FAILED)
+            if lacks_memory(failure):
+                return _say(f"failed: not enough memory ({failure or 'no details'}): {LESS_MEMORY}", FAILED)
+            if not isinstance(failure, OSError):
+                raise
             where = f"{failure.filename}: " if failure.filename else ""
             word, code = ("error", WRONG_INPUT) if failure.errno in WRONG_PATHS else ("failed", FAILED)
             return _say(f"{word}: {where}{failure.strerror or failure}", code)
-        except (MemoryError, RuntimeError) as failure:
-            if fault := loader_fault(failure):
-                return _say(f"failed: {fault}", FAILED)
-            if not lacks_memory(failure):
-                raise
-            return _say(f"failed: not enough memory ({failure or 'no details'}): {LESS_MEMORY}", FAILED)
         finally:
             no_more()
             kill_children()
@@ -97,8 +95,6 @@ def prepare_streams() -> None:
 
 
 def _say(message: str, code: int) -> int:
-    write_stdout("")
-    with contextlib.suppress(OSError):
-        sys.stderr.write(message + "\n")
-        sys.stderr.flush()
+    write(sys.stdout, "")
+    write(sys.stderr, message + "\n")
     return code

@@ -1,7 +1,7 @@
-"""Content -> files that appear whole or not at all; the lock on a folder; a folder -> the files below it. Needs no torch.
+"""Content -> files that appear whole or not at all; a folder -> the files below it. Needs no torch.
 
 A file is written under a temporary name in the same folder, flushed, fsynced, renamed over the target, and the folder is
-fsynced. No other module writes files, but for the log, which grows line by line.
+fsynced. No other module writes files, but for the log, which grows line by line, and the locks.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+
+from common.errors import InputError
 
 # Temporary files are hidden, and say whose they are: nobody else's file has such a name.
 TEMPORARY = ".darkir-tmp."
@@ -110,21 +112,18 @@ def write_csv(path: str | Path, columns: list[str], rows: Iterable[dict]) -> Non
     write_text(path, text.getvalue())
 
 
-def remove_stale_temporaries(folder: str | Path) -> list[Path]:
+def remove_stale_temporaries(folder: str | Path) -> None:
     """Delete temporary files of this toolkit that a killed process of this machine left in `folder`, and nothing else.
 
     Those of living processes stay, and those of other machines, where nobody here can know; what another user left and keeps from
     deletion stays as well.
     """
-    stale = []
     for path in sorted(Path(folder).glob(f"{TEMPORARY}*")):
         mark = OWN_TEMPORARY.match(path.name)
         if mark is None or mark["host"] != _host() or is_alive(int(mark["pid"])) or not path.is_file():
             continue
         with contextlib.suppress(PermissionError, FileNotFoundError):
             path.unlink()
-            stale.append(path)
-    return stale
 
 
 def is_alive(pid: int) -> bool:
@@ -148,10 +147,15 @@ def utc_now() -> str:
 def visible_folders(base: Path, skip: Path | None = None) -> Iterator[tuple[Path, list[str]]]:
     """Yield `base` and each folder below it with the sorted names of its files.
 
-    Linked folders are entered, every real folder once; hidden folders and what lies in `skip` are left out.
+    Linked folders are entered, every real folder once; hidden folders and what lies in `skip` are left out. Raises InputError
+    naming a folder that cannot be listed: without it, its photos would be missing in silence.
     """
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: {error.strerror}")
+
     seen = set() if skip is None else {os.path.realpath(skip)}
-    for folder, folders, files in os.walk(base, followlinks=True):
+    for folder, folders, files in os.walk(base, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             folders.clear()

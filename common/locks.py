@@ -35,7 +35,7 @@ class FolderLock:
     that is a link or cannot be opened.
     """
 
-    def __init__(self, folder: str | Path, wait: float = 0.0, warn: Callable[[str], None] | None = None):
+    def __init__(self, folder: str | Path, warn: Callable[[str], None], wait: float = 0.0):
         self.folder = Path(folder)
         self.wait, self.warn = wait, warn
         self.taken_over_from: dict | None = None
@@ -58,17 +58,22 @@ class FolderLock:
             self.taken_over_from = _owner(os.pread(self._handle, LONGEST_OWNER, 0))
             self._write(_identity())
         except BaseException:
-            os.close(self._handle)
+            self._release()
             raise
         _held_here.add(place)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._write(b"")
+        _held_here.discard(os.path.realpath(self.folder))
+        try:
+            self._write(b"")
+        finally:
+            self._release()
+
+    def _release(self) -> None:
         os.close(self._handle)
         if self._has_marker:
             (self.folder / HELD).unlink(missing_ok=True)
-        _held_here.discard(os.path.realpath(self.folder))
 
     def _open(self) -> int:
         path = self.folder / LOCK
@@ -99,32 +104,31 @@ class FolderLock:
     def _try_marker(self, reason: OSError) -> bool:
         """Make `.lock.held`, in place of a dead process of this host if need be."""
         path = self.folder / HELD
-        for _ in range(2):
-            try:
-                marker = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            except FileExistsError:
-                owner = _owner(path.read_bytes()[:LONGEST_OWNER]) or {}
-                pid = owner.get("pid")
-                if owner.get("host") != socket.gethostname() or type(pid) is not int or is_alive(pid):
-                    return False
-                path.unlink(missing_ok=True)
-                continue
-            os.write(marker, _identity())
-            os.close(marker)
-            self._has_marker = True
-            if self.warn is not None:
-                self.warn(
-                    f"⚠️  {self.folder / LOCK}: this file system has no locks ({reason.strerror}); {HELD} stands in for one: "
-                    "delete it when a killed run on another machine has left it"
-                )
-            return True
-        return False
+        if not _create(path) and not (self._remove_dead(path) and _create(path)):
+            return False
+        self._has_marker = True
+        self.warn(
+            f"⚠️  {self.folder / LOCK}: this file system has no locks ({reason.strerror}); {HELD} stands in for one: "
+            "delete it when a killed run on another machine has left it"
+        )
+        return True
+
+    def _remove_dead(self, path: Path) -> bool:
+        """Delete the marker of a dead process of this host. One process at a time does that, and looks again when it is its turn:
+        else two that saw the same dead owner would delete each other's."""
+        turn = path.with_name(path.name + ".removal")
+        if not _is_dead(path) or not _create(turn):
+            return False
+        try:
+            if _is_dead(path):
+                path.unlink()
+        finally:
+            turn.unlink()
+        return True
 
     def _in_use(self) -> str:
-        owner = _owner(os.pread(self._handle, LONGEST_OWNER, 0)) or {}
         held = self.folder / HELD
-        if held.exists():
-            owner = _owner(held.read_bytes()[:LONGEST_OWNER]) or owner
+        owner = _owner_of(held) or _owner(os.pread(self._handle, LONGEST_OWNER, 0)) or {}
         hint = f"; if that process is gone, delete {held}" if held.exists() else ""
         return (
             f"{self.folder} is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')} "
@@ -134,6 +138,36 @@ class FolderLock:
     def _write(self, content: bytes) -> None:
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, content, 0)
+
+
+def _create(path: Path) -> bool:
+    """Make `path`, which names this process; False when it exists."""
+    try:
+        marker = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        return False
+    try:
+        os.write(marker, _identity())
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(marker)
+    return True
+
+
+def _is_dead(path: Path) -> bool:
+    """Whether a process of this host made `path` and is gone."""
+    owner = _owner_of(path) or {}
+    pid = owner.get("pid")
+    return owner.get("host") == socket.gethostname() and type(pid) is int and not is_alive(pid)
+
+
+def _owner_of(path: Path) -> dict | None:
+    try:
+        return _owner(path.read_bytes()[:LONGEST_OWNER])
+    except FileNotFoundError:
+        return None
 
 
 def _identity() -> bytes:

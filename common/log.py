@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TextIO
 
 
 class RunLog:
@@ -25,10 +26,10 @@ class RunLog:
         line = "".join(
             character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in line
         )
-        fault = write_stdout(line + "\n")
+        fault = write(sys.stdout, line + "\n")
         lines = [line] if fault is None else [line, f"⚠️  stdout takes no more lines ({fault}); the work goes on"]
         if fault is not None:
-            sys.stderr.write(lines[-1] + "\n")
+            write(sys.stderr, lines[-1] + "\n")  # which may be as dead: the log file still gets both lines
         if self.path is None:
             return
         # Made with the first line, so that a mistyped command leaves no folder behind.
@@ -41,15 +42,15 @@ class RunLog:
             os.close(handle)
 
 
-def write_stdout(text: str) -> str | None:
-    """Write and flush `text`; when stdout takes no more, why, and from then on nothing is written to it."""
+def write(stream: TextIO, text: str) -> str | None:
+    """Write and flush `text` to stdout or stderr; when it takes no more, why, and from then on nothing is written to it."""
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        stream.write(text)
+        stream.flush()
     except OSError as error:
         # Also what the buffer still holds, or Python would fail at its end.
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
         return error.strerror or str(error)
     return None

@@ -87,7 +87,7 @@ def open_cache(pairs: Iterable[Pair], resolution: int, fit: str, mode: str, fold
             path, wanted
         )  # without the lock: processes that share a pack check it at the same time
         if entries is None:
-            with FolderLock(folder, wait=WAIT_SECONDS, warn=log):
+            with FolderLock(folder, log, wait=WAIT_SECONDS):
                 entries = _sound_entries(path, wanted) or _rebuilt_entries(path, wanted, mode, log)
     except OSError as error:
         if error.errno not in NO_MMAP:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from common import signals
-from common.errors import InputError, RunFailed, loader_fault
+from common.errors import InputError
 from common.memory import usable_cpus
 from data.dataset import EvaluationPairs, SampleKey, TrainingPairs
 
@@ -127,8 +127,8 @@ def equal_size_batches(dataset: EvaluationPairs, batch_size: int) -> list[list[i
 def start_workers(loader: Iterable[dict]) -> Iterator[dict]:
     """The batches of a loader, with the stop signals held back while workers are forked, so that none dies of one.
 
-    Raises InputError for a photo that cannot be read, RunFailed, with what to do, when a worker dies or the system has no room for
-    it; both in the words of this process, without the worker's traceback.
+    Raises InputError for a photo that cannot be read, in the words of this process, without the worker's traceback; a worker's
+    death is RuntimeError or OSError, see `loader_fault`.
     """
     try:
         with signals.held_back():
@@ -136,11 +136,8 @@ def start_workers(loader: Iterable[dict]) -> Iterator[dict]:
         yield from batches
     except InputError as error:
         # Raised in a worker, torch puts its traceback into the text.
-        raise InputError(str(error).rsplit(f"{InputError.__module__}.InputError: ", 1)[-1].strip()) from None
-    except (RuntimeError, OSError) as error:
-        if (remedy := loader_fault(error)) is None:
-            raise
-        raise RunFailed(remedy) from None
+        name = f"{type(error).__module__}.{type(error).__qualname__}: "
+        raise InputError(str(error).rsplit(name, 1)[-1].strip()) from None
 
 
 def _loader(dataset, batch_keys, num_workers: int, pin: bool) -> DataLoader:

@@ -58,7 +58,7 @@ def write_audit(output_dir: str | Path, audit: Audit, source: str, log: RunLog) 
         ],
         rest=[_entry(audit, finding, folder) for finding in rest],
     )
-    with FolderLock(folder):
+    with FolderLock(folder, log):
         remove_stale_temporaries(folder)
         write_jsonl(folder / ROWS, (audit_row(audit, finding) for finding in audit.findings))
         # A folder's name may hold bytes that are no UTF-8, and where a pair stands names the folder.

@@ -39,8 +39,10 @@ def write_split_folder(
     near: list[NearDuplicate],
     split: Split,
     dropped: list[str] | None = None,
-) -> dict:
-    """Write the split to config.output_dir, replacing an earlier one, prove it from the written files; the metadata.
+) -> bool:
+    """Write the split to config.output_dir, replacing an earlier one, and prove it from the written files.
+
+    False when the same split is there already, which then stays untouched.
 
     dropped: the src names that --drop left out of `pairs`, None without that flag; they are recorded.
     Raises InputError when the proof fails (then no metadata is left), OSError when writing fails.
@@ -56,7 +58,7 @@ def write_split_folder(
     }
     former = _former_metadata(folder)
     if _says_the_same(former, metadata) and all(_has_digest(folder, *entry) for entry in metadata["files"].items()):
-        return metadata  # jobs may be reading it
+        return False  # jobs may be reading it
     for place in (folder, *folder.glob("fold_*/")):
         remove_stale_temporaries(place)
     (folder / METADATA).unlink(missing_ok=True)
@@ -65,7 +67,7 @@ def write_split_folder(
         write_text(folder / name, text)
     prove_split(folder, base_dir, pairs, metadata)
     write_json(folder / METADATA, metadata)
-    return metadata
+    return True
 
 
 def _former_metadata(folder: Path) -> dict:
@@ -253,12 +255,18 @@ def changed_options(folder: str | Path, config: SplitConfig, dropped: list[str] 
     path = Path(folder) / METADATA
     if not path.is_file():
         return []
-    before = read_metadata(path).get("config")
-    if not isinstance(before, dict):
-        raise InputError(f"{path} is incomplete (config)")
+    before = recorded_config(read_metadata(path), path.parent)
     now = {name: value for name, value in _recorded_options(config, dropped).items() if name != "output_dir"}
     changed = [name for name, value in now.items() if before.get(name) != value]
     return [f"{name} {_brief(before.get(name))} -> {_brief(now[name])}" for name in changed]
+
+
+def recorded_config(metadata: dict, folder: Path) -> dict:
+    """The options that the split in `folder` was made with; InputError when they are missing."""
+    config = metadata.get("config")
+    if not isinstance(config, dict):
+        raise InputError(f"{folder / METADATA} is incomplete (config)")
+    return config
 
 
 def _brief(value: object) -> str:

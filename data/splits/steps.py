@@ -12,9 +12,9 @@ from common.exits import flagged
 from common.jsonl import open_input, parse_object
 from common.log import RunLog
 from data.config import SplitConfig
-from data.fingerprint import NearDuplicate, near_duplicate_pairs, row_digest
+from data.fingerprint import NearDuplicate, fingerprint_pairs, near_duplicate_pairs, row_digest
 from data.manifest import METADATA, Pair, find_base_dir, pairs_from_folder, read_pairs
-from data.splits.files import changed_options, known_pairs, rows_of_split, verify_splits
+from data.splits.files import changed_options, known_pairs, recorded_config, rows_of_split, verify_splits
 from data.splits.split import Split
 
 DEFAULT_GROUP_KEY = "group"
@@ -118,18 +118,19 @@ def reusable_pairs(config: SplitConfig, base_dir: Path, dropped: list[str] | Non
     return known
 
 
-def refuse_other_split(pairs: list[Pair], config: SplitConfig, log: RunLog) -> None:
+def refuse_other_split(pairs: list[Pair], base_dir: Path, config: SplitConfig, log: RunLog) -> None:
     """--check: InputError with the differences unless the split in --output_dir is of these photos, by content, and of this
     --test_size, --n_folds and --seed. What its --drop left out may be among `pairs`."""
     folder = Path(config.output_dir)
-    recorded = verify_splits(folder)["config"]
+    recorded = recorded_config(verify_splits(folder), folder)
     differences = [
         f"--{name} {recorded.get(name)} there, {getattr(config, name)} now"
         for name in ("test_size", "n_folds", "seed")
         if recorded.get(name) != getattr(config, name)
     ]
-    dropped = set(recorded.get("drop") or ())
-    now = {row_digest(pair.row): pair.src for pair in pairs if pair.src not in dropped}
+    dropped = set(recorded.get("drop") or ())  # not read: an image that cannot be is a reason to drop its pair
+    kept = fingerprint_pairs([pair for pair in pairs if pair.src not in dropped], known=known_pairs(folder, base_dir))
+    now = {row_digest(pair.row): pair.src for pair in kept}
     there = {row_digest(row): row["src"] for row in rows_of_split(folder)}
     for these, others, what in (
         (now, there, "of these photos are not in it"),
@@ -169,11 +170,12 @@ def report_plan(pairs: list[Pair], split: Split, config: SplitConfig, log: RunLo
         log(f"Fold {number}: {len(fold.train)} train, {len(fold.val)} val{_missed(len(fold.val), size)}")
 
 
-def report_written(metadata: dict, config: SplitConfig, log: RunLog) -> None:
+def report_written(is_new: bool, config: SplitConfig, log: RunLog) -> None:
     """What was proved and where it lies."""
     near = ", group or near-duplicate" if config.near_duplicates == "group" else " or group"
     log(f"Verified: no path, image{near} stands on two sides; every pair is in its place")
-    log(f"Wrote {config.output_dir}: test.jsonl, {metadata['n_folds']} x fold_K/train.jsonl + val.jsonl, {METADATA}")
+    done = "Wrote" if is_new else "Unchanged, the same split was there:"
+    log(f"{done} {config.output_dir}: test.jsonl, {config.n_folds} x fold_K/train.jsonl + val.jsonl, {METADATA}")
 
 
 def _missed(size: int, wanted: int) -> str:

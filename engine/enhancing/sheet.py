@@ -44,7 +44,7 @@ def write_sheet(output_dir: Path, title: str) -> Path:
     folder = output_dir / SHEET
     found = [
         place / name
-        for place, names in visible_folders(folder)
+        for place, names in (visible_folders(folder) if folder.is_dir() else ())
         for name in names
         if name.endswith(".jpg") and not name.startswith(".")
     ]

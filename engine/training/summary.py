@@ -24,7 +24,7 @@ def update_summary(output_dir: Path, n_folds: int, log: RunLog) -> None:
 
     Folds of one output_dir may run side by side: a short lock on it keeps their updates apart.
     """
-    with FolderLock(output_dir, wait=LOCK_WAIT_SECONDS, warn=log):
+    with FolderLock(output_dir, log, wait=LOCK_WAIT_SECONDS):
         remove_stale_temporaries(output_dir)
         contents = {fold: checkpoint.finished(output_dir / f"fold_{fold}") for fold in range(1, n_folds + 1)}
         done = {fold: content for fold, content in contents.items() if content is not None}

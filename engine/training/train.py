@@ -59,7 +59,7 @@ def train_fold(plan: FoldPlan, options: Options, device: torch.device, world: Wo
 @contextlib.contextmanager
 def _owned(plan: FoldPlan, options: Options, log: RunLog) -> Iterator[None]:
     """Hold the folder's lock, with what a killed process left there cleared away."""
-    with FolderLock(plan.folder, warn=log) as lock:
+    with FolderLock(plan.folder, log) as lock:
         if lock.taken_over_from:
             log(f"⚠️  taking over {plan.folder} from process {lock.taken_over_from['pid']}, which died")
         remove_stale_temporaries(plan.folder)

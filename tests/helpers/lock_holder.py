@@ -7,7 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-HOLD = "import sys\nfrom common.locks import FolderLock\nwith FolderLock(sys.argv[1]):\n    print('held', flush=True)\n    input()"
+HOLD = """
+import sys
+from common.locks import FolderLock
+with FolderLock(sys.argv[1], print):
+    print("held", flush=True)
+    input()
+"""
 
 
 @contextmanager

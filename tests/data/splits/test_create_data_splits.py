@@ -225,7 +225,7 @@ def test_the_script_is_executable_light_and_tells_old_pythons():
     assert subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, check=False).returncode == 0
 
 
-def test_a_split_made_again_alike_is_left_untouched_and_foreign_files_stay(rooms):
+def test_a_split_made_again_alike_is_left_untouched_and_foreign_files_stay(rooms, capsys):
     """Jobs may be reading it. A folder fold_9 of somebody else is none of ours, whatever it holds."""
     out = rooms / "s"
     foreign = out / "fold_9" / "train.jsonl"
@@ -233,7 +233,9 @@ def test_a_split_made_again_alike_is_left_untouched_and_foreign_files_stay(rooms
     foreign.write_text("theirs")
     assert run(*rooms_argv(rooms)) == 0
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json*")}
+    capsys.readouterr()
     assert run(*rooms_argv(rooms)) == 0
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.json*")} == before
+    assert "Unchanged" in (said := capsys.readouterr().out) and "Wrote" not in said
     assert run(*rooms_argv(rooms, "--n_folds", "2")) == 0
     assert not (out / "fold_3").exists() and foreign.read_text() == "theirs"

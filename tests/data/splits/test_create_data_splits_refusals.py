@@ -1,5 +1,7 @@
 """create_data_splits.py: wrong rows, images, flags and folders end with exit 2, a reason and nothing written."""
 
+import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -122,3 +124,20 @@ def test_check_compares_by_content_whatever_the_names(rooms, tmp_path, capsys, m
     (rooms / "photos/pairs.jsonl").write_text("\n".join(lines[1:]))
     assert "1 of 24 of its photos are not here" in refused(capsys, *argv, "--check")
     assert {path: path.read_bytes() for path in (rooms / "s").rglob("*.json*")} == before
+    metadata = json.loads((rooms / "s/split_metadata.json").read_text())
+    del metadata["config"]
+    (rooms / "s/split_metadata.json").write_text(json.dumps(metadata))
+    assert "split_metadata.json is incomplete (config)" in refused(capsys, *argv, "--check")
+
+
+def test_a_folder_that_cannot_be_listed_is_named(rooms, monkeypatch, capsys):
+    closed, original = rooms / "photos" / "images", os.scandir
+
+    def refuse(path):
+        if str(path) == str(closed.resolve()):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    message = refused(capsys, "--input_dir", rooms / "photos", "--output_dir", rooms / "s")
+    assert f"{closed.resolve()}: Permission denied" in message and not (rooms / "s").exists()

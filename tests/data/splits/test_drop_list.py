@@ -28,10 +28,13 @@ def test_a_changed_drop_list_is_another_option_whatever_file_it_is_in(rooms, tmp
     assert "drop 1 names (images/0_src.png) -> 2 names (images/0_src.png, ...)" in capsys.readouterr().out
 
 
-def test_an_image_that_cannot_be_read_can_be_dropped(rooms, tmp_path):
+def test_an_image_that_cannot_be_read_can_be_dropped(rooms, tmp_path, capsys):
     (rooms / "photos/images/6_src.png").write_bytes(b"broken")
     (tmp_path / "drop.txt").write_text("images/6_src.png\n")
     assert run(*rooms_argv(rooms, "--drop", tmp_path / "drop.txt")) == 0
+    capsys.readouterr()
+    assert run(*rooms_argv(rooms, "--check")) == 0, "the split says what it left out"
+    assert "made again" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,11 @@ def test_a_killed_loader_process_ends_the_run_with_what_to_do(rows):
     assert "Traceback" not in message
 
 
-def test_a_photo_that_vanishes_is_named(rows):
+@pytest.mark.parametrize("fault", ["vanishes", "is emptied"])
+def test_a_photo_that_cannot_be_read_any_more_is_named(rows, fault):
     process = start(rows)
     for photo in rows.parent.rglob("*.png"):
-        photo.unlink()
+        photo.unlink() if fault == "vanishes" else photo.write_bytes(b"")
     code, message = end_of(process)
     assert code == 2 and message.startswith("error: ") and ".png" in message and "Traceback" not in message
     assert message.count("\n") == 1
@@ -112,16 +113,17 @@ def test_a_closed_terminal_saves_as_a_stop_does(rows, number):
     assert (rows.parent / "run" / "checkpoint_last.pt").exists()
 
 
-@pytest.mark.parametrize("kind", ["closed pipe", "full disk", "closed"])
+@pytest.mark.parametrize("kind", ["closed pipe", "full disk", "closed", "both on one"])
 def test_a_training_goes_on_without_its_stdout(rows, kind):
     if kind == "closed pipe":
         reader, writer = os.pipe()
         os.close(reader)
     else:
         writer = os.open("/dev/full", os.O_WRONLY)
-    if kind == "closed":
-        closed = ["sh", "-c", 'exec "$@" >&-', "sh", *words_of(rows, "--epochs", "2")]
-        ended = subprocess.run(closed, check=False, timeout=60, capture_output=True)
+    if kind in ("closed", "both on one"):
+        how = {"closed": ">&-", "both on one": ">/dev/full 2>&1"}[kind]
+        shell = ["sh", "-c", f'exec "$@" {how}', "sh", *words_of(rows, "--epochs", "2")]
+        ended = subprocess.run(shell, check=False, timeout=60, capture_output=True)
         assert ended.returncode == 0, ended.stderr
     else:
         process = start(rows, "--epochs", "3", stdout=writer)
