@@ -213,9 +213,7 @@ def _changing_no_result() -> set[str]:
 
 def remove_outputs(folder: Path) -> None:
     """Delete what a former run left in `folder` (--overwrite): known names only, anything else stays."""
-    checkpoints = (checkpoint.BEST, checkpoint.FINAL, checkpoint.LAST, checkpoint.PREVIOUS)
-    names = (*checkpoints, POSITION, "history.json", "curves.png")
+    names = (checkpoint.BEST, checkpoint.FINAL, POSITION, "history.json", "curves.png")
     events = folder.glob("tensorboard/events.out.tfevents.*")
-    periodic = folder.glob("checkpoint_epoch_*.pt")
-    for path in [*(folder / name for name in names), *periodic, *events]:
+    for path in [*(folder / name for name in names), *checkpoint.state_files(folder), *events]:
         path.unlink(missing_ok=True)

@@ -76,8 +76,10 @@ def train(run: Run) -> None:
     describe(run, learner)
     memory = None
     if progress.step == 0:
-        rehearsal = rehearse_on_copy(learner.network, run.objective, run.precision, run.device, config)
-        memory = self_test(rehearsal, feed, config, log)
+        # No name for the copy: it would stand on the device as long as the run lasts.
+        memory = self_test(
+            rehearse_on_copy(learner.network, run.objective, run.precision, run.device, config), feed, config, log
+        )
     facts = {"data": seen.as_plain(), "config": run.requested, "fold": plan.number, "split": plan.split}
     files = RunFiles(plan.folder, run.options.model.network, facts, run.world.writes)
 

@@ -1,6 +1,7 @@
 """What a run survives and how it ends: broken numbers, full memory, full disk; and the rehearsal before it."""
 
 import ast
+import gc
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import train_darkir_cv
 from common.files import write_jsonl
 from darkir.checkpoint_file import read_checkpoint
 from engine.training import train as training
+from engine.training.learner import Learner
 from engine.training.self_test import MemoryUse, memory_advice
 from engine.training.update import NonFinite
 from tests.helpers.paths import ROOT
@@ -97,6 +99,19 @@ def test_a_network_that_cannot_learn_fails_the_self_test(photos, tmp_path, monke
     monkeypatch.setattr("engine.training.self_test.LR", 1e-30)
     assert train(photos, tmp_path) == 1
     assert "self-test: an update changed nothing" in capsys.readouterr().err
+
+
+def test_the_copy_of_the_self_test_is_gone_when_training_begins(photos, tmp_path, monkeypatch):
+    real, alive = training.train_step, []
+
+    def step(*arguments):
+        gc.collect()
+        alive.append(sum(type(thing) is Learner for thing in gc.get_objects()))
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "train_step", step)
+    assert train(photos, tmp_path, epochs=1) == 0
+    assert set(alive) == {1}
 
 
 def test_a_batch_that_does_not_fit_says_what_to_do(photos, tmp_path, monkeypatch, capsys):

@@ -97,9 +97,11 @@ def test_changed_options_are_refused_by_name(finished_run, two_folds, capsys):
 
 def test_overwrite_discards_the_former_run(finished_run, two_folds, tmp_path):
     shutil.copytree(finished_run, tmp_path / "copy")
+    theirs = tmp_path / "copy" / "fold_1" / "checkpoint_epoch_2_good.pt"
+    theirs.write_text("a file of the user's own")
     assert train(two_folds, tmp_path / "copy", "--overwrite", "--lr", "3e-4", epochs=1) == 0
     assert len(json.loads((tmp_path / "copy" / "fold_1" / "history.json").read_text())) == 1
-    assert not (tmp_path / "copy" / "fold_1" / "checkpoint_epoch_2.pt").exists()
+    assert not (tmp_path / "copy" / "fold_1" / "checkpoint_epoch_2.pt").exists() and theirs.exists()
 
 
 def test_a_second_run_in_the_same_folder_is_refused(two_folds, tmp_path, capsys):
