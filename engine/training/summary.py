@@ -8,6 +8,7 @@ from typing import Any
 from common.files import remove_stale_temporaries, write_csv, write_json
 from common.locks import FolderLock
 from common.log import RunLog
+from darkir.errors import ModelError
 from engine import checkpoint
 from engine.metrics import DIGITS, METRICS, summarise
 from engine.provenance import Seen
@@ -26,7 +27,7 @@ def update_summary(output_dir: Path, n_folds: int, log: RunLog) -> None:
     """
     with FolderLock(output_dir, log, wait=LOCK_WAIT_SECONDS):
         remove_stale_temporaries(output_dir)
-        contents = {fold: checkpoint.finished(output_dir / f"fold_{fold}") for fold in range(1, n_folds + 1)}
+        contents = {fold: _outcome(output_dir / f"fold_{fold}", log) for fold in range(1, n_folds + 1)}
         done = {fold: content for fold, content in contents.items() if content is not None}
         rows = [{"fold": fold, **score} for fold, content in done.items() for score in content["scores"]]
         summary = _content(contents, rows)
@@ -36,6 +37,15 @@ def update_summary(output_dir: Path, n_folds: int, log: RunLog) -> None:
         curves = {fold: output_dir / f"fold_{fold}" / "curves.png" for fold in done}
         write_cv_report(output_dir, summary, rows, histories, curves)
     _log(summary, log)
+
+
+def _outcome(folder: Path, log: RunLog) -> dict[str, Any] | None:
+    """What a finished fold left; a broken file counts as none, as the fold's own run makes it again."""
+    try:
+        return checkpoint.finished(folder)
+    except ModelError as error:
+        log(f"⚠️  {error}")
+        return None
 
 
 def _content(contents: dict[int, dict | None], rows: list[dict]) -> dict[str, Any]:

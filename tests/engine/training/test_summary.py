@@ -39,3 +39,12 @@ def test_provenance_of_each_fold_stands_in_summary_and_report(split, tmp_path):
 def folds_of(output):
     summary = json.loads((output / "cv_summary.json").read_text(encoding="utf-8"))
     return [(fold["status"], fold.get("provenance"), fold.get("provenance_sources")) for fold in summary["folds"]]
+
+
+def test_a_broken_last_file_of_another_fold_counts_as_missing(split, tmp_path, capsys):
+    arguments = ["--data_splits_dir", str(split), "--output_dir", str(tmp_path / "run"), *SMALL]
+    (tmp_path / "run" / "fold_2").mkdir(parents=True)
+    (tmp_path / "run" / "fold_2" / "checkpoint_final.pt").write_bytes(b"torn")
+    assert train_darkir_cv.main([*arguments, "--fold", "1"]) == 0
+    assert "fold_2/checkpoint_final.pt: not a checkpoint" in capsys.readouterr().out
+    assert [status for status, *_ in folds_of(tmp_path / "run")] == ["finished", "missing"]
