@@ -131,7 +131,7 @@ train_side_by_side() { # One fold a GPU, in rounds of as many as there are GPUs
             await "${children[slot]}" || code=$?
             codes+=("$code")
         done
-        children=()
+        stop_waiting
         end_of_round "$first"
     done
 }

@@ -17,10 +17,13 @@ fi
 
 STOPPED=75
 RUNS_WITHOUT_STEP=3
+# So long before the time limit a step that has not saved yet is given up, so that the job can still requeue itself.
+SECONDS_TO_REQUEUE=20
 # Set where preemption only cancels; where it requeues, Slurm has done so by then and shows nothing.
 PREEMPTED=' PreemptTime=[0-9]'
 signal_received=""
 children=()
+patience="" # the process that gives a step up
 
 say() { printf '%s\n' "$*"; }
 
@@ -104,6 +107,29 @@ forward() { # forward SIGNAL: to the running steps; what to do next is decided w
     for child in ${children[@]+"${children[@]}"}; do
         kill -s "$1" "$child" 2>/dev/null || true
     done
+    if ((BATCH && ${#children[@]})) && [[ $1 == USR1 && -z $patience ]]; then
+        give_up_in_time
+    fi
+}
+
+give_up_in_time() { # An update can take longer than Slurm waits; then the time limit would end the job in silence.
+    local facts left
+    facts=$(scontrol --oneliner show job "$(job_id)" 2>/dev/null) || facts=""
+    if ! [[ $facts =~ \ EndTime=([0-9T:-]+) ]]; then
+        say "===== SIGUSR1: waiting for the running step to save its state"
+        return 0
+    fi
+    left=$(($(date -d "${BASH_REMATCH[1]}" +%s) - $(date +%s)))
+    say "===== SIGUSR1, $left s before the time limit: waiting for the running step to save its state"
+    # A warning that came late leaves half of what is left.
+    left=$((left > 2 * SECONDS_TO_REQUEUE ? left - SECONDS_TO_REQUEUE : left > 0 ? left / 2 : 0))
+    {
+        sleep "$left"
+        say "===== No state was saved in $left s: the step is ended, what it did since its last state is lost." \
+            "A longer --time, or a --signal=B:USR1@SECONDS longer than one update, keeps it"
+        kill -s KILL "${children[@]}" 2>/dev/null
+    } &
+    patience=$!
 }
 
 await() { # await PID: its exit code, however often a trapped signal ends `wait` early
@@ -127,8 +153,13 @@ step() { # step NAME COMMAND...: runs it; ends the job with its exit code when i
     "$@" &
     children=("$!")
     await "$!" || code=$?
-    children=()
+    stop_waiting
     end_of_step "$name" "$code"
+}
+
+stop_waiting() { # all children have ended
+    children=()
+    [[ -z $patience ]] || kill "$patience" 2>/dev/null || true
 }
 
 start_of_step() { # start_of_step NAME: unless a signal came between two steps
@@ -143,8 +174,8 @@ end_of_step() { # end_of_step NAME CODE
     (($2 == 0)) || fail "$2" "$1 ended with exit code $2"
 }
 
-was_stopped() { # was_stopped CODE; 129, 130, 138, 143: the signal came before python could handle it, so nothing was begun
-    (($1 == STOPPED)) || [[ -n $signal_received && $1 =~ ^(129|130|138|143)$ ]]
+was_stopped() { # was_stopped CODE; 129, 130, 138, 143: the signal came before python could handle it; 137: given up
+    (($1 == STOPPED)) || [[ -n $signal_received && $1 =~ ^(129|130|138|143)$ ]] || [[ -n $patience && $1 == 137 ]]
 }
 
 stop() { # Requeue first, then leave at once: Slurm holds the node for a script that stays.

@@ -40,7 +40,14 @@ def limited(cluster, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def plain(limited, cluster, tmp_path_factory):
+def deaf(cluster, tmp_path_factory):
+    """A job whose first update takes longer than its time limit."""
+    desk = Desk(cluster, tmp_path_factory.mktemp("deaf") / "my desk")
+    return desk, desk.submit("--time=1", "--signal=B:USR1@35", **slow_python(desk.folder, 500))
+
+
+@pytest.fixture(scope="session")
+def plain(limited, deaf, cluster, tmp_path_factory):
     """An uninterrupted job, to compare with."""
     desk = Desk(cluster, tmp_path_factory.mktemp("plain") / "my desk")
     job = desk.submit()
@@ -217,4 +224,14 @@ def test_a_job_stopped_by_its_time_limit_continues_in_the_same_log_and_ends_equa
     log = desk.log(job)
     assert "SIGUSR1 received; state saved" in log and "restart 0" in log and "restart 1" in log
     assert desk.evaluations() == 1
+    assert desk.differences(plain[0]) == []
+
+
+def test_a_job_whose_update_outlasts_the_warning_is_requeued_before_its_time_limit(deaf, plain):
+    desk, job = deaf
+    assert desk.wait_for_end(job, seconds=180) == ["COMPLETED"]
+    assert desk.restarts(job) >= 1  # on a busy machine a minute is short for the later lives, too
+    log = desk.log(job)
+    said = ["before the time limit: waiting", "No state was saved", "Stopped and requeued", "restart 1"]
+    assert [line for line in said if line in log] == said
     assert desk.differences(plain[0]) == []
