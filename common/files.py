@@ -79,8 +79,8 @@ def write_bytes(path: str | Path, content: bytes | memoryview, mtime_ns: int | N
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text to `path`, whole or not at all."""
-    write_bytes(path, text.encode("utf-8"))
+    """Write UTF-8 text to `path`, whole or not at all; half of a surrogate pair (a name that is not UTF-8) as \\udc80."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -89,8 +89,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def json_bytes(value: Any) -> bytes:
-    """What `write_json` writes."""
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+    """What `write_json` writes. Half of a surrogate pair is escaped, as JSON does, and reads back as it was."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> None:

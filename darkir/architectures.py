@@ -12,6 +12,7 @@ from typing import Any, Literal
 from darkir.errors import ModelError
 
 LEVELS = 4  # of Restormer
+LARGEST_DILATION = 128  # the published ones are 1, 4, 9; each adds twice its size to the photo's borders in memory
 # Its parts, a stage a line: the levels downwards with the downsampling behind them, the latent, the levels upwards with the
 # upsampling before them.
 RESTORMER_STAGES = (
@@ -43,8 +44,8 @@ class NetworkConfig:
     def __post_init__(self):
         for name in ("enc_blocks", "dec_blocks", "dilations"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.width < 1 or not self.dilations or min(self.dilations) < 1:
-            raise ModelError(f"{self}: width and dilations must be at least 1")
+        if self.width < 1 or not self.dilations or min(self.dilations) < 1 or max(self.dilations) > LARGEST_DILATION:
+            raise ModelError(f"{self}: width and dilations must be at least 1, dilations at most {LARGEST_DILATION}")
         if len(self.enc_blocks) != len(self.dec_blocks) or not self.enc_blocks:
             raise ModelError(f"{self}: enc_blocks and dec_blocks must have one entry a stage, equally many")
         if min(*self.enc_blocks, *self.dec_blocks, self.middle_enc_blocks, self.middle_dec_blocks) < 0:

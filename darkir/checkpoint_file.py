@@ -39,6 +39,10 @@ TORCH_FAULTS = (
     AssertionError,
     struct.error,
 )
+# Bounds that no real checkpoint reaches: a small file may claim far more, which would then be taken from memory.
+MOST_BYTES = 16 * 2**30  # of all tensors; a state of DarkIR-l has 0.3 GiB
+MOST_VALUES = 5_000_000  # the record of 5,000 photos and 1,000 epochs has 60,000
+DEEPEST = 50
 ZIP_FAULTS = (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, RuntimeError, ValueError, struct.error, zlib.error)
 
 
@@ -73,12 +77,47 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise _unreadable(path, error) from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: holds a {type(content).__name__}, not a dictionary of tensors; save a state_dict")
+    try:
+        _measure(content, {}, 0)
+    except ValueError as error:
+        raise ModelError(f"{path}: refused: {error}; it is no checkpoint of a network") from error
     return content
+
+
+def _measure(value: Any, known: dict[int, tuple[int, int]], depth: int) -> tuple[int, int]:
+    """How many values and bytes of tensors `value` has when everything that it holds twice is counted twice.
+
+    known: what was measured already, by id. Raises ValueError beyond the bounds; a list that holds itself is beyond DEEPEST.
+    """
+    if isinstance(value, torch.Tensor):
+        if value.device.type != "cpu":
+            raise ValueError(f"a tensor without content (on {value.device})")
+        return 1, value.numel() * value.element_size()
+    if not isinstance(value, (dict, list, tuple, set)):
+        return 1, 0
+    if id(value) not in known:
+        if depth == DEEPEST:
+            raise ValueError(f"lists or dictionaries inside each other, more than {DEEPEST} deep")
+        # The parts stay alive as long as the whole does, so that no id is used again.
+        parts = [*value.keys(), *value.values()] if isinstance(value, dict) else list(value)
+        measured = [_measure(part, known, depth + 1) for part in parts]
+        count, size = 1 + sum(count for count, _ in measured), sum(size for _, size in measured)
+        if count > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES:,} values")
+        if size > MOST_BYTES:
+            raise ValueError(f"tensors of more than {MOST_BYTES // 2**30} GiB")
+        known[id(value)] = count, size
+    return known[id(value)]
 
 
 def _verify_checksums(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            if size > MOST_BYTES:
+                raise ModelError(
+                    f"{path}: refused: it unpacks to {size / 2**30:,.0f} GiB, which is no checkpoint of a network"
+                )
             # torch reads an entry that is marked as a folder as if it were empty, whatever its checksum.
             folders = (entry.filename for entry in archive.infolist() if entry.external_attr & MSDOS_FOLDER)
             damaged = archive.testzip() or next(folders, None)

@@ -25,6 +25,7 @@ WRAPPERS = ("params_ema", "params", "model_state_dict", "state_dict")
 PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
 FIRST_CONVOLUTION = {"darkir": "intro.weight", "restormer": "patch_embed.proj.weight"}
 RESTORMER_LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
+WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 NAMES_SHOWN = 5
 
 Network = DarkIR | Restormer
@@ -78,8 +79,8 @@ def weights_in(checkpoint: dict[str, Any], path: Path) -> Weights:
     meta = {} if wrapper is None else {name: value for name, value in checkpoint.items() if name != wrapper}
     if not found or not all(isinstance(name, str) and is_dense(value) for name, value in found.items()):
         raise ModelError(
-            f"{path}: no weights found; expected floating-point tensors under one of {', '.join(WRAPPERS)}, "
-            f"or such tensors only; it holds {_shortened(found)}"
+            f"{path}: no weights found; expected tensors of 16 to 64 bit floating-point numbers under one of "
+            f"{', '.join(WRAPPERS)}, or such tensors only; it holds {_shortened(found)}"
         )
     params = {PREFIXES.sub("", name): tensor for name, tensor in found.items()}
     if len(params) < len(found):
@@ -94,8 +95,8 @@ def weights_in(checkpoint: dict[str, Any], path: Path) -> Weights:
 
 
 def is_dense(value: object) -> bool:
-    """Whether `value` is an ordinary floating-point tensor, which all weights are."""
-    return isinstance(value, torch.Tensor) and value.layout is torch.strided and value.is_floating_point()
+    """Whether `value` is an ordinary floating-point tensor, which all weights are; float8 is none: it cannot be computed with."""
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided and value.dtype in WEIGHT_TYPES
 
 
 def load_into(network: nn.Module, params: Params, source: str | Path, allow_partial: bool = False) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,9 @@ class TrainedModel:
             "network": title(self.config),
             "parameters": sum(parameter.numel() for parameter in self.network.parameters()),
             "epoch": epoch if isinstance(epoch, int) else None,
-            "validation": {name: value for name, value in validation.items() if isinstance(value, float)},
+            "validation": {
+                n: value for n, value in validation.items() if isinstance(value, float) and math.isfinite(value)
+            },
             **self.seen.describe(),
         }
 

@@ -62,7 +62,7 @@ def write_audit(output_dir: str | Path, audit: Audit, source: str, log: RunLog) 
         remove_stale_temporaries(folder)
         write_jsonl(folder / ROWS, (audit_row(audit, finding) for finding in audit.findings))
         # A folder's name may hold bytes that are no UTF-8, and where a pair stands names the folder.
-        write_text(folder / PAGE, page.encode("utf-8", "backslashreplace").decode("utf-8"))
+        write_text(folder / PAGE, page)
     log(f"Wrote {output_dir}: {PAGE}, {ROWS}; no split was made")
 
 

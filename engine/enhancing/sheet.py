@@ -55,7 +55,7 @@ def write_sheet(output_dir: Path, title: str) -> Path:
     ]
     page = fill("contact_sheet.html", title=title, photos=photos)
     # A file's name may hold bytes that are no UTF-8.
-    write_text(output_dir / PAGE, page.encode("utf-8", "backslashreplace").decode("utf-8"))
+    write_text(output_dir / PAGE, page)
     for number, start in enumerate(range(0, len(found), PER_IMAGE), start=1):
         part = slice(start, start + PER_IMAGE)
         write_bytes(output_dir / f"contact_sheet_{number}.jpg", _montage(found[part], names[part]))

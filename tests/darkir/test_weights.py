@@ -13,6 +13,7 @@ from darkir import DarkIR, NetworkConfig, load_network
 from darkir.checkpoint_file import read_checkpoint
 from darkir.errors import ModelError
 from darkir.weights import load_into, read_weights
+from tests.helpers import hostile
 from tests.helpers.malicious import Malicious, saved
 
 CONFIG = NetworkConfig(width=4, enc_blocks=(1, 2), middle_enc_blocks=2, middle_dec_blocks=1, dec_blocks=(2, 1))
@@ -248,3 +249,41 @@ def test_files_without_usable_weights_are_named(tmp_path, content, reason):
     torch.save(content, tmp_path / "w.pt")
     with pytest.raises(ModelError, match=rf"w\.pt: .*{reason}"):
         load_network(tmp_path / "w.pt")
+
+
+def described(network: DarkIR) -> dict:
+    """What this toolkit's own files hold, as far as reading looks at it."""
+    data = {"own": [], "earlier": [], "known": True, "sources": []}
+    return {
+        "params": network.state_dict(),
+        "network": {"dilations": [1, 4, 9]},
+        "config": {},
+        "data": data,
+        "created_with": {},
+    }
+
+
+@pytest.mark.parametrize("kind", hostile.REFUSED)
+def test_what_claims_more_than_a_file_holds_is_refused_in_no_time(tmp_path, network, kind):
+    torch.save(hostile.REFUSED[kind](described(network)), tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"w\.pt: "):
+        load_network(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("kind", hostile.ACCEPTED)
+def test_odd_records_beside_sound_weights_do_no_harm(tmp_path, network, kind):
+    torch.save(hostile.ACCEPTED[kind](described(network)), tmp_path / "w.pt")
+    assert_same(load_network(tmp_path / "w.pt"), network)
+
+
+@pytest.mark.parametrize("value", [129, 10**9, 10**30])
+def test_dilations_that_no_memory_holds_are_refused(tmp_path, network, value):
+    torch.save(hostile.with_dilation(described(network), value), tmp_path / "w.pt")
+    with pytest.raises(ModelError, match=r"w\.pt: .*at most 128"):
+        load_network(tmp_path / "w.pt")
+
+
+def test_a_zip_file_that_unpacks_to_a_terabyte_is_refused_before_it_is_unpacked(tmp_path):
+    (tmp_path / "w.pt").write_bytes(hostile.zip_bomb())
+    with pytest.raises(ModelError, match=r"w\.pt: .*1,024 GiB"):
+        read_checkpoint(tmp_path / "w.pt")

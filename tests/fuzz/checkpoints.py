@@ -14,6 +14,7 @@ from PIL import Image
 from darkir.errors import ModelError
 from darkir.weights import read_weights
 from tests.fuzz.case import Case
+from tests.helpers.hostile import ACCEPTED, REFUSED, with_dilation, zip_bomb
 from tests.helpers.malicious import malicious, saved
 from tests.helpers.train_runs import SMALLEST
 
@@ -138,6 +139,14 @@ KINDS: dict[str, tuple[Callable[[random.Random, Content, bytes], bytes], tuple[i
     "something else": (
         lambda dice, content, sound: saved(dice.choice(JUNK), dice.choice(["zip", "legacy", "raw"])),
         (2,),
+    ),
+    "claims more than it holds": (lambda dice, content, sound: saved(dice.choice([*REFUSED.values()])(content)), (2,)),
+    "odd records": (lambda dice, content, sound: saved(dice.choice([*ACCEPTED.values()])(content)), (0,)),
+    "unpacks to a terabyte": (lambda dice, content, sound: zip_bomb(), (2,)),
+    # Other starting weights are taken for the tensors alone: the network is the one that the flags name.
+    "dilations of a giant": (
+        lambda dice, content, sound: saved(with_dilation(content, dice.choice([1000, 10**9, 10**30]))),
+        (0, 2),
     ),
     "sound, as a control": (lambda dice, content, sound: sound, (0,)),
 }

@@ -1,5 +1,6 @@
 """Malicious, flipped, torn and unfitting checkpoints: no code of theirs runs, nothing wrong is loaded, and the run says why."""
 
+import json
 import os
 import random
 
@@ -10,6 +11,7 @@ from common import signals
 from darkir.checkpoint_file import read_checkpoint
 from darkir.errors import ModelError
 from engine import checkpoint
+from tests.helpers import hostile
 from tests.helpers.hazard_runs import evaluate, train
 from tests.helpers.malicious import Malicious, malicious, run_its_code, saved
 
@@ -69,6 +71,17 @@ def test_code_hidden_anywhere_in_a_checkpoint_is_refused(finished, tmp_path):
         with pytest.raises(ModelError, match=r"evil\.pt: "):
             read_checkpoint(tmp_path / "evil.pt")
     assert not (tmp_path / "proof").exists()
+
+
+@pytest.mark.parametrize("kind", hostile.ACCEPTED)
+def test_odd_records_of_sound_weights_reach_results_and_report_as_plain_text(finished, own_photos, tmp_path, kind):
+    content = read_checkpoint(finished / "checkpoint_best.pt")
+    (tmp_path / "odd.pt").write_bytes(saved(hostile.ACCEPTED[kind](content)))
+    assert evaluate(tmp_path / "odd.pt", own_photos / "test.jsonl", tmp_path / "results") == 0
+    model = json.loads((tmp_path / "results" / "test_results.json").read_text(encoding="utf-8"))["models"][0]
+    odd = kind == "metrics that are not finite"
+    assert [*model["validation"]] == (["l1"] if odd else ["psnr", "ssim", "l1"]) and (model["epoch"] is None) == odd
+    assert model["provenance_sources"] == ([] if odd else ["\udcff"])
 
 
 def test_no_flipped_bit_of_a_checkpoint_is_ever_loaded(finished, tmp_path):
