@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -26,6 +27,7 @@ from common.errors import InputError
 TEMPORARY = ".darkir-tmp."
 OWN_TEMPORARY = re.compile(re.escape(TEMPORARY) + r"(?P<host>[^.]*)\.(?P<pid>\d+)\.[0-9a-f]{8}\.")
 LONGEST_NAME = 255  # bytes of a file name
+CHUNK = 2**20  # bytes read at a time: a file of weights may be large
 # What file systems answer that have no fsync of a folder (NFS, SMB, WSL); the rename itself is still atomic there.
 NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EIO, errno.ENOSYS, errno.EACCES)
 
@@ -110,6 +112,15 @@ def write_csv(path: str | Path, columns: list[str], rows: Iterable[dict]) -> Non
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def file_digest(path: str | Path) -> str:
+    """sha256 of a file's content, as hexadecimal digits. Raises OSError."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while chunk := handle.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def remove_stale_temporaries(folder: str | Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import re
@@ -13,6 +12,7 @@ from typing import Any
 
 from common.errors import InputError
 from common.exits import flagged
+from common.files import file_digest
 from common.log import RunLog
 from darkir.architectures import Config, arch_of, size_of, title
 from darkir.weights import Network, load_into, make_network, read_weights
@@ -93,7 +93,7 @@ def read_models(
             config = weights.config
             network = make_network(config)
             load_into(network, weights.params, weights.source)
-            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            sha256 = file_digest(path)
         models.append(TrainedModel(name, path, sha256, network.eval(), config, weights.meta))
         log(f"{name}: {title(config)} from {path}")
     return models

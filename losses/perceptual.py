@@ -7,7 +7,6 @@ VGG19: Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Im
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from common.errors import InputError
+from common.files import file_digest
 
 # Positions of conv1_1 ... conv5_1 in torchvision's `features`.
 CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28)
@@ -56,11 +56,7 @@ def read_vgg_weights(path: str | None) -> VGGWeights:
     if not file.is_file():
         what = f"--vgg_weights {path}: no such file" if path else f"the VGG term needs {file}, which does not exist"
         raise InputError(f"{what}; {REMEDY}")
-    sha256 = hashlib.sha256()
-    with file.open("rb") as handle:
-        while chunk := handle.read(1 << 20):
-            sha256.update(chunk)
-    digest = sha256.hexdigest()
+    digest = file_digest(file)
     if file.name == TORCHVISION_FILE and not digest.startswith(TORCHVISION_SHA256_PREFIX):
         raise InputError(
             f"{file} is damaged: its sha256 starts with {digest[:8]}, not {TORCHVISION_SHA256_PREFIX}; {REMEDY}"

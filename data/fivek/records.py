@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 from pathlib import Path
 
-from common.files import write_bytes, write_json
+from common.files import file_digest, write_bytes, write_json
 from data.fivek.config import FivekConfig
 from data.fivek.match import REJECTED, FilePair
 from data.fivek.pair import Outcome, image_names, output_mtime_ns
@@ -115,7 +115,7 @@ def _is_unchanged(output_dir: Path, row: dict, role: str, verify: bool) -> bool:
         return False
     if (status.st_size, status.st_mtime_ns) != (row[f"{role}_bytes"], row[f"{role}_mtime_ns"]):
         return False
-    return not verify or hashlib.sha256(path.read_bytes()).hexdigest() == row[f"{role}_file_sha256"]
+    return not verify or file_digest(path) == row[f"{role}_file_sha256"]
 
 
 def _digest(value: dict) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import darkir
-from common.files import write_bytes, write_text
+from common.files import file_digest, write_bytes, write_text
 from common.log import RunLog
 from common.options import flat, plain
 from common.pages import fill
@@ -174,7 +174,7 @@ def _onnx(path: Path, difference: float) -> dict[str, Any]:
     sizes = ", ".join(f"{batch} x {width} x {height}" for batch, _, height, width in onnx_export.PROVED_SIZES)
     return {
         "name": path.name,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": file_digest(path),
         "opset": onnx_export.OPSET,
         "smallest": onnx_export.SMALLEST,
         "largest": onnx_export.LARGEST,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from common.errors import Faults, InputError
 from common.exits import flagged
+from common.files import file_digest
 from common.log import RunLog
 from common.options import plain
 from data.fingerprint import fingerprint_pairs, near_duplicate_pairs, set_digest
@@ -52,17 +52,17 @@ def requested_config(plan: FoldPlan, options: Options) -> dict[str, Any]:
             "train_digest": set_digest([pair.row for pair in plan.train]),
             "val_digest": set_digest([pair.row for pair in plan.val]),
             "mix_digest": set_digest([pair.row for pair in plan.mix]),
-            "pretrained_sha256": _file_digest(options.model.pretrained_path),
+            "pretrained_sha256": _pretrained_digest(options.model.pretrained_path),
         }
     )
 
 
-def _file_digest(path: str | None) -> str | None:
+def _pretrained_digest(path: str | None) -> str | None:
     """sha256 of the starting weights; None without any, and when they are gone (a finished run needs them no more)."""
     with flagged("--pretrained_path", path):
         if path is None or not Path(path).is_file():
             return None
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return file_digest(path)
 
 
 def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunLog) -> list[FoldPlan]:
