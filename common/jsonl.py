@@ -13,7 +13,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from common.errors import Faults, InputError
@@ -27,17 +27,22 @@ def read_jsonl(path: str | Path, faults: Faults) -> Iterator[tuple[int, dict]]:
     UTF-8 with or without BOM, \\n or \\r\\n. Raises InputError when the file is missing, a folder, unreadable or UTF-16.
     """
     with open_input(path) as handle:
-        for number, raw in enumerate(handle, start=1):
-            if number == 1:
-                if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in (raw[:1], raw[1:2]):
-                    raise InputError(f"{path} is UTF-16 (or binary); save it as UTF-8")
-                raw = raw.removeprefix(codecs.BOM_UTF8)
-            if not raw.strip():
-                continue
-            try:
-                yield number, parse_object(raw)
-            except ValueError as error:
-                faults.add(f"{path}:{number}", str(error))
+        yield from parse_jsonl(handle, path, faults)
+
+
+def parse_jsonl(lines: Iterable[bytes], path: str | Path, faults: Faults) -> Iterator[tuple[int, dict]]:
+    """`read_jsonl` of the lines of an open file; `path` is for messages."""
+    for number, raw in enumerate(lines, start=1):
+        if number == 1:
+            if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in (raw[:1], raw[1:2]):
+                raise InputError(f"{path} is UTF-16 (or binary); save it as UTF-8")
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        if not raw.strip():
+            continue
+        try:
+            yield number, parse_object(raw)
+        except ValueError as error:
+            faults.add(f"{path}:{number}", str(error))
 
 
 def open_input(path: str | Path) -> io.BufferedReader:

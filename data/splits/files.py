@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import os
 import platform
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import PIL
 
 from common.errors import Faults, InputError
 from common.files import jsonl_text, remove_stale_temporaries, write_json, write_text
-from common.jsonl import open_input, read_jsonl
+from common.jsonl import open_input, parse_jsonl, read_jsonl
 from data.config import SplitConfig
 from data.fingerprint import MAX_BITS, NearDuplicate, near_duplicate_pairs, set_digest
 from data.images import DECODER
@@ -53,7 +54,7 @@ def write_split_folder(
         files |= {f"fold_{number}/train.jsonl": fold.train, f"fold_{number}/val.jsonl": fold.val}
     contents = {name: jsonl_text(pairs[row].row for row in rows) for name, rows in files.items()}
     metadata = _metadata(config, argv, base_dir, pairs, near, split, dropped) | {
-        "files": {name: hashlib.sha256(text.encode("utf-8")).hexdigest() for name, text in contents.items()},
+        "files": {name: _digest(text.encode("utf-8")) for name, text in contents.items()},
         "verified": True,
     }
     former = _former_metadata(folder)
@@ -84,7 +85,7 @@ def _says_the_same(former: dict, metadata: dict) -> bool:
 
 
 def _has_digest(folder: Path, name: str, digest: object) -> bool:
-    return (folder / name).is_file() and _file_digest(folder / name) == digest
+    return (folder / name).is_file() and _digest(_content(folder / name)) == digest
 
 
 def _remove_former_folds(folder: Path, former: dict, files: dict[str, str]) -> None:
@@ -216,10 +217,11 @@ def verify_splits(folder: str | Path) -> dict:
         if not path.is_file():
             faults.add(str(path), "is missing")
             continue
-        rows = [row for _, row in read_jsonl(path, faults)]
+        content = _content(path)
+        rows = [row for _, row in parse_jsonl(io.BytesIO(content), path, faults)]
         complete = all(isinstance(row.get(key), str) for row in rows for key in ("src_sha256", "tar_sha256"))
         same = complete and len(rows) == count and set_digest(rows) == digest
-        if not same or _file_digest(path) != metadata["files"].get(name):
+        if not same or _digest(content) != metadata["files"].get(name):
             faults.add(str(path), f"was changed after {METADATA} was written")
     faults.raise_if_any(f"{folder}: not the splits that were proved", "Run create_data_splits.py again.")
     return metadata
@@ -287,6 +289,11 @@ def _plain(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
-def _file_digest(path: Path) -> str:
+def _content(path: Path) -> bytes:
+    """The content of a file of the split; InputError when it cannot be read."""
     with open_input(path) as handle:
-        return hashlib.sha256(handle.read()).hexdigest()
+        return handle.read()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
