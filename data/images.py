@@ -1,4 +1,4 @@
-"""Image file -> sRGB array: the one reading of an image that all scripts share. Needs no torch.
+"""Image file -> sRGB array: the one reading of an image that all scripts share; picture -> JPEG file. Needs no torch.
 
 EXIF orientation applied, embedded ICC profile converted to sRGB, alpha composited on white, gray, palette and CMYK
 converted, samples of more than 8 bits scaled with rounding. What Pillow cannot decode whole is an error.
@@ -118,6 +118,16 @@ def read_file(path: str | Path) -> bytes:
         if error.errno not in NOT_READABLE:
             raise
         raise InputError(f"{path}: {error.strerror}") from None
+
+
+def jpeg(picture: Image.Image, quality: int, *, subsampled: bool = False, optimize: bool = False) -> bytes:
+    """The content of a JPEG file, without metadata; quality: 1 to 100.
+
+    Without chroma subsampling: colour casts are what people look for. optimize: a smaller file, in more time.
+    """
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality, subsampling=-1 if subsampled else 0, optimize=optimize)
+    return buffer.getvalue()
 
 
 def resize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from data.audit.alignment import Alignment
 from data.audit.audit import Audit, audit_row, count_kinds
 from data.audit.measures import LUMA, local_structure, read_small
 from data.audit.rank import KINDS, Finding
-from data.images import decode, resize
+from data.images import decode, jpeg, resize
 from data.manifest import Pair
 
 PAGE, ROWS = "audit.html", "audit.jsonl"
@@ -128,6 +127,4 @@ def _close_up(pair: Pair, alignment: Alignment) -> Image.Image:
 
 
 def _jpeg_url(image: Image.Image) -> str:
-    content = io.BytesIO()
-    image.save(content, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii")
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg(image, QUALITY, subsampled=True)).decode("ascii")

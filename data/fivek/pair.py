@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from data.fivek.config import FivekConfig
 from data.fivek.find import SourceFile
 from data.fivek.match import FilePair
 from data.fivek.read import JPEG, DecodedImage, Kind, NeedsPackage, kind_of, read_image
-from data.images import read_file, resize
+from data.images import jpeg, read_file, resize
 
 SECOND = 10**9
 UNLIMITED = 10**9
@@ -85,11 +84,11 @@ def _make(pair: FilePair, config: FivekConfig, facts: dict) -> list[bytes]:
     facts["captured"] = next((kind.captured for kind in kinds if kind.captured), "")
     images = _reconcile(*_decode_both(files, contents, kinds, config, facts), config, facts)
     _check_content(*images, facts)
-    jpegs = [_encode(image, config.jpeg_quality) for image in images]
+    jpegs = [jpeg(Image.fromarray(image), config.jpeg_quality) for image in images]
     names = image_names(pair.key)
     prints = [
-        fingerprint_bytes(jpeg, name, output_mtime_ns(file))
-        for jpeg, name, file in zip(jpegs, names.values(), files.values(), strict=True)
+        fingerprint_bytes(content, name, output_mtime_ns(file))
+        for content, name, file in zip(jpegs, names.values(), files.values(), strict=True)
     ]
     facts["row"] = {**names, **row_fields(*prints)}
     return jpegs
@@ -174,12 +173,6 @@ def _check_content(src: np.ndarray, tar: np.ndarray, facts: dict) -> None:
     if score < REJECT_BELOW:
         raise Rejection(f"the images do not show the same thing (correlation {score:.2f}, at least {REJECT_BELOW})")
     facts["warnings"] = [f"weak correlation {score:.2f}"] if score < WARN_BELOW else []
-
-
-def _encode(image: np.ndarray, quality: int) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(image).save(content, "JPEG", quality=quality, subsampling=0)
-    return content.getvalue()
 
 
 def image_names(key: str) -> dict[str, str]:

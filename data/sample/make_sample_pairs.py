@@ -12,7 +12,6 @@ A rerun with the same versions of numpy, Pillow and OpenEXR gives the same bytes
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 import zlib
@@ -23,6 +22,7 @@ from PIL import Image
 
 from common.errors import InputError
 from common.files import write_bytes, write_jsonl
+from data.images import jpeg
 from data.sample.photo import HEIGHT, WIDTH, render_view, retouched, underexposed
 
 PANORAMAS, VIEWS = 8, 6
@@ -38,13 +38,6 @@ def make_pair(panorama: np.ndarray, group: str, index: int) -> tuple[np.ndarray,
     pair = underexposed(view, rng), retouched(view)
     src, tar = (np.round(image * 255).clip(0, 255).astype(np.uint8) for image in pair)
     return src, tar
-
-
-def jpeg(image: np.ndarray, quality: int) -> bytes:
-    """The bytes of a JPEG file."""
-    stream = io.BytesIO()
-    Image.fromarray(image).save(stream, format="JPEG", quality=quality, optimize=True)
-    return stream.getvalue()
 
 
 def read_panorama(path: Path) -> np.ndarray:
@@ -71,8 +64,9 @@ def make_sample(panorama_dir: Path, output_dir: Path) -> None:
         for index in range(VIEWS):
             src, tar = make_pair(panorama, file.stem, index)
             row = {name: f"images/{file.stem}_{index:02d}_{name}.jpg" for name in ("src", "tar")}
-            write_bytes(output_dir / row["src"], jpeg(src, 92))
-            write_bytes(output_dir / row["tar"], jpeg(tar, 95))
+            for role, image, quality in (("src", src, 92), ("tar", tar, 95)):
+                content = jpeg(Image.fromarray(image), quality, subsampled=True, optimize=True)
+                write_bytes(output_dir / row[role], content)
             rows.append({**row, "group": file.stem})
     write_jsonl(output_dir / "pairs.jsonl", rows)
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from common.files import visible_folders, write_bytes, write_text
 from common.pages import fill
-from engine.testing.visuals import jpeg
+from data.images import jpeg
 
 SHEET, PAGE = "sheet", "contact_sheet.html"
 SHEET_IMAGE = r"contact_sheet_\d+"  # without its ending

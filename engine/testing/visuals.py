@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 
 from common.files import TEMPORARY, sync_folder, write_bytes
+from data.images import jpeg
 from data.manifest import Pair
 
 SUFFIX = "_comparison.jpg"
@@ -109,10 +109,3 @@ def thumbnail(picture: Image.Image) -> bytes:
         size = (width, max(1, round(picture.height * width / picture.width)))
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     return jpeg(picture, SMALL_QUALITY)
-
-
-def jpeg(picture: Image.Image, quality: int) -> bytes:
-    """JPEG bytes without chroma subsampling: colour casts are what people look for here."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality, subsampling=0)
-    return buffer.getvalue()
