@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 def in_threads(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int, title: str, progress: bool = True
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int, title: str
 ) -> Iterator[tuple[Item, Result | InputError]]:
     """Yield each item with function(item), or with the InputError that it raised, in order of completion.
 
@@ -40,7 +40,7 @@ def in_threads(
     from tqdm import tqdm  # only here: scripts import this file before they parse their arguments
 
     queue = deque(items)
-    bar = tqdm(total=len(queue), desc=title, disable=not (progress and sys.stderr.isatty()))
+    bar = tqdm(total=len(queue), desc=title, disable=not sys.stderr.isatty())
     pool = ThreadPoolExecutor(workers)
     running: dict[Future, Item] = {}
     try:

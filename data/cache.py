@@ -260,9 +260,6 @@ class ResidentFrames:
         self.dataset = dataset
         self.batches = batches
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
     def __iter__(self) -> Iterator[dict]:
         for batch in self.batches:
             pairs = [self.cache(self.dataset.pairs[index], self.dataset.size_of(index)) for index in batch]

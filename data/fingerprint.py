@@ -49,13 +49,11 @@ class ImagePrint:
     mtime_ns: int
 
 
-def fingerprint_pairs(
-    pairs: list[Pair], workers: int | None = None, progress: bool = True, known: Iterable[Pair] = ()
-) -> list[Pair]:
+def fingerprint_pairs(pairs: list[Pair], known: Iterable[Pair] = ()) -> list[Pair]:
     """Give each pair's row the fields of `row_fields`, in the order of `pairs`.
 
     Files whose path, size and mtime stand with this DECODER in the row itself, or in a row of `known`, are not read.
-    workers: threads, None = the CPUs of this process. A progress bar is shown on a terminal only.
+    A thread for each CPU of this process. A progress bar is shown on a terminal only.
 
     Raises InputError with all bad rows: broken images, pairs of two sizes, images under 11 pixels; Stopped.
     """
@@ -69,7 +67,7 @@ def fingerprint_pairs(
     paths = dict.fromkeys(path for pair in pairs for path in (pair.src_path, pair.tar_path))
     todo = [path for path in paths if not _is_current(path, prints.get(path))]
     failures: dict[Path, str] = {}
-    for path, result in in_threads(fingerprint, todo, workers or usable_cpus(), "Reading images", progress):
+    for path, result in in_threads(fingerprint, todo, usable_cpus(), "Reading images"):
         if isinstance(result, ImagePrint):
             prints[path] = result
         else:

@@ -32,19 +32,17 @@ class Audit:
     seconds: float
 
 
-def audit_pairs(
-    pairs: list[Pair], oof: str | None = None, *, duplicates: bool = True, workers: int | None = None
-) -> Audit:
+def audit_pairs(pairs: list[Pair], oof: str | None = None, *, duplicates: bool = True) -> Audit:
     """Measure and judge `pairs`. oof: file of out-of-fold scores. duplicates: whether to look for near-duplicates.
 
-    workers: threads, None = the CPUs of this process. A progress bar is shown on a terminal only.
+    A thread for each CPU of this process. A progress bar is shown on a terminal only.
 
     Raises InputError with all images that cannot be used, as the split does (but a pair of two sizes is a finding), and
     for an --oof file that is wrong or about other photos; Stopped.
     """
     scores, notes = _judged_scores(pairs, oof) if oof else (None, [])
     start = time.monotonic()
-    measures = _measure_all(pairs, workers or usable_cpus())
+    measures = _measure_all(pairs)
     seconds = time.monotonic() - start
     findings, more = rank(pairs, measures, scores, duplicates)
     return Audit(pairs, measures, findings, notes + more, seconds)
@@ -64,8 +62,8 @@ def _judged_scores(pairs: list[Pair], oof: str) -> tuple[dict[str, Score], list[
     return judged, notes
 
 
-def _measure_all(pairs: list[Pair], workers: int) -> list[Measures]:
-    found = dict(in_threads(lambda index: measure(pairs[index]), range(len(pairs)), workers, "Measuring pairs"))
+def _measure_all(pairs: list[Pair]) -> list[Measures]:
+    found = dict(in_threads(lambda index: measure(pairs[index]), range(len(pairs)), usable_cpus(), "Measuring pairs"))
     measures: list[Measures] = []
     faults = Faults()
     for index, pair in enumerate(pairs):

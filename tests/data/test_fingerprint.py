@@ -131,9 +131,10 @@ def test_a_stop_ends_the_reading_with_few_images_more(tmp_path, monkeypatch):
         return fingerprint(path)
 
     monkeypatch.setattr(module, "fingerprint", read_and_stop)
+    monkeypatch.setattr(module, "usable_cpus", lambda: 2)
     before = threading.active_count()
     with pytest.raises(Stopped, match="SIGTERM"):
-        fingerprint_pairs(pairs, workers=2)
+        fingerprint_pairs(pairs)
     assert len(read) < 30 and threading.active_count() == before
 
 
