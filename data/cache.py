@@ -14,7 +14,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -23,13 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from common import signals
 from common.errors import InputError
 from common.files import atomic_output, remove_stale_temporaries, write_json
 from common.locks import FolderLock
 from common.memory import usable_cpus
+from common.workers import in_threads
 from data.dataset import EvaluationPairs, SampleKey, TrainingPairs, decoded_pair, frame_size
 from data.fingerprint import row_digest
 from data.images import DECODER
@@ -99,7 +98,7 @@ def open_cache(pairs: Iterable[Pair], resolution: int, fit: str, mode: str, fold
         return None
     if entries is None:
         return None
-    log(f"Cache: {len(wanted)} pairs in {path}")
+    log(f"Cache: {_count_pairs(wanted)} pairs in {path}")
     with warnings.catch_warnings():
         # Torch has no read-only tensors and says so; a writable mapping would count as memory of this process.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
@@ -119,6 +118,11 @@ def wanted_entries(pairs: Iterable[Pair], resolution: int, fit: str) -> Wanted:
             size = frame_size(pair, resolution, fit, enlarge)
             wanted[entry_name(pair, size)] = (pair, size)
     return wanted
+
+
+def _count_pairs(wanted: Wanted) -> int:
+    """How many pairs of different content; one may have two entries."""
+    return len({row_digest(pair.row) for pair, _ in wanted.values()})
 
 
 def _sound_entries(path: Path, wanted: Wanted) -> dict[str, int] | None:
@@ -160,7 +164,7 @@ def _rebuilt_entries(path: Path, wanted: Wanted, mode: str, log: Log) -> dict[st
             raise InputError(f"--cache disk: {short}; choose another --cache_dir, or --cache off")
         log(f"⚠️  --cache auto: {short}: photos are decoded anew in every epoch")
         return None
-    log(f"Cache: decoding {len(wanted)} pairs into {path}, {total / GIB:.2f} GiB, once")
+    log(f"Cache: decoding {_count_pairs(wanted)} pairs into {path}, {total / GIB:.2f} GiB, once")
     # Other packs may belong to other runs, so they stay.
     others = [other.stat().st_size for other in path.parent.glob("*.pack")]
     if others:
@@ -173,27 +177,28 @@ def _rebuilt_entries(path: Path, wanted: Wanted, mode: str, log: Log) -> dict[st
 
 
 def _build(path: Path, wanted: Wanted, starts: dict[str, int], lengths: dict[str, int]) -> dict[str, list[int]]:
-    """Decode every entry, in threads, into a file that appears whole; start, length and checksum of each."""
+    """Decode every entry, in threads, into a file that appears whole; start, length and checksum of each.
+
+    Raises InputError naming an image that cannot be decoded, Stopped.
+    """
+    checksums: dict[str, int] = {}
     with atomic_output(path) as temporary:
         with open(temporary, "wb") as handle:
             # The blocks now, not as they are written: a full disk is an error here, and would kill the process there.
             os.posix_fallocate(handle.fileno(), 0, sum(lengths.values()))
         pixels = np.memmap(temporary, np.uint8, mode="r+")
 
-        def fill(name: str) -> tuple[str, list[int]]:
-            signals.check()
+        def fill(name: str) -> int:
             content = torch.stack(decoded_pair(*wanted[name])).numpy().reshape(-1)
             pixels[starts[name] : starts[name] + lengths[name]] = content
-            checksum = zlib.crc32(content)  # type: ignore[arg-type]  # arrays are buffers
-            return name, [starts[name], lengths[name], checksum]
+            return zlib.crc32(content)  # type: ignore[arg-type]  # arrays are buffers
 
-        pool = ThreadPoolExecutor(usable_cpus())
-        try:
-            rows = dict(tqdm(pool.map(fill, wanted), "Decoding", len(wanted), disable=not sys.stderr.isatty()))
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for name, checksum in in_threads(fill, wanted, usable_cpus(), "Decoding"):
+            if isinstance(checksum, InputError):
+                raise checksum
+            checksums[name] = checksum
         pixels.flush()
-    return rows
+    return {name: [starts[name], lengths[name], checksums[name]] for name in wanted}
 
 
 def open_resident(cache: PairCache, device: torch.device, free: int, log: Log) -> ResidentPairs | None:

@@ -43,6 +43,14 @@ def test_a_cached_pair_is_the_decoded_pair(pairs, tmp_path, resolution, fit):
                 assert np.array_equal(ours, theirs)
 
 
+def test_the_log_counts_pairs_and_not_their_sizes(pairs, tmp_path):
+    # Photos of 30 x 22 pixels grow to 40 for training and stay as they are for validation: two entries a pair.
+    lines = opened(pairs, tmp_path / "cache", 40)[1]
+    assert "decoding 4 pairs" in lines[0] and "4 pairs in" in lines[-1]
+    index = json.loads(next((tmp_path / "cache").glob("*.json")).read_text())
+    assert len(index) == 8 and list(index.values()) == sorted(index.values())
+
+
 def test_photos_are_decoded_once(pairs, tmp_path, monkeypatch):
     _, lines = opened(pairs, tmp_path / "cache")
     assert "decoding 4 pairs" in lines[0]
