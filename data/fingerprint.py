@@ -180,11 +180,10 @@ class NearDuplicate(NamedTuple):
     tar_bits: int
 
 
-def near_duplicate_pairs(pairs: list[Pair]) -> list[NearDuplicate]:
-    """Which of `pairs`, whose rows carry hashes, look the same in src and in tar; indices refer to `pairs`."""
+def near_duplicate_rows(rows: list[dict]) -> list[NearDuplicate]:
+    """Which of `rows`, which carry hashes, look the same in src and in tar; indices refer to `rows`."""
     src_hashes, tar_hashes = (
-        [None if pair.row[name] is None else int(pair.row[name], 16) for pair in pairs]
-        for name in ("src_phash", "tar_phash")
+        [None if row[name] is None else int(row[name], 16) for row in rows] for name in ("src_phash", "tar_phash")
     )
     return near_duplicates(src_hashes, tar_hashes)
 

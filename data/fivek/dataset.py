@@ -20,7 +20,7 @@ from pathlib import Path
 from common.exits import flagged
 from common.files import write_csv, write_json, write_jsonl
 from common.jsonl import open_input
-from data.fingerprint import near_duplicates, set_digest
+from data.fingerprint import near_duplicate_rows, set_digest
 from data.fivek.config import FivekConfig
 from data.fivek.find import listed_keys
 from data.fivek.match import IGNORED, REJECTED, UNMATCHED_INPUT, UNMATCHED_TARGET, Found, Leftover
@@ -99,11 +99,7 @@ def split_pairs(records: list[dict], config: FivekConfig) -> dict[str, str]:
             day = record["captured"][:10] if config.split_by == "day" else ""  # `YYYY:MM:DD`, or "" if unknown
             validates = hash_share(config.seed, day or key) < config.val_ratio
         parts[key] = VAL if validates else TRAIN
-    hashes = (
-        [None if (text := record["row"][f"{role}_phash"]) is None else int(text, 16) for record in records]
-        for role in ("src", "tar")
-    )
-    for hit in near_duplicates(*hashes):
+    for hit in near_duplicate_rows([record["row"] for record in records]):
         keys = {parts[key]: key for key in (records[hit.first]["key"], records[hit.second]["key"])}
         if keys.keys() == {TRAIN, VAL}:
             parts[keys[VAL]] = LEFT_OUT

@@ -22,7 +22,7 @@ from common.errors import Faults, InputError
 from common.files import jsonl_text, remove_stale_temporaries, write_json, write_text
 from common.jsonl import open_input, parse_jsonl, read_jsonl
 from data.config import SplitConfig
-from data.fingerprint import MAX_BITS, NearDuplicate, near_duplicate_pairs, set_digest
+from data.fingerprint import MAX_BITS, NearDuplicate, near_duplicate_rows, set_digest
 from data.images import DECODER
 from data.manifest import FOLD_NAME, METADATA, Pair, read_metadata, read_pairs, usable_pairs
 from data.splits.split import Split, links
@@ -183,7 +183,7 @@ def prove_split(folder: Path, base_dir: Path, pairs: list[Pair], metadata: dict)
                 if part_of.setdefault((kind, value), part) != part:
                     faults.add(name, f"{kind} {value} of {pair.src} is in {part_of[kind, value]} and in {part}")
         if metadata["near_duplicates"]["mode"] == "group":
-            for hit in near_duplicate_pairs([pair for _, pair in rows]):
+            for hit in near_duplicate_rows([pair.row for _, pair in rows]):
                 (part, pair), (other_part, other) = rows[hit.first], rows[hit.second]
                 if part != other_part:
                     faults.add(name, f"{pair.src} in {part} and {other.src} in {other_part} look the same")

@@ -12,7 +12,7 @@ from common.exits import flagged
 from common.jsonl import open_input, parse_object
 from common.log import RunLog
 from data.config import SplitConfig
-from data.fingerprint import NearDuplicate, fingerprint_pairs, near_duplicate_pairs, row_digest
+from data.fingerprint import NearDuplicate, fingerprint_pairs, near_duplicate_rows, row_digest
 from data.manifest import METADATA, Pair, find_base_dir, pairs_from_folder, read_pairs
 from data.splits.files import changed_options, known_pairs, recorded_config, rows_of_split, verify_splits
 from data.splits.split import Split
@@ -149,7 +149,7 @@ def find_near_duplicates(pairs: list[Pair], config: SplitConfig, log: RunLog) ->
     if config.near_duplicates == "off":
         log("Near-duplicates: not looked for (--near_duplicates off)")
         return []
-    near = near_duplicate_pairs(pairs)
+    near = near_duplicate_rows([pair.row for pair in pairs])
     kept = "kept on one side" if config.near_duplicates == "group" else "may stand on two sides (report only)"
     log(f"Near-duplicates: {len(near)}" + (f", {kept}" if near else ""))
     for hit in near[:SHOWN]:

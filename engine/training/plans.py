@@ -14,7 +14,7 @@ from common.exits import flagged
 from common.files import file_digest
 from common.log import RunLog
 from common.options import plain
-from data.fingerprint import fingerprint_pairs, near_duplicate_pairs, set_digest
+from data.fingerprint import fingerprint_pairs, near_duplicate_rows, set_digest
 from data.images import DECODER
 from data.manifest import Pair, read_pairs
 from data.splits.files import verify_splits
@@ -101,7 +101,8 @@ def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> Fold
     if val_jsonl is not None:
         val = checked_pairs("--val_jsonl", val_jsonl, base_dir, log)
     else:
-        train, val = hold_out(train, near_duplicate_pairs(train), args.val_ratio, options.train.seed)
+        near = near_duplicate_rows([pair.row for pair in train])
+        train, val = hold_out(train, near, args.val_ratio, options.train.seed)
         share = f"{len(val)} held out of {train_jsonl} (--val_ratio {args.val_ratio:g})"
         log(f"Validation pairs: {share}, {len(train)} left for training")
     if test_jsonl is None:
@@ -117,7 +118,7 @@ def report_lookalikes(parts: dict[str, list[Pair]], log: RunLog) -> None:
     """A warning for each two rows of different parts that look the same, with both names; equal test photos are refused later."""
     rows = [(part, pair) for part, pairs in parts.items() for pair in pairs]
     hits = [
-        hit for hit in near_duplicate_pairs([pair for _, pair in rows]) if rows[hit.first][0] != rows[hit.second][0]
+        hit for hit in near_duplicate_rows([pair.row for _, pair in rows]) if rows[hit.first][0] != rows[hit.second][0]
     ]
     for hit in hits[:SHOWN]:
         (part, pair), (other_part, other) = rows[hit.first], rows[hit.second]

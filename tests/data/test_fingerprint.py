@@ -14,7 +14,7 @@ from data import fingerprint as module
 from data.fingerprint import (
     fingerprint,
     fingerprint_pairs,
-    near_duplicate_pairs,
+    near_duplicate_rows,
     near_duplicates,
     perceptual_hash,
     set_digest,
@@ -176,7 +176,7 @@ def test_near_duplicates_need_both_sides_within_six_bits():
     assert near_duplicates([], []) == []
 
 
-def test_near_duplicate_pairs_are_found_from_files(tmp_path):
+def test_near_duplicate_rows_are_found_from_files(tmp_path):
     rows = []
     for number, seed in enumerate((1, 2, 1)):
         names = {role: f"{number}_{role}.jpg" for role in ("src", "tar")}
@@ -184,4 +184,4 @@ def test_near_duplicate_pairs_are_found_from_files(tmp_path):
         save(photo(seed + 50), tmp_path / names["tar"], quality=95 - 20 * number)
         rows.append(names)
     pairs = fingerprint_pairs(read_pairs(write_rows(tmp_path / "pairs.jsonl", rows)))
-    assert [(hit.first, hit.second) for hit in near_duplicate_pairs(pairs)] == [(0, 2)]
+    assert [(hit.first, hit.second) for hit in near_duplicate_rows([pair.row for pair in pairs])] == [(0, 2)]
