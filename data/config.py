@@ -8,6 +8,7 @@ from typing import Literal
 from common.options import option, require
 
 MIN_RESOLUTION, MAX_RESOLUTION = 16, 16384
+MIN_SIDE = 11  # pixels, the SSIM window: a smaller photo could be neither validated nor tested
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from PIL import Image
 from common.errors import Faults, InputError
 from common.memory import usable_cpus
 from common.workers import in_threads
+from data.config import MIN_SIDE
 from data.images import DECODER, decode_bytes, read_file
 from data.manifest import Pair
 
-MIN_SIDE = 11  # pixels, the SSIM window: a smaller photo could be neither validated nor tested
 UNUSABLE = ("images that cannot be used", "Repair these images or remove their rows.")
 ROW_FIELDS = ("sha256", "file_sha256", "bytes", "mtime_ns", "phash")
 

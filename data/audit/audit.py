@@ -15,7 +15,8 @@ from common.workers import in_threads
 from data.audit.measures import Measures, measure
 from data.audit.rank import KINDS, Finding, rank
 from data.audit.scores import FEWEST_SCORES, Score, judge, read_scores
-from data.fingerprint import MIN_SIDE, UNUSABLE
+from data.config import MIN_SIDE
+from data.fingerprint import UNUSABLE
 from data.manifest import Pair
 
 SHOWN = 20

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from common.options import option
-
-SMALLEST_SIDE = 11  # the SSIM window: a smaller photo could be neither validated nor tested
+from common.options import option, require
+from data.config import MIN_SIDE
 
 
 @dataclass(frozen=True)
@@ -41,22 +40,17 @@ class FivekConfig:
     verify: bool = option(False, "read every finished image again and remake those that changed")
 
     def __post_init__(self) -> None:
-        _within("val_ratio", self.val_ratio, 0 <= self.val_ratio < 1, "at least 0 and below 1")
-        _within("min_resolution", self.min_resolution, self.min_resolution >= SMALLEST_SIDE, f"{SMALLEST_SIDE} or more")
-        large = self.max_resolution >= self.min_resolution
-        _within("max_resolution", self.max_resolution, large, f"--min_resolution ({self.min_resolution}) or more")
-        _within("jpeg_quality", self.jpeg_quality, 1 <= self.jpeg_quality <= 100, "1 to 100")
-        _within("workers", self.workers, self.workers is None or self.workers >= 1, "1 or more")
-        _within("limit", self.limit, self.limit is None or self.limit >= 1, "1 or more")
-        _within("max_reject", self.max_reject, 0 <= self.max_reject <= 1, "0 to 1")
+        smallest, largest = self.min_resolution, self.max_resolution
+        require(0 <= self.val_ratio < 1, f"--val_ratio must be at least 0 and below 1, not {self.val_ratio}")
+        require(smallest >= MIN_SIDE, f"--min_resolution must be {MIN_SIDE} or more, not {smallest}")
+        require(largest >= smallest, f"--max_resolution must be --min_resolution ({smallest}) or more, not {largest}")
+        require(1 <= self.jpeg_quality <= 100, f"--jpeg_quality must be 1 to 100, not {self.jpeg_quality}")
+        require(self.workers is None or self.workers >= 1, f"--workers must be 1 or more, not {self.workers}")
+        require(self.limit is None or self.limit >= 1, f"--limit must be 1 or more, not {self.limit}")
+        require(0 <= self.max_reject <= 1, f"--max_reject must be 0 to 1, not {self.max_reject}")
 
     @property
     def preferred_suffixes(self) -> list[str]:
         """The suffixes of --prefer with their dots, lower case."""
         words = (self.prefer or "").lower().replace(" ", "").split(",")
         return [f".{word.lstrip('.')}" for word in words if word]
-
-
-def _within(name: str, value: object, holds: bool, wanted: str) -> None:
-    if not holds:
-        raise ValueError(f"--{name} must be {wanted}, not {value}")
