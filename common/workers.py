@@ -166,7 +166,8 @@ class _Worker:
 
 
 def _start(function: Callable[[Any], Any], pool: list[_Worker]) -> _Worker:
-    # Forked, so that no process imports anything again; the parent has one thread.
+    # Forked, so that no process imports anything again. The parent's only other thread waits for signals (common/signals.py),
+    # and holds no lock that a process would inherit. A bar with a watching thread would be another one.
     context = get_context("fork")
     ours, theirs = context.Pipe()
     inherited = [ours, *(worker.pipe for worker in pool)]

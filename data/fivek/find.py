@@ -24,7 +24,7 @@ from common.jsonl import read_jsonl
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dng", ".webp"})
 LICENCE_LISTS = {"filesadobe.txt": "LicenseAdobe", "filesadobemit.txt": "LicenseAdobeMIT"}
 PAIRS = "pairs.jsonl"
-LONGEST_NAME = 200  # bytes; `_src.jpg` and the mark of a temporary file must still fit into 255
+LONGEST_NAME = 200  # bytes: `_src.jpg` must still fit into 255, and lower case may be longer
 
 INPUT, TARGET = "input", "target"
 SIDE_ENDINGS = {"_input": INPUT, "_src": INPUT, "_gt": TARGET, "_output": TARGET, "_tar": TARGET, "_target": TARGET}

@@ -24,7 +24,7 @@ from data.images import decode, read_file
 from data.photo_files import ENDINGS, KINDS
 from engine.enhancing.sheet import SHEET, SHEET_IMAGE, picture_path
 
-LONGEST_NAME = 235  # of 255 bytes: the rest is for the ending of a temporary file
+LONGEST_NAME = 235  # of 255 bytes: the rest is for the endings of its result and of its part of the contact sheet
 
 
 @dataclass(frozen=True)

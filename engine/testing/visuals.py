@@ -14,7 +14,7 @@ from data.images import jpeg
 from data.manifest import Pair
 
 SUFFIX = "_comparison.jpg"
-STEM_BYTES = 180  # File systems allow 255 bytes; the rest is for the suffix, a number and the temporary name.
+STEM_BYTES = 180  # File systems allow 255 bytes; the rest is for a number and the suffix.
 QUALITY, SMALL_QUALITY = 95, 85
 VISUALS = "visuals"
 PICTURES = 24  # in the report
