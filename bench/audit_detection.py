@@ -23,9 +23,10 @@ from PIL import Image
 from bench.bench_fivek import photo
 from data.audit.measures import Measures, measure, read_small
 from data.audit.rank import rank
-from data.colour import prophoto, srgb_encode
+from data.colour import prophoto
 from data.images import decode
 from data.manifest import Pair, read_pairs
+from data.transforms import tone_tables
 
 EVERY, ROUNDS = 20, 5
 MARGIN = 8  # pixels cut from all sides, so that a moved target has no empty edge
@@ -49,10 +50,7 @@ def moved(right: float, down: float, degrees: float) -> Plant:
 
 def brighter(src: Image.Image, tar: Image.Image) -> tuple[Image.Image, Image.Image]:
     """The target 1.5 stops up in linear light, clipped."""
-    codes = np.arange(256) / 255
-    linear = np.where(codes <= 0.04045, codes / 12.92, ((codes + 0.055) / 1.055) ** 2.4)
-    table = np.rint(255 * srgb_encode(linear * 2**1.5)).astype(np.uint8)
-    return src, Image.fromarray(table[np.asarray(tar)])
+    return src, Image.fromarray(tone_tables(np.array([2**1.5]))[0][np.asarray(tar)])
 
 
 def transposed(method: Image.Transpose) -> Plant:

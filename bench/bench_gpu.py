@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.gpu_operators import HEADER as OPERATOR_HEADER
-from bench.gpu_operators import median_and_spread, operator_rows
-from bench.measure import Values, errors, table, values
+from bench.gpu_operators import operator_rows
+from bench.measure import Values, errors, median_and_spread, table, values
 from bench.reference_darkir import ReferenceDarkIR, make_reference
 from darkir import DarkIR, NetworkConfig
 from darkir.architectures import MODEL_SIZES

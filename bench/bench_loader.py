@@ -64,7 +64,7 @@ def main() -> None:
         large = fingerprint_pairs(read_pairs(folder / "pairs.jsonl"))
         title = f"{len(large)} pairs of {WIDTH} x {HEIGHT} JPEG, {mean_bytes / 1e6:.1f} MB a file"
         sample = fingerprint_pairs(read_pairs(SAMPLE))
-        kinds = {title: (large, args.resolution), "data/sample, 320 x 240 JPEG": (sample, 192)}
+        kinds = {title: (large, args.resolution), "data/sample, 256 x 192 JPEG": (sample, 192)}
         for number, (title, (pairs, side)) in enumerate(kinds.items()):
             rows, cache = measure(pairs, side, folder / f"cache{number}")
             print(f"\n{title}, crops of {side}\n\n{table(HEADER, rows)}", flush=True)

@@ -1,15 +1,16 @@
-"""Single operators for bench/bench_gpu.py: what the network's kernels replace, in both memory formats and dtypes.
+"""Single operators for bench/bench_gpu.py: those that cost the network most, in the memory formats and dtypes it may have.
 
 Bytes are those that an operator cannot avoid, each input read and each output written once; GB/s are these by the time.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
+
+from bench.measure import median_and_spread
 
 HEADER = ("operator", "shape", "memory format", "dtype", "median ms", "IQR ms", "GB/s")
 FORMATS = {"planes": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -27,12 +28,6 @@ def operator_rows(
         median, spread = median_and_spread([timed(call) for _ in range(steps)])
         rows.append([*names, f"{1000 * median:.3f}", f"{1000 * spread:.3f}", f"{moved / median / 1e9:.0f}"])
     return rows
-
-
-def median_and_spread(seconds: list[float]) -> tuple[float, float]:
-    """The median, and the distance between the quartiles."""
-    low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
-    return median, high - low
 
 
 def _depthwise(device: torch.device, batch: int, side: int) -> Iterator[Case]:

@@ -38,18 +38,18 @@ class Cost:
         return statistics.median(self.wall)
 
     @property
-    def spread(self) -> float:
-        """Distance between the quartiles."""
-        low, _, high = statistics.quantiles(self.wall, n=4)
-        return high - low
-
-    @property
     def median_cpu(self) -> float:
         return statistics.median(self.cpu)
 
     def columns(self, digits: int) -> list[str]:
         """Median, spread and median CPU time in ms."""
-        return [f"{1000 * seconds:.{digits}f}" for seconds in (self.median, self.spread, self.median_cpu)]
+        return [f"{1000 * seconds:.{digits}f}" for seconds in (*median_and_spread(self.wall), self.median_cpu)]
+
+
+def median_and_spread(seconds: list[float]) -> tuple[float, float]:
+    """The median, and the distance between the quartiles (IQR)."""
+    low, median, high = statistics.quantiles(seconds, n=4)
+    return median, high - low
 
 
 def time_in_turn(calls: dict[Key, Callable[[int], object]], rounds: int, warm_up: int = 2) -> dict[Key, Cost]:
