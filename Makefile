@@ -59,7 +59,8 @@ bench: $(VENV)/.installed-dev
 bench-gpu: $(VENV)/.installed-dev
 	$(PY) -m bench.bench_gpu
 
-# Freezing, layer decay, gradual unfreezing and mixing on pairs of your own: make ablation PAIRS=folder
+# Freezing, layer decay, gradual unfreezing and mixing on pairs of your own: make ablation PAIRS=photos
+# PAIRS: a pairs JSONL, or a folder that holds pairs.jsonl; each row with a `group`, its scene.
 PAIRS ?= data/sample
 ablation: $(VENV)/.installed
 	$(PY) -m bench.finetune_ablation --pairs $(PAIRS) --output_dir outputs_ablation --pretrain_epochs 4 --epochs 10

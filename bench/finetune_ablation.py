@@ -1,6 +1,6 @@
 """What freezing, layer decay, gradual unfreezing and mixing do to a fine-tuning with few pairs: one Markdown table.
 
-    make ablation PAIRS=folder
+    make ablation PAIRS=photos    # a pairs JSONL, or a folder that holds pairs.jsonl
 
 Rows need a `group` (scene). Three scenes are the new task, all others the pre-training. Each of the three in turn is the test;
 from the other two a few pairs are taken for fine-tuning. Everything runs through the scripts, so a rerun continues, and no
@@ -28,7 +28,7 @@ VARIANTS = {
     "from scratch": None,
     REFERENCE: [],
     "freeze 2 stages": ["--freeze_stages", "2"],
-    "freeze 3, thaw one every {third} epochs": ["--freeze_stages", "3", "--unfreeze_every", "{third}"],
+    "freeze 3, unfreeze one every {third} epochs": ["--freeze_stages", "3", "--unfreeze_every", "{third}"],
     "layer decay 0.8": ["--layer_decay", "0.8"],
     "mixed with pre-training pairs, ratio 0.5": ["--mix_jsonl", "{mix}", "--mix_ratio", "0.5"],
     "strong augmentation": ["--preprocess", "strong_aug"],

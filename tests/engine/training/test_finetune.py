@@ -60,11 +60,11 @@ def test_frozen_stages_keep_their_weights_and_the_others_learn(photos, tmp_path)
     assert changed_stages(photos, tmp_path) == {2, 3, 4, 5, 6}
 
 
-def test_stages_thaw_one_by_one_the_deepest_first(photos, tmp_path, capsys):
+def test_stages_unfreeze_one_by_one_the_deepest_first(photos, tmp_path, capsys):
     flags = ["--freeze_stages", "2", "--unfreeze_every", "1", "--save_every", "1", "--lr", "1e-3"]
     assert train(photos, tmp_path, *flags, epochs=3) == 0
-    thawed = [changed_stages(photos, tmp_path, f"checkpoint_epoch_{epoch}.pt") for epoch in (1, 2, 3)]
-    assert thawed == [{2, 3, 4, 5, 6}, {1, 2, 3, 4, 5, 6}, {0, 1, 2, 3, 4, 5, 6}]
+    unfrozen = [changed_stages(photos, tmp_path, f"checkpoint_epoch_{epoch}.pt") for epoch in (1, 2, 3)]
+    assert unfrozen == [{2, 3, 4, 5, 6}, {1, 2, 3, 4, 5, 6}, {0, 1, 2, 3, 4, 5, 6}]
     out = capsys.readouterr().out
     assert (
         "Stage 2 learns from epoch 2 on; 1 stay frozen" in out
@@ -72,7 +72,7 @@ def test_stages_thaw_one_by_one_the_deepest_first(photos, tmp_path, capsys):
     )
 
 
-def test_thawing_survives_a_stop(photos, tmp_path, monkeypatch):
+def test_unfreezing_survives_a_stop(photos, tmp_path, monkeypatch):
     flags = ["--freeze_stages", "2", "--unfreeze_every", "1", "--mix_jsonl", str(photos / "foreign" / "pairs.jsonl")]
     assert train(photos, tmp_path / "whole", *flags, epochs=3) == 0
     for poll in (3, 5):
