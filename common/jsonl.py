@@ -52,7 +52,7 @@ def open_input(path: str | Path) -> io.BufferedReader:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist{twin_hint(Path(path))}") from None
     except IsADirectoryError:
-        raise InputError(f"{path} is a folder, not a JSONL file") from None
+        raise InputError(f"{path} is a folder, not a file") from None
     except (PermissionError, NotADirectoryError) as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
