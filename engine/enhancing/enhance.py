@@ -15,14 +15,22 @@ from tqdm import tqdm
 
 from common import signals
 from common.errors import InputError, OutOfMemory, Stopped
-from common.files import json_bytes, write_bytes
+from common.files import json_bytes, remove_stale_temporaries, write_bytes
 from common.log import RunLog
 from data.config import DataConfig
 from data.photo_files import KINDS, photo_bytes, read_photo, with_size
 from engine.enhancing.config import EnhanceConfig
 from engine.enhancing.restore import restore_photo
 from engine.enhancing.sheet import before_and_after, picture_path
-from engine.enhancing.tasks import PhotoTask, remove_former, result_path, settings_path, source_digest, state_of
+from engine.enhancing.tasks import (
+    PhotoTask,
+    folders_of,
+    remove_former,
+    result_path,
+    settings_path,
+    source_digest,
+    state_of,
+)
 from engine.inference import Restore
 from engine.models import TrainedModel, recorded_by_all
 
@@ -79,6 +87,8 @@ def enhance_all(tasks: list[PhotoTask], run: Enhancement, log: RunLog) -> list[s
     todo = [task for task, state in zip(tasks, states, strict=True) if state != "done"]
     if len(todo) < len(tasks):
         log(f"{len(tasks) - len(todo)} of {len(tasks)} photos are done already and stay as they are")
+    for place in folders_of(tasks, run.output_dir):
+        remove_stale_temporaries(place)
     if "stale" in states:
         log(f"{states.count('stale')} results are made again: their photos have changed, or they are not whole")
     bar = tqdm(total=len(tasks), initial=len(tasks) - len(todo), unit="photo", disable=not sys.stderr.isatty())

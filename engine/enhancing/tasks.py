@@ -91,6 +91,12 @@ def settings_path(task: PhotoTask, output_dir: Path) -> Path:
     return picture_path(output_dir, task.name).with_suffix(".json")
 
 
+def folders_of(tasks: list[PhotoTask], output_dir: Path) -> set[Path]:
+    """Every folder into which the results of `tasks`, their parts of the contact sheet and the sheet itself are written."""
+    written = [(output_dir / task.name, settings_path(task, output_dir)) for task in tasks]
+    return {output_dir, *(path.parent for paths in written for path in paths)}
+
+
 def refuse_clashes(tasks: list[PhotoTask], output_dir: Path) -> None:
     """InputError naming every photo whose result would replace a photo of --input or a part of the contact sheet, whose part
     of the contact sheet would replace a photo or have the name of a folder, or whose name is too long.

@@ -18,7 +18,7 @@ from engine.checkpoint import save
 from engine.enhancing import enhance
 from tests.helpers.enhance_runs import ADDED, argv_of, run, save_brighter
 from tests.helpers.exits import refusal
-from tests.helpers.leftovers import leave
+from tests.helpers.leftovers import foreign_files, leave
 from tests.helpers.photos import scene
 
 MORE = 0.2
@@ -203,6 +203,18 @@ def test_the_sheet_leaves_out_what_is_no_whole_picture(models, photos, tmp_path)
     (folder / "Thumbs.db").write_bytes(b"half")
     assert run(models[0], photos, tmp_path / "out") == 0
     assert (tmp_path / "out/contact_sheet.html").read_text(encoding="utf-8").count("<img") == 2
+
+
+def test_what_a_killed_run_left_is_cleared_and_nothing_else(models, photos, tmp_path):
+    (photos / "deep").mkdir()
+    (photos / "x.png").rename(photos / "deep" / "x.png")
+    out = tmp_path / "out"
+    for folder in (out / "deep", out / "sheet" / "deep"):
+        folder.mkdir(parents=True)
+    theirs = foreign_files(out / "deep")
+    left = leave(out / "contact_sheet.html", out / "deep" / "x.png", out / "sheet" / "deep" / "x.jpg", out / "y.png")
+    assert run(models[0], photos, out) == 0
+    assert not any(path.exists() for path in left) and all(path.exists() for path in theirs)
 
 
 def test_a_name_that_is_no_utf8_has_its_place_in_the_sheet(models, photos, tmp_path):
