@@ -19,7 +19,7 @@ from engine.training.config import Options
 from engine.training.feed import Feed, plan_epochs
 from engine.training.learner import Learner
 from engine.training.plans import FoldPlan, requested_config
-from engine.training.resume import begin, find_start, find_state, refuse_leaks
+from engine.training.resume import begin, best_beside_state, checked_progress, find_start, find_state, refuse_leaks
 from engine.training.run import Run, describe, make_run
 from engine.training.self_test import MemoryUse, Rehearsal, rehearse_on_copy, self_test
 
@@ -41,6 +41,7 @@ def dry_run(plans: list[FoldPlan], options: Options, device: torch.device, outpu
         return
     run = make_run(todo[0], options, device, World(), log)
     learner, progress, _ = begin(run)
+    best_beside_state(run.plan, options, progress, log)
     epochs = options.train.epochs
     epochs_left = [epochs - progress.epochs, *(epochs - _epochs_done(plan, options, log) for plan in todo[1:])]
     log("No test photo among training or validation rows, or in what the starting weights saw")
@@ -63,7 +64,11 @@ def _epochs_done(plan: FoldPlan, options: Options, log: RunLog) -> int:
     start = find_start(plan, options, log)
     refuse_leaks(plan, start, log)
     found = find_state(plan, options, start, requested_config(plan, options), log)
-    return 0 if found is None else len(found[1]["progress"]["history"])
+    if found is None:
+        return 0
+    progress = checked_progress(found[1], len(plan.val), options.train.epochs, found[0])
+    best_beside_state(plan, options, progress, log)
+    return progress.epochs
 
 
 def _epoch_seconds(run: Run, rehearsal: Rehearsal, feed: Feed) -> float:

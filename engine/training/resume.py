@@ -15,8 +15,10 @@ from common.log import RunLog
 from common.options import flat, plain
 from darkir.blocks import recompute_activations
 from darkir.checkpoint_file import read_checkpoint
+from darkir.errors import ModelError
 from darkir.weights import Weights, load_into, make_network, read_weights, weights_in
 from engine import checkpoint
+from engine.metrics import METRICS
 from engine.provenance import Seen, log_provenance, refuse_test_photos, refuse_validation_photos
 from engine.training.config import SECTIONS, Options
 from engine.training.history import EMPTY_TOTALS, Progress
@@ -62,7 +64,7 @@ def begin(run: Run) -> tuple[Learner, Progress, Seen]:
     found = find_state(plan, options, start, run.requested, log)
     if found is None:
         return learner, Progress(), seen
-    progress = restore_state(found[1], learner, len(plan.val), found[0])
+    progress = restore_state(found[1], learner, len(plan.val), options.train.epochs, found[0])
     log(f"Continuing {plan.name.lower()} at update {progress.step}, after {progress.epochs} epochs")
     return learner, progress, seen
 
@@ -119,12 +121,12 @@ def find_state(
     return str(source), state
 
 
-def restore_state(state: dict[str, Any], learner: Learner, val_pairs: int, source: str) -> Progress:
+def restore_state(state: dict[str, Any], learner: Learner, val_pairs: int, epochs: int, source: str) -> Progress:
     """Put a state (as `checkpoint.checked_state` returns it) into `learner` and return where its run stands.
 
     Raises InputError, naming `source`, when a part does not fit this run's network or optimizer.
     """
-    progress = _checked_progress(state, val_pairs, source)
+    progress = checked_progress(state, val_pairs, epochs, source)
     for network, part in ((learner.network, "raw_params"), (learner.average.network, "params")):
         if _shapes(network.state_dict()) != _shapes(state[part]):
             raise _unusable(source, f"its {part} are not the weights of this network")
@@ -143,11 +145,42 @@ def restore_state(state: dict[str, Any], learner: Learner, val_pairs: int, sourc
     return progress
 
 
+def best_beside_state(plan: FoldPlan, options: Options, progress: Progress, log: RunLog) -> dict[str, Any] | None:
+    """checkpoint_best.pt beside the state that --resume brings into a new folder, whose later epochs may all be worse; or None.
+
+    Without the best epoch's weights, which no file can give back, `progress` counts the best anew from here. Raises
+    InputError when no epoch is left that could become the best.
+    """
+    ended = progress.stopped_early or progress.epochs >= options.train.epochs
+    best, state = None, options.resume
+    if state is not None and progress.best is not None and not checkpoint.state_files(plan.folder):
+        path = state.with_name(checkpoint.BEST)
+        expected = {"epoch": progress.best["epoch"], "metrics": {name: progress.best[name] for name in METRICS}}
+        try:
+            best = read_checkpoint(path)
+            found = {name: best.get(name) for name in expected}
+            lacking = None if found == expected else f"{path} is not of epoch {expected['epoch']}, the best so far"
+        except ModelError as error:
+            lacking = str(error)
+        if lacking is not None and ended:
+            raise InputError(
+                f"--resume {state}: no epoch is left to train, and its best weights are lost ({lacking}); "
+                f"name the folder of that run as --output_dir, or start a new run: --pretrained_path {state}"
+            )
+        if lacking is not None:
+            log(
+                f"⚠️  --resume {state} comes without its best weights ({lacking}): the best epoch is counted anew from here"
+            )
+            best, progress.best, progress.epochs_without_gain = None, None, 0
+    return best
+
+
 def _shapes(params: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in params.items()}
 
 
-def _checked_progress(state: dict[str, Any], val_pairs: int, source: str) -> Progress:
+def checked_progress(state: dict[str, Any], val_pairs: int, epochs: int, source: str) -> Progress:
+    """Where the run of a state, one of `epochs` epochs, stands. Raises InputError, naming `source`, when its numbers disagree."""
     recorded, fresh = state["progress"], dataclasses.asdict(Progress())
     wrong = {*fresh} ^ {*recorded}
     wrong |= {name for name in {*fresh} - wrong - {"best"} if type(recorded[name]) is not type(fresh[name])}
@@ -156,8 +189,11 @@ def _checked_progress(state: dict[str, Any], val_pairs: int, source: str) -> Pro
     history, best = recorded["history"], recorded["best"]
     numbered = all(isinstance(record, dict) and record.get("epoch") == epoch for epoch, record in enumerate(history, 1))
     scored = isinstance(best, dict) and isinstance(best.get("scores"), list) and len(best["scores"]) == val_pairs
+    # Within an epoch a run that began without its best weights has no best: see best_beside_state.
+    open_epoch = recorded["totals"].get("updates") not in (None, 0) and len(history) < epochs
+    anew = best is None and open_epoch and recorded["epochs_without_gain"] == 0 and not recorded["stopped_early"]
     summed = {*EMPTY_TOTALS, "terms"} == {*recorded["totals"]}
-    if not numbered or not summed or recorded["step"] != state["step"] or (history and not scored):
+    if not numbered or not summed or recorded["step"] != state["step"] or (history and not scored and not anew):
         raise _unusable(source, "its history, best epoch and position do not agree")
     return Progress(**recorded)
 

@@ -28,7 +28,7 @@ from engine.training.feed import Feed, open_feed
 from engine.training.history import Progress, epoch_line, red_flags
 from engine.training.learner import Learner, frozen_stages, set_learning_rate, set_trainable
 from engine.training.plans import FoldPlan, requested_config
-from engine.training.resume import begin, refuse_changes, remove_outputs
+from engine.training.resume import begin, best_beside_state, refuse_changes, remove_outputs
 from engine.training.run import Run, describe, make_run
 from engine.training.self_test import MemoryUse, memory_advice, rehearse_on_copy, self_test
 from engine.training.state import RunFiles
@@ -72,6 +72,9 @@ def train(run: Run) -> None:
     """Train until the last epoch or until patience ends, and leave checkpoint_final.pt, the proof that the run is finished."""
     plan, config, updates, log = run.plan, run.options.train, run.epoch_plan.updates, run.log
     learner, progress, seen = begin(run)
+    best = best_beside_state(plan, run.options, progress, log)
+    if best is not None and run.world.writes:
+        checkpoint.save(plan.folder / checkpoint.BEST, best)
     feed = open_feed(plan, run.options, run.epoch_plan, run.device, run.world, log)
     describe(run, learner)
     memory = None
@@ -142,8 +145,8 @@ def train(run: Run) -> None:
         if tracker is not None:
             tracker.curves(progress.history)
         files.save_final(learner, progress, untouched)
-        best = f"best PSNR {progress.best_epoch['psnr']:.2f}dB at epoch {progress.best_epoch['epoch']}"
-        log(f"{plan.name} finished: {best} ({plan.folder})")
+        outcome = f"best PSNR {progress.best_epoch['psnr']:.2f}dB at epoch {progress.best_epoch['epoch']}"
+        log(f"{plan.name} finished: {outcome} ({plan.folder})")
 
 
 def one_update(

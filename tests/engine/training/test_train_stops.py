@@ -88,6 +88,62 @@ def test_resume_continues_a_state_and_starts_anew_from_weights(
     assert "weights only" in capsys.readouterr().out
 
 
+# A rate this small leaves float32 weights as they are, so no epoch after the first can be better.
+BEST_IS_FIRST = ["--fold", "1", "--save_every", "1", "--lr", "1e-30"]
+
+
+def best_epochs(run):
+    """The epoch of checkpoint_best.pt, and the one that the finished run calls its best."""
+    best, final = (read_checkpoint(run / "fold_1" / f"checkpoint_{name}.pt") for name in ("best", "final"))
+    return best["epoch"], final["finished"]["best_epoch"]
+
+
+def test_a_state_in_a_new_folder_brings_its_best_weights_along(two_folds, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        assert train(two_folds, tmp_path / "one", *BEST_IS_FIRST) == 75
+    state = tmp_path / "one" / "fold_1" / "checkpoint_last.pt"
+    assert train(two_folds, tmp_path / "two", *BEST_IS_FIRST, "--resume", str(state)) == 0
+    assert best_epochs(tmp_path / "two") == (1, 1)
+
+
+@pytest.mark.parametrize("lost", ["missing", "of another epoch", "torn"])
+def test_a_state_without_its_best_weights_counts_the_best_anew(two_folds, tmp_path, monkeypatch, capsys, lost):
+    assert train(two_folds, tmp_path / "one", *BEST_IS_FIRST, epochs=3) == 0
+    folder = tmp_path / "one" / "fold_1"
+    best, state, last = (folder / f"checkpoint_{name}.pt" for name in ("best", "epoch_2", "epoch_3"))
+    if lost == "of another epoch":
+        torch.save({**read_checkpoint(best), "epoch": 3}, best)
+    elif lost == "torn":
+        best.write_bytes(best.read_bytes()[:1000])
+    else:
+        best.unlink()
+    branch = [*BEST_IS_FIRST, "--resume", str(state)]
+    for more in ([], ["--dry_run"]):
+        capsys.readouterr()
+        assert train(two_folds, tmp_path / "over", *BEST_IS_FIRST, "--resume", str(last), *more, epochs=3) == 2
+        message = capsys.readouterr().err
+        assert f"--resume {last}" in message and str(best) in message
+    assert train(two_folds, tmp_path / "two", *branch, "--dry_run", epochs=3) == 0
+    assert str(best) in capsys.readouterr().out
+    with monkeypatch.context() as patch:  # a stop in the middle of the first epoch after the branch
+        stop_at(patch, 1)
+        assert train(two_folds, tmp_path / "two", *branch, epochs=3) == 75
+    assert str(best) in capsys.readouterr().out
+    assert train(two_folds, tmp_path / "two", *BEST_IS_FIRST, epochs=3) == 0
+    assert best_epochs(tmp_path / "two") == (3, 3)
+
+
+def test_a_finished_epoch_without_a_best_one_is_a_broken_state(two_folds, finished_run, tmp_path, capsys):
+    content = read_checkpoint(finished_run / "fold_1" / "checkpoint_epoch_1.pt")
+    (tmp_path / "fold_1").mkdir()
+    torch.save(
+        {**content, "progress": {**content["progress"], "best": None}}, tmp_path / "fold_1" / "checkpoint_last.pt"
+    )
+    assert train(two_folds, tmp_path, "--fold", "1", "--save_every", "1") == 2
+    assert "checkpoint_last.pt" in capsys.readouterr().err
+
+
 def test_changed_options_are_refused_by_name(finished_run, two_folds, capsys):
     assert train(two_folds, finished_run, "--save_every", "1", "--lr", "3e-4", "--grad_clip", "2") == 2
     errors = capsys.readouterr().err
