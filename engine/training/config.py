@@ -128,7 +128,10 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class Options:
-    """Everything a run was asked for, whatever its fold. The configs have one name here, in checkpoints and in reports."""
+    """Everything a run was asked for, whatever its fold. The configs have one name here, in checkpoints and in reports.
+
+    weights_flag: the flag that named model.pretrained_path, for messages: --resume may name a file of weights, too.
+    """
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -137,6 +140,7 @@ class Options:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     overwrite: bool = False
     resume: Path | None = None
+    weights_flag: Literal["--pretrained_path", "--resume"] = "--pretrained_path"
 
 
 # Section of Options -> its class, and the title that --help gives it.

@@ -52,14 +52,14 @@ def requested_config(plan: FoldPlan, options: Options) -> dict[str, Any]:
             "train_digest": set_digest([pair.row for pair in plan.train]),
             "val_digest": set_digest([pair.row for pair in plan.val]),
             "mix_digest": set_digest([pair.row for pair in plan.mix]),
-            "pretrained_sha256": _pretrained_digest(options.model.pretrained_path),
+            "pretrained_sha256": _weights_digest(options.weights_flag, options.model.pretrained_path),
         }
     )
 
 
-def _pretrained_digest(path: str | None) -> str | None:
+def _weights_digest(flag: str, path: str | None) -> str | None:
     """sha256 of the starting weights; None without any, and when they are gone (a finished run needs them no more)."""
-    with flagged("--pretrained_path", path):
+    with flagged(flag, path):
         if path is None or not Path(path).is_file():
             return None
         return file_digest(path)

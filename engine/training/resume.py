@@ -16,7 +16,7 @@ from common.options import flat, plain
 from darkir.blocks import recompute_activations
 from darkir.checkpoint_file import read_checkpoint
 from darkir.errors import ModelError
-from darkir.weights import Weights, load_into, make_network, read_weights, weights_in
+from darkir.weights import Weights, load_into, make_network, read_weights
 from engine import checkpoint
 from engine.metrics import METRICS
 from engine.provenance import Seen, log_provenance, refuse_test_photos, refuse_validation_photos
@@ -54,7 +54,7 @@ def begin(run: Run) -> tuple[Learner, Progress, Seen]:
     if options.train.checkpoint_activations:
         recompute_activations(network)
     if start.weights is not None:
-        with flagged("--pretrained_path", options.model.pretrained_path):
+        with flagged(options.weights_flag, options.model.pretrained_path):
             matched = load_into(network, start.weights.params, start.weights.source, options.model.allow_partial)
         log(f"Starting from {start.weights.source}: {matched}")
     seen = refuse_leaks(plan, start, log)
@@ -69,21 +69,37 @@ def begin(run: Run) -> tuple[Learner, Progress, Seen]:
     return learner, progress, seen
 
 
+def settle_resume(options: Options, log: RunLog) -> Options:
+    """The options that a run records: with a file of weights in --resume, they are those of --pretrained_path, in all that follows.
+
+    Raises InputError for a --resume file that cannot be used, and for weights from both flags.
+    """
+    resume, path = options.resume, options.model.pretrained_path
+    if resume is None or not resume.is_file():
+        return options  # a file that is gone matters only to folds that are not finished: find_start names it
+    with flagged("--resume", resume):
+        if checkpoint.is_state(read_checkpoint(resume)):
+            return options
+    if path is not None:
+        raise InputError(
+            f"--resume {resume} holds weights only, and so does --pretrained_path {path}: give one of them"
+        )
+    log(f"--resume {resume} holds weights only: a new run starts from them, as with --pretrained_path")
+    model = dataclasses.replace(options.model, pretrained_path=str(resume))
+    return dataclasses.replace(options, model=model, resume=None, weights_flag="--resume")
+
+
 def find_start(plan: FoldPlan, options: Options, log: RunLog) -> Start:
     """What --pretrained_path and --resume mean for this fold. Raises ModelError for a file that cannot be used."""
-    path, resume = options.model.pretrained_path, options.resume
+    path, resume, state = options.model.pretrained_path, options.resume, None
     if resume is not None:
         with flagged("--resume", resume):
             content = read_checkpoint(resume)
-            if not checkpoint.is_state(content):
-                log(f"--resume {resume} holds weights only: a new run starts from them, as with --pretrained_path")
-                return Start(weights_in(content, resume))
-            state = checkpoint.checked_state(content, resume) if content.get("fold") == plan.number else None
+            if content.get("fold") == plan.number:
+                state = checkpoint.checked_state(content, resume)
         if state is None:
             log(f"--resume {resume} is the state of another fold: {plan.name.lower()} starts without it")
-    else:
-        state = None
-    with flagged("--pretrained_path", path):
+    with flagged(options.weights_flag, path):
         return Start(None if path is None else read_weights(Path(path)), state)
 
 
@@ -115,7 +131,9 @@ def find_state(
         return None
     if newest and start.state:
         log(f"--resume {options.resume} is not used: {plan.folder} holds a state of its own")
-    refuse_changes(state["config"], requested, plan.folder, log, None if newest else options.resume)
+    refuse_changes(
+        state["config"], requested, plan.folder, log, options.weights_flag, None if newest else options.resume
+    )
     if state["threads"] != torch.get_num_threads():
         log(f"⚠️  {torch.get_num_threads()} threads now, {state['threads']} before: results can differ in the last bits")
     return str(source), state
@@ -203,7 +221,12 @@ def _unusable(source: str, reason: str) -> InputError:
 
 
 def refuse_changes(
-    before: dict[str, Any], now: dict[str, Any], folder: Path, log: RunLog, resumed: Path | None = None
+    before: dict[str, Any],
+    now: dict[str, Any],
+    folder: Path,
+    log: RunLog,
+    weights_flag: str,
+    resumed: Path | None = None,
 ) -> None:
     """InputError with the list of differences when a rerun requests another run than the one in `folder`, or than that of the
     state `resumed`. Differences that change no result are allowed, with a log line.
@@ -211,9 +234,14 @@ def refuse_changes(
     # A run from before an option came did what is now the option's default.
     defaults = plain({name: dataclasses.asdict(config_class()) for name, (config_class, _) in SECTIONS.items()})
     old, new = {**flat(defaults), **RETIRED, **flat(before)}, {**RETIRED, **flat(now)}
+    path = "model.pretrained_path"
+    if weights_flag == "--resume" and old[path] is None:
+        log(
+            f"{folder}: its run recorded no starting weights, as earlier versions did for --resume {new[path]}; it continues"
+        )
+        new |= {path: None, WEIGHTS_DIGEST: None}
     if WEIGHTS_DIGEST not in old or new[WEIGHTS_DIGEST] is None:
         # Not recorded, or the weights are gone since: their path is what can be compared.
-        path = "model.pretrained_path"
         old, new = ({**options, WEIGHTS_DIGEST: options[path]} for options in (old, new))
     changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     lines = {name: f"{name.rsplit('.', 1)[-1]}: {old.get(name)} before, {new.get(name)} now" for name in changed}

@@ -47,7 +47,7 @@ def train_fold(plan: FoldPlan, options: Options, device: torch.device, world: Wo
         world.wait_for_all()  # for what rank 0 clears away
         done = checkpoint.finished_soundly(plan.folder, log)
         if done is not None:
-            refuse_changes(done["config"], requested_config(plan, options), plan.folder, log)
+            refuse_changes(done["config"], requested_config(plan, options), plan.folder, log, options.weights_flag)
             log(f"{plan.name}: finished before, skipped ({plan.folder})")
         else:
             sizes = f"{len(plan.train)} training pairs, {len(plan.val)} validation pairs"

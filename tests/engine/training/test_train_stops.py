@@ -144,6 +144,37 @@ def test_a_finished_epoch_without_a_best_one_is_a_broken_state(two_folds, finish
     assert "checkpoint_last.pt" in capsys.readouterr().err
 
 
+def test_weights_in_resume_are_recorded_as_those_of_pretrained_path(finished_run, two_folds, tmp_path, capsys):
+    one, best = (finished_run / "fold_1" / f"checkpoint_{name}.pt" for name in ("epoch_1", "best"))
+    flags = ["--fold", "1", "--save_every", "0"]
+    assert train(two_folds, tmp_path / "a", *flags, "--resume", str(best)) == 0
+    assert train(two_folds, tmp_path / "b", *flags, "--pretrained_path", str(best)) == 0
+    finals = [read_checkpoint(tmp_path / run / "fold_1" / "checkpoint_final.pt") for run in "ab"]
+    assert finals[0]["config"] == finals[1]["config"] and finals[0]["data"] == finals[1]["data"]
+    assert finals[0]["config"]["model"]["pretrained_path"] == str(best)
+    assert train(two_folds, tmp_path / "a", *flags, "--pretrained_path", str(best)) == 0, "the same run"
+    capsys.readouterr()
+    assert train(two_folds, tmp_path / "c", *flags, "--resume", str(best), "--pretrained_path", str(one)) == 2
+    message = capsys.readouterr().err
+    assert f"--resume {best}" in message and f"--pretrained_path {one}" in message
+    assert not (tmp_path / "c" / "fold_1").exists()
+
+
+def test_a_run_whose_former_version_recorded_no_weights_of_resume_continues(
+    finished_run, two_folds, tmp_path, monkeypatch, capsys
+):
+    best = str(finished_run / "fold_1" / "checkpoint_best.pt")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        assert train(two_folds, tmp_path, "--fold", "1", "--resume", best) == 75
+    last = tmp_path / "fold_1" / "checkpoint_last.pt"
+    state = read_checkpoint(last)
+    state["config"]["model"]["pretrained_path"] = state["config"]["pretrained_sha256"] = None
+    torch.save(state, last)
+    assert train(two_folds, tmp_path, "--fold", "1", "--resume", best) == 0
+    assert f"--resume {best}" in capsys.readouterr().out
+
+
 def test_changed_options_are_refused_by_name(finished_run, two_folds, capsys):
     assert train(two_folds, finished_run, "--save_every", "1", "--lr", "3e-4", "--grad_clip", "2") == 2
     errors = capsys.readouterr().err
