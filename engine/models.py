@@ -82,7 +82,7 @@ def read_models(
     flag = "--checkpoint" if cv_dir is None else "--cv_dir"
     with flagged(flag, cv_dir):
         if cv_dir is not None:
-            paths = fold_checkpoints(cv_dir, n_folds)
+            paths = fold_checkpoints(cv_dir, n_folds, log)
         else:
             assert checkpoints is not None  # the command line requires one of the two
             paths = named_checkpoints(checkpoints)
@@ -99,11 +99,11 @@ def read_models(
     return models
 
 
-def fold_checkpoints(cv_dir: Path, n_folds: int | None) -> dict[str, Path]:
+def fold_checkpoints(cv_dir: Path, n_folds: int | None, log: RunLog) -> dict[str, Path]:
     """`fold_K` -> its best checkpoint, for every fold of a finished cross-validation in --cv_dir.
 
-    The number of folds is what cv_summary.json lists, else --n_folds, else the highest folder. Raises InputError that
-    names every missing or unfinished fold, or both numbers when --n_folds contradicts.
+    The number of folds is what cv_summary.json lists (further folders are named in the log and left out), else --n_folds, else
+    the highest folder. Raises InputError that names every missing or unfinished fold, or both numbers when --n_folds contradicts.
     """
     if not cv_dir.is_dir():
         raise InputError(f"--cv_dir {cv_dir} is {'not a folder' if cv_dir.exists() else 'missing'}")
@@ -117,6 +117,8 @@ def fold_checkpoints(cv_dir: Path, n_folds: int | None) -> dict[str, Path]:
     count, source = _number_of_folds(cv_dir, found, n_folds)
     if n_folds is not None and n_folds != count:
         raise InputError(f"--n_folds {n_folds}, but {source}")
+    if further := [f"fold_{fold}" for fold in found if fold > count]:
+        log(f"⚠️  --cv_dir {cv_dir}: left out {', '.join(further)} of another run, as {source}")
     faults = [fault for fold in range(1, count + 1) if (fault := _fold_fault(cv_dir / f"fold_{fold}"))]
     if faults:
         advice = f"all {count} folds are needed: run train_darkir_cv.py again to finish them"
@@ -130,9 +132,11 @@ def _number_of_folds(cv_dir: Path, found: list[int], n_folds: int | None) -> tup
     if path.exists():
         try:
             count = len(json.loads(path.read_text(encoding="utf-8"))["folds"])
+            if count == 0:
+                raise ValueError("no folds")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not a summary of folds ({error}); run train_darkir_cv.py again") from error
-        return max(count, found[-1]), f"{path} lists {count} folds"
+        return count, f"{path} lists {count} folds"
     count = max(found[-1], n_folds or 0)
     return count, f"{cv_dir} holds {', '.join(f'fold_{fold}' for fold in found)}"
 

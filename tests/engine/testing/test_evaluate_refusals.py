@@ -141,6 +141,19 @@ def test_missing_folds_are_found_through_the_summary(own_folds, capsys):
     assert "cv_summary.json" in refused(capsys, own_folds, own_folds / "out")
 
 
+def test_folders_beyond_the_summary_are_named_and_are_no_part_of_the_ensemble(own_folds, capsys):
+    summary = own_folds / "cv" / "cv_summary.json"
+    summary.write_text(json.dumps({"folds": [{"fold": 1, "status": "finished"}, {"fold": 2, "status": "finished"}]}))
+    (own_folds / "cv" / "fold_4").mkdir()
+    assert run(own_folds, own_folds / "out") == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "⚠️" in line and "fold_3" in line)
+    assert "fold_4" in line and str(summary) in line
+    results = json.loads((own_folds / "out" / "test_results.json").read_text())
+    assert [model["name"] for model in results["models"]] == ["fold_1", "fold_2"]
+    summary.write_text('{"folds": []}')
+    assert str(summary) in refused(capsys, own_folds, own_folds / "other")
+
+
 def test_output_dir_that_is_a_file_is_refused(three_folds, tmp_path, capsys):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(SystemExit) as stopped:
