@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import shutil
 import statistics
@@ -12,16 +13,24 @@ import torch
 
 from common.log import RunLog
 from data.dataset import decoded_pair
-from engine import checkpoint
 from engine.distributed import World
 from engine.inference import restorer, to_float
 from engine.training.config import Options
 from engine.training.feed import Feed, plan_epochs
 from engine.training.learner import Learner
 from engine.training.plans import FoldPlan, requested_config
-from engine.training.resume import begin, best_beside_state, checked_progress, find_start, find_state, refuse_leaks
+from engine.training.resume import (
+    begin,
+    best_beside_state,
+    checked_progress,
+    find_start,
+    find_state,
+    finished_before,
+    refuse_leaks,
+)
 from engine.training.run import Run, describe, make_run
 from engine.training.self_test import MemoryUse, Rehearsal, rehearse_on_copy, self_test
+from engine.training.update import NonFinite
 
 TIMED_UPDATES = 3
 TIMED_FRAMES = 3
@@ -35,7 +44,7 @@ def dry_run(plans: list[FoldPlan], options: Options, device: torch.device, outpu
 
     Raises what the run itself would raise: InputError, ModelError, RunFailed.
     """
-    todo = [plan for plan in plans if checkpoint.finished(plan.folder) is None]
+    todo = [plan for plan in plans if not finished_before(plan, options, log)]
     log(f"Dry run: {len(plans)} runs, {len(plans) - len(todo)} of them finished; nothing is written")
     if not todo:
         return
@@ -78,7 +87,8 @@ def _epoch_seconds(run: Run, rehearsal: Rehearsal, feed: Feed) -> float:
         started = time.monotonic()
         batch = feed.first_batch()
         loaded = time.monotonic()
-        rehearsal.update(batch)
+        with contextlib.suppress(NonFinite):  # takes as long; the self-test has named its photos
+            rehearsal.update(batch)
         updates.append((loaded - started, time.monotonic() - loaded))
     dataset = feed.frames
     restore = restorer(rehearsal.learner.network, run.precision)

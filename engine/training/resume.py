@@ -23,7 +23,7 @@ from engine.provenance import Seen, log_provenance, refuse_test_photos, refuse_v
 from engine.training.config import SECTIONS, Options
 from engine.training.history import EMPTY_TOTALS, Progress
 from engine.training.learner import Learner, make_learner, set_trainable
-from engine.training.plans import FoldPlan
+from engine.training.plans import FoldPlan, requested_config
 from engine.training.run import Run
 from engine.training.state import POSITION
 
@@ -89,6 +89,15 @@ def settle_resume(options: Options, log: RunLog) -> Options:
     return dataclasses.replace(options, model=model, resume=None, weights_flag="--resume")
 
 
+def finished_before(plan: FoldPlan, options: Options, log: RunLog) -> bool:
+    """Whether the run of this plan has ended in its folder. Raises InputError when that was a run with other options or data."""
+    done = None if options.overwrite else checkpoint.finished_soundly(plan.folder, log)
+    if done is None:
+        return False
+    refuse_changes(done["config"], requested_config(plan, options), plan.folder, log, options.weights_flag)
+    return True
+
+
 def find_start(plan: FoldPlan, options: Options, log: RunLog) -> Start:
     """What --pretrained_path and --resume mean for this fold. Raises ModelError for a file that cannot be used."""
     path, resume, state = options.model.pretrained_path, options.resume, None
@@ -125,7 +134,7 @@ def find_state(
 
     Raises InputError when it is of a run with other options or data.
     """
-    newest = checkpoint.newest_state(plan.folder, log)
+    newest = None if options.overwrite else checkpoint.newest_state(plan.folder, log)
     source, state = newest or (options.resume, start.state)
     if state is None:
         return None

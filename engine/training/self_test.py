@@ -24,7 +24,7 @@ from engine.runtime import Precision
 from engine.training.config import TrainConfig
 from engine.training.feed import Feed
 from engine.training.learner import Learner, make_learner
-from engine.training.update import NonFinite, train_step
+from engine.training.update import NonFinite, discard_update, train_step
 from losses.objective import Objective
 
 LR = 1e-3  # large enough that the output must change, whatever rate the run asks for
@@ -44,10 +44,16 @@ class Rehearsal:
     grad_clip: float
 
     def update(self, batch: dict) -> bool:
-        """One update with `batch`; True when it was applied, False when a float16 gradient overflowed."""
-        result = train_step(
-            self.learner, self.objective, [batch], self.precision, self.device, self.grad_clip, 0, World()
-        )
+        """One update with `batch`; True when it was applied, False when a float16 gradient overflowed.
+
+        Raises NonFinite, ready for the next update.
+        """
+        parts = (self.learner, self.objective, [batch], self.precision, self.device, self.grad_clip, 0, World())
+        try:
+            result = train_step(*parts)
+        except NonFinite:
+            discard_update(self.learner)
+            raise
         return not result.skipped
 
 

@@ -27,8 +27,8 @@ from engine.training.config import Options
 from engine.training.feed import Feed, open_feed
 from engine.training.history import Progress, epoch_line, red_flags
 from engine.training.learner import Learner, frozen_stages, set_learning_rate, set_trainable
-from engine.training.plans import FoldPlan, requested_config
-from engine.training.resume import begin, best_beside_state, refuse_changes, remove_outputs
+from engine.training.plans import FoldPlan
+from engine.training.resume import begin, best_beside_state, finished_before, remove_outputs
 from engine.training.run import Run, describe, make_run
 from engine.training.self_test import MemoryUse, memory_advice, rehearse_on_copy, self_test
 from engine.training.state import RunFiles
@@ -45,9 +45,7 @@ def train_fold(plan: FoldPlan, options: Options, device: torch.device, world: Wo
     """
     with _owned(plan, options, log) if world.writes else contextlib.nullcontext():
         world.wait_for_all()  # for what rank 0 clears away
-        done = checkpoint.finished_soundly(plan.folder, log)
-        if done is not None:
-            refuse_changes(done["config"], requested_config(plan, options), plan.folder, log, options.weights_flag)
+        if finished_before(plan, options, log):
             log(f"{plan.name}: finished before, skipped ({plan.folder})")
         else:
             sizes = f"{len(plan.train)} training pairs, {len(plan.val)} validation pairs"

@@ -159,6 +159,32 @@ def test_a_dry_run_knows_what_is_finished(photos, tmp_path, capsys):
     assert "1 runs, 1 of them finished" in capsys.readouterr().out
 
 
+def test_a_dry_run_plans_as_the_run_would(photos, tmp_path, capsys):
+    assert train(photos, tmp_path) == 0
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.pt")}
+    assert train(photos, tmp_path, "--dry_run", "--lr", "3e-4") == 2
+    assert "lr: 0.0001 before, 0.0003 now" in capsys.readouterr().err
+    assert train(photos, tmp_path, "--dry_run", "--lr", "3e-4", "--overwrite", epochs=3) == 0
+    out = capsys.readouterr().out
+    assert "0 of them finished" in out and "3 epochs in 1 runs" in out
+    assert before == {path: path.read_bytes() for path in tmp_path.glob("*.pt")}
+    (tmp_path / "checkpoint_final.pt").write_bytes(b"torn")
+    assert train(photos, tmp_path, "--dry_run") == 0
+    out = capsys.readouterr().out
+    assert "checkpoint_final.pt" in out and "0 epochs in 1 runs" in out
+    for path in tmp_path.glob("checkpoint_[!bf]*.pt"):
+        path.unlink()
+    assert train(photos, tmp_path, "--dry_run") == 2
+    assert "checkpoint_final.pt" in capsys.readouterr().err
+
+
+def test_a_dry_run_survives_the_bad_batch_that_the_run_may_leave_out(photos, tmp_path, capsys):
+    flags = ["--dry_run", "--lambda_l1", "1e38", "--skip_bad_batches", "1"]
+    assert train(photos, tmp_path / "run", *flags) == 0
+    out = capsys.readouterr().out
+    assert "not finite in the first batch" in out and "images/20" in out and "s an epoch" in out
+
+
 def test_a_full_disk_ends_with_one_message_and_the_last_state_intact(photos, tmp_path):
     argv = ["--train_jsonl", photos / "train.jsonl", "--output_dir", tmp_path, "--checkpoint_every_steps", "1"]
     command = [sys.executable, ROOT / "train_darkir_cv.py", *argv, *SMALL, "--epochs", "500"]
