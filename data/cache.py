@@ -16,7 +16,7 @@ import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,12 +52,13 @@ Log = Callable[[str], None]
 class PairCache:
     """Access to the pixels of one pack. Calling it with a pair and a size gives what `decoded_pair` gives, in microseconds.
 
-    pixels: the whole pack, uint8 (bytes,). entries: where each pair begins in it.
+    pixels: the whole pack, uint8 (bytes,), of the file `path`. entries: where each pair begins in it.
     """
 
-    def __init__(self, pixels: torch.Tensor, entries: dict[str, int]):
+    def __init__(self, pixels: torch.Tensor, entries: dict[str, int], path: Path):
         self.pixels = pixels
         self.entries = entries
+        self.path = path
 
     def __call__(self, pair: Pair, size: Size) -> tuple[torch.Tensor, torch.Tensor]:
         """Source and target of `pair` at `size`: uint8 (3, H, W) views of the pack."""
@@ -65,6 +66,10 @@ class PairCache:
         start, length = self.start_of(pair, size), 3 * width * height
         src, tar = self.pixels[start : start + 2 * length].view(2, 3, height, width)
         return src, tar
+
+    def is_sound(self) -> bool:
+        """Whether every entry still has its checksum; the whole file is read. Raises Stopped."""
+        return _sound_entries(self.path, self.entries.keys()) == self.entries
 
     def start_of(self, pair: Pair, size: Size) -> int:
         """Where the pair begins in `pixels`: planes of the source, then of the target."""
@@ -82,12 +87,11 @@ def open_cache(pairs: Iterable[Pair], resolution: int, fit: str, mode: str, fold
     name = hashlib.sha256(json.dumps([FORMAT, DECODER, sorted(wanted)]).encode()).hexdigest()[:16]
     path = folder / f"{name}.pack"
     try:
-        entries = _sound_entries(
-            path, wanted
-        )  # without the lock: processes that share a pack check it at the same time
+        # Without the lock: processes that share a pack check it at the same time.
+        entries = _sound_entries(path, wanted.keys())
         if entries is None:
             with FolderLock(folder, log, wait=WAIT_SECONDS):
-                entries = _sound_entries(path, wanted) or _rebuilt_entries(path, wanted, mode, log)
+                entries = _sound_entries(path, wanted.keys()) or _rebuilt_entries(path, wanted, mode, log)
     except OSError as error:
         if error.errno not in NO_MMAP:
             raise
@@ -102,7 +106,7 @@ def open_cache(pairs: Iterable[Pair], resolution: int, fit: str, mode: str, fold
     with warnings.catch_warnings():
         # Torch has no read-only tensors and says so; a writable mapping would count as memory of this process.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        return PairCache(torch.from_numpy(np.memmap(path, np.uint8, mode="r")), entries)
+        return PairCache(torch.from_numpy(np.memmap(path, np.uint8, mode="r")), entries, path)
 
 
 def entry_name(pair: Pair, size: Size) -> str:
@@ -125,7 +129,7 @@ def _count_pairs(wanted: Wanted) -> int:
     return len({row_digest(pair.row) for pair, _ in wanted.values()})
 
 
-def _sound_entries(path: Path, wanted: Wanted) -> dict[str, int] | None:
+def _sound_entries(path: Path, wanted: Set[str]) -> dict[str, int] | None:
     """Offsets of a pack whose every entry has its checksum; None when it must be built. Reading all warms the page cache."""
     index = path.with_suffix(".json")
     if not (path.exists() and index.exists()):
@@ -140,7 +144,7 @@ def _sound_entries(path: Path, wanted: Wanted) -> dict[str, int] | None:
             return zlib.crc32(pixels[start : start + length]) == checksum  # type: ignore[arg-type]  # arrays are buffers
 
         with ThreadPoolExecutor(usable_cpus()) as pool:
-            sound = rows.keys() == wanted.keys() and all(pool.map(is_sound, rows.values()))
+            sound = rows.keys() == wanted and all(pool.map(is_sound, rows.values()))
     except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
         if isinstance(error, OSError) and error.errno in NO_MMAP:
             raise
@@ -220,7 +224,7 @@ class ResidentPairs:
         for target, source in zip(self.pixels.split(CHUNK), cache.pixels.split(CHUNK), strict=True):
             signals.check()
             target.copy_(source)
-        self.cache = PairCache(self.pixels, cache.entries)
+        self.cache = PairCache(self.pixels, cache.entries, cache.path)
 
     @property
     def advice(self) -> str:

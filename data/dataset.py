@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data import images
+from data.fingerprint import decode_unchanged
 from data.manifest import Pair
 from data.transforms import Draw, cut, draw_sample, sample_generator, toned
 
@@ -28,9 +29,9 @@ class SampleKey(NamedTuple):
 def decoded_pair(pair: Pair, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Both images of `pair`, decoded and resized with one filter to `size` (width, height): uint8 (3, H, W).
 
-    Raises InputError naming the file.
+    Raises InputError naming the file, also when it changed since its fingerprint was taken.
     """
-    src, tar = (planes(images.resize(images.decode(path), size)) for path in (pair.src_path, pair.tar_path))
+    src, tar = (planes(images.resize(decode_unchanged(pair, role), size)) for role in ("src", "tar"))
     return src, tar
 
 

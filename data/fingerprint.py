@@ -111,6 +111,38 @@ def _is_current(path: Path, print_: ImagePrint | None) -> bool:
     return (status.st_size, status.st_mtime_ns) == (print_.bytes, print_.mtime_ns)
 
 
+def decode_unchanged(pair: Pair, role: str) -> np.ndarray:
+    """The `src` or `tar` image of a pair with a fingerprint: (H, W, 3) uint8 sRGB.
+
+    Raises InputError naming the file when it cannot be read, or is no longer the photo that the fingerprint is of: a run that
+    went on would learn from, or be scored on, something that no digest vouches for.
+    """
+    path, row = (pair.src_path if role == "src" else pair.tar_path), pair.row
+    content = read_file(path)
+    image = decode_bytes(content, path)
+    same_file = len(content) == row[f"{role}_bytes"] and path.stat().st_mtime_ns == row[f"{role}_mtime_ns"]
+    # Another file may hold the same pixels: copied anew, or given other metadata.
+    if not same_file and _pixel_digest(image) != row[f"{role}_sha256"]:
+        raise InputError(f"{path} changed since this run read it first ({pair.where}): bring the photo back")
+    return image
+
+
+def changed_photos(pairs: Iterable[Pair]) -> list[str]:
+    """Files of `pairs` that are not the photos their fingerprints are of, each with the reason; every file is read whole.
+
+    Raises Stopped.
+    """
+    checks = {path: (pair, role) for pair in pairs for role, path in (("src", pair.src_path), ("tar", pair.tar_path))}
+
+    def check(path: Path) -> None:
+        pair, role = checks[path]
+        if hashlib.sha256(read_file(path)).hexdigest() != pair.row[f"{role}_file_sha256"]:
+            decode_unchanged(pair, role)
+
+    results = in_threads(check, checks, usable_cpus(), "Checking images")
+    return sorted(str(result) for _, result in results if isinstance(result, InputError))
+
+
 def _size_fault(src: ImagePrint, tar: ImagePrint) -> str | None:
     if (src.width, src.height) == (tar.width, tar.height):
         small = min(src.width, src.height) < MIN_SIDE
@@ -134,10 +166,14 @@ def fingerprint_bytes(content: bytes, name: str | Path, mtime_ns: int) -> ImageP
     """`fingerprint` of a file's content; `name` is for messages, `mtime_ns` the time that the file has or will get."""
     image = decode_bytes(content, name)
     height, width = image.shape[:2]
-    pixels = hashlib.sha256(f"{width}x{height}:".encode())
-    pixels.update(image.data)
     file_digest = hashlib.sha256(content).hexdigest()
-    return ImagePrint(pixels.hexdigest(), file_digest, perceptual_hash(image), width, height, len(content), mtime_ns)
+    return ImagePrint(_pixel_digest(image), file_digest, perceptual_hash(image), width, height, len(content), mtime_ns)
+
+
+def _pixel_digest(image: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{image.shape[1]}x{image.shape[0]}:".encode())
+    digest.update(image.data)
+    return digest.hexdigest()
 
 
 def row_fields(src: ImagePrint, tar: ImagePrint) -> dict[str, str | int | None]:

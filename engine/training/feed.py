@@ -8,14 +8,18 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, default_collate
 
+from common.errors import InputError, RunFailed
 from common.log import RunLog
-from data.cache import ResidentFrames, ResidentPairs, open_cache, open_resident
+from data.cache import PairCache, ResidentFrames, ResidentPairs, open_cache, open_resident
 from data.dataset import EvaluationPairs, Source, TrainingPairs, decoded_pair
+from data.fingerprint import changed_photos
 from data.loader import BatchKeys, EpochPlan, Mixing, equal_size_batches, evaluation_loader, training_batches
 from engine.distributed import World
 from engine.runtime import free_bytes
 from engine.training.config import Options
 from engine.training.plans import FoldPlan
+
+SHOWN = 20
 
 
 class Feed:
@@ -36,7 +40,7 @@ class Feed:
     ):
         data, train = options.data, options.train
         self.epoch_plan, self.train, self.world, self.resident = epoch_plan, train, world, resident
-        self.workers, self.pin = data.num_workers, device.type == "cuda"
+        self.workers, self.pin, self.source = data.num_workers, device.type == "cuda", source
         pairs = [*plan.train, *plan.mix]
         self.samples = TrainingPairs(pairs, data.resolution, data.fit, data.preprocess, train.seed, source)
         self.frames = EvaluationPairs(plan.val, data.resolution, data.fit, source)
@@ -59,6 +63,22 @@ class Feed:
         """This process's share of the batch that the first update will see, loaded in this process."""
         keys = self.epoch_plan.keys(self.train.seed, 0)[: self.train.batch_size]
         return default_collate([self.samples[key] for key in self.world.share(keys)])
+
+    def refuse_changes(self) -> None:
+        """Read what the batches were made from once more. What lies on a GPU was checked before it was copied there.
+
+        Raises InputError naming the photos, or RunFailed naming the pack, that are not what they were when the run began; Stopped.
+        """
+        what = "changed while the run read them, so nobody can say what it learned from; start anew with --overwrite"
+        if self.resident is not None:
+            return
+        if isinstance(self.source, PairCache):
+            if not self.source.is_sound():
+                raise RunFailed(f"{self.source.path}: pixels {what}")
+            return
+        if changed := changed_photos([*self.samples.pairs, *self.frames.pairs]):
+            more = [f"and {len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
+            raise InputError("\n".join([f"{len(changed)} photos {what}:", *changed[:SHOWN], *more]))
 
     def names(self, group: list[dict]) -> str:
         """The sources of the photos in some batches, for messages."""

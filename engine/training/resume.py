@@ -138,6 +138,8 @@ def find_state(
     source, state = newest or (options.resume, start.state)
     if state is None:
         return None
+    if "unsound" in state:
+        raise InputError(f"{source} is not a state to continue from: {state['unsound']}")
     if newest and start.state:
         log(f"--resume {options.resume} is not used: {plan.folder} holds a state of its own")
     refuse_changes(

@@ -35,11 +35,14 @@ class RunFiles:
     facts: dict[str, Any]
     writes: bool
 
-    def save_state(self, learner: Learner, progress: Progress) -> None:
-        """checkpoint_last.pt, the one before it as checkpoint_last.prev.pt, and the position beside them."""
+    def save_state(self, learner: Learner, progress: Progress, **remarks: str) -> None:
+        """checkpoint_last.pt, the one before it as checkpoint_last.prev.pt, and the position beside them.
+
+        remarks: `unsound`, why no run may continue from this state.
+        """
         if not self.writes:
             return
-        checkpoint.save_last(self.folder, self._state(learner, progress))
+        checkpoint.save_last(self.folder, {**self._state(learner, progress), **remarks})
         write_json(self.folder / POSITION, {"step": progress.step, "epochs": progress.epochs})
 
     def save_epoch(self, learner: Learner, progress: Progress) -> None:

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from common import signals
-from common.errors import RunFailed, Stopped
+from common.errors import InputError, RunFailed, Stopped
 from common.files import remove_stale_temporaries, utc_now
 from common.locks import FolderLock
 from common.log import RunLog
@@ -142,6 +142,12 @@ def train(run: Run) -> None:
         untouched = score(identity, feed.validation, plan.val, run.device, run.world)
         if tracker is not None:
             tracker.curves(progress.history)
+        try:
+            feed.refuse_changes()
+        except (InputError, RunFailed) as error:
+            # Marked, or the same command would finish the run from this state as if nothing had been.
+            files.save_state(learner, progress, unsound=str(error))
+            raise
         files.save_final(learner, progress, untouched)
         outcome = f"best PSNR {progress.best_epoch['psnr']:.2f}dB at epoch {progress.best_epoch['epoch']}"
         log(f"{plan.name} finished: {outcome} ({plan.folder})")
