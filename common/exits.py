@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common.errors import InputError, OutOfMemory, RunFailed, Stopped, lacks_memory, loader_fault
-from common.log import write
+from common.log import alive, over, write
 from common.signals import kill_children, no_more
 from darkir.errors import ModelError  # the only import of darkir here: darkir stands alone, with an error of its own
 
@@ -33,6 +33,7 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     @functools.wraps(main)
     def wrapper(argv: list[str] | None = None) -> int:
         prepare_streams()
+        alive()
         try:
             return main(argv)
         except (InputError, ModelError) as error:
@@ -54,6 +55,7 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             word, code = ("error", WRONG_INPUT) if failure.errno in WRONG_PATHS else ("failed", FAILED)
             return _say(f"{word}: {where}{failure.strerror or failure}", code)
         finally:
+            over()
             no_more()
             kill_children()
 

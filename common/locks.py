@@ -14,11 +14,13 @@ from pathlib import Path
 from common import signals
 from common.errors import InputError
 from common.files import is_alive, utc_now
+from common.log import alive
 
 LOCK, HELD = ".lock", ".lock.held"
 # NFS without lockd, Lustre mounted without -o flock, some FUSE file systems.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 LONGEST_OWNER = 4096  # bytes; what is longer was not written here
+PATIENCE_SECONDS = 3.0  # after which a wait is told
 POLL_SECONDS = 0.05
 
 _held_here: set[str] = set()  # folders: closing a second descriptor of a lock file would drop the first one's lock
@@ -49,11 +51,16 @@ class FolderLock:
             raise RuntimeError(f"{self.folder}: this process holds the lock already")
         self._handle = self._open()
         try:
-            deadline = time.monotonic() + self.wait
+            began, told = time.monotonic(), False
             while not self._try_lock():
-                if time.monotonic() >= deadline:
-                    raise InputError(self._in_use())
+                waited = time.monotonic() - began
+                if waited >= self.wait:
+                    raise InputError(f"{self._in_use()}; wait for it, or name another folder{self._way_out()}")
+                if waited >= PATIENCE_SECONDS and not told:
+                    self.warn(f"Waiting: {self._in_use()}{self._way_out()}")
+                    told = True
                 signals.check()
+                alive()
                 time.sleep(POLL_SECONDS)
             self.taken_over_from = _owner(os.pread(self._handle, LONGEST_OWNER, 0))
             self._write(_identity())
@@ -127,13 +134,15 @@ class FolderLock:
         return True
 
     def _in_use(self) -> str:
-        held = self.folder / HELD
-        owner = _owner_of(held) or _owner(os.pread(self._handle, LONGEST_OWNER, 0)) or {}
-        hint = f"; if that process is gone, delete {held}" if held.exists() else ""
+        owner = _owner_of(self.folder / HELD) or _owner(os.pread(self._handle, LONGEST_OWNER, 0)) or {}
         return (
             f"{self.folder} is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')} "
-            f"since {owner.get('since', '?')}; wait for it, or name another folder{hint}"
+            f"since {owner.get('since', '?')}"
         )
+
+    def _way_out(self) -> str:
+        held = self.folder / HELD
+        return f"; if that process is gone, delete {held}" if held.exists() else ""
 
     def _write(self, content: bytes) -> None:
         os.ftruncate(self._handle, 0)

@@ -1,11 +1,17 @@
-"""Log lines for someone who tails them: each goes to stdout at once and, whole, to the end of train.log."""
+"""Log lines for someone who tails them: each goes to stdout at once and, whole, to the end of train.log.
+
+And what a process says that has no more to say: when nothing was achieved for ten minutes, where each of its threads stands.
+"""
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 from pathlib import Path
 from typing import TextIO
+
+STALL_SECONDS = 600.0
 
 
 class RunLog:
@@ -21,6 +27,7 @@ class RunLog:
         self.silent = silent
 
     def __call__(self, line: str) -> None:
+        alive()
         if self.silent:
             return
         line = "".join(
@@ -40,6 +47,17 @@ class RunLog:
                 os.write(handle, (text + "\n").encode("utf-8", "backslashreplace"))
         finally:
             os.close(handle)
+
+
+def alive() -> None:
+    """To be called whenever something was achieved. When that does not happen for STALL_SECONDS, the stack of every thread goes to
+    stderr, and again each time as long later; also when the process is stuck in a library that lets no Python run."""
+    faulthandler.dump_traceback_later(STALL_SECONDS, repeat=True, file=2)
+
+
+def over() -> None:
+    """Nothing more is to be achieved: the end of a script."""
+    faulthandler.cancel_dump_traceback_later()
 
 
 def write(stream: TextIO, text: str) -> str | None:

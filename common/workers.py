@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from common import signals
 from common.errors import InputError
+from common.log import alive
 
 POLL_SECONDS = 0.2
 QUEUED = 2  # tasks a process has at a time: the next one waits at hand while the parent writes
@@ -52,6 +53,7 @@ def in_threads(
             done, _ = wait(running, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             signals.check()
             for future in done:
+                alive()
                 bar.update()
                 try:
                     result = future.result()
@@ -123,6 +125,7 @@ def _one_pass(
                     worker.close()
                     waiting.extendleft(reversed(list(worker.tasks)[1:]))
                 if worker.tasks:
+                    alive()
                     yield worker.tasks.popleft(), answer
                     worker.since = time.monotonic()
     finally:

@@ -18,6 +18,7 @@ from torch import nn
 
 from common import signals
 from common.errors import OutOfMemory, Stopped, lacks_memory
+from common.log import alive
 from darkir.network import DarkIR
 from darkir.strips import restore_in_strips
 from darkir.weights import Network
@@ -125,6 +126,7 @@ def frames(
     for batch in start_workers(loader):
         if stoppable and signals.requested():
             raise Stopped(f"{signals.requested()} received while scoring images")
+        alive()
         yield to_float(batch["src"], device), to_float(batch["tar"], device), batch["index"].tolist()
 
 
@@ -193,6 +195,7 @@ def restored_by_each(restorers: dict[str, Restore], src: torch.Tensor) -> Iterat
                 raise
             size = f"{len(src)} x {src.shape[3]} x {src.shape[2]} pixels"
             raise OutOfMemory(f"{name}: no memory on {src.device} for a batch of {size}") from error
+        alive()
         if total is not None:
             total += restored
         yield name, restored

@@ -19,7 +19,7 @@ from common import signals
 from common.errors import InputError, RunFailed, Stopped
 from common.files import remove_stale_temporaries, utc_now
 from common.locks import FolderLock
-from common.log import RunLog
+from common.log import RunLog, alive
 from engine import checkpoint
 from engine.distributed import World
 from engine.inference import identity, mean_metrics, restorer, score
@@ -165,6 +165,7 @@ def one_update(
 
     Raises RunFailed, with the weights as they were, for numbers that are not finite and for a lack of memory.
     """
+    alive()
     config, started = run.options.train, time.monotonic()
     group = [next(batches) for _ in range(config.accumulate_steps)]
     set_learning_rate(learner.optimizer, run.learning_rate(progress.step))

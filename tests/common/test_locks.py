@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from common import locks
 from common.errors import InputError
 from common.locks import HELD, LOCK, FolderLock
 from tests.helpers.lock_holder import locked_by_another
@@ -35,6 +36,14 @@ def test_a_process_never_takes_its_own_lock_twice(tmp_path):
         pass
     with FolderLock(tmp_path, print):
         pass
+
+
+def test_a_wait_is_told_with_the_owner_it_waits_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "PATIENCE_SECONDS", 0.0)
+    lines = []
+    with locked_by_another(tmp_path) as owner, pytest.raises(InputError, match=f"in use by process {owner.pid} "):
+        FolderLock(tmp_path, lines.append, wait=0.5).__enter__()
+    assert len(lines) == 1 and lines[0].startswith("Waiting: ") and f"process {owner.pid} on" in lines[0]
 
 
 def refuse_locks(monkeypatch, code: int = errno.ENOLCK) -> None:

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
 import create_data_splits
 import train_darkir_cv
+from common import log
 from common.files import write_jsonl
 from darkir.checkpoint_file import read_checkpoint
 from engine.training import train as training
@@ -112,6 +114,26 @@ def test_the_copy_of_the_self_test_is_gone_when_training_begins(photos, tmp_path
     monkeypatch.setattr(training, "train_step", step)
     assert train(photos, tmp_path, epochs=1) == 0
     assert set(alive) == {1}
+
+
+def test_a_run_that_makes_no_progress_shows_where_it_stands(photos, tmp_path, monkeypatch, capfd):
+    real = training.train_step
+
+    def stuck(*arguments):
+        if (tmp_path / "run").exists() and not calls:
+            calls.append(1)
+            time.sleep(1.5)
+        return real(*arguments)
+
+    calls = []
+    monkeypatch.setattr(training, "train_step", stuck)
+    assert train(photos, tmp_path / "run", epochs=1) == 0
+    assert "stuck" not in capfd.readouterr().err
+    calls.clear()
+    monkeypatch.setattr(log, "STALL_SECONDS", 1.0)
+    assert train(photos, tmp_path / "run", "--overwrite", epochs=1) == 0
+    shown = capfd.readouterr().err
+    assert shown.startswith("Timeout (0:00:01)!") and "in stuck" in shown and "in one_update" in shown
 
 
 def test_a_batch_that_does_not_fit_says_what_to_do(photos, tmp_path, monkeypatch, capsys):
