@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import darkir
-from common.files import file_digest, write_bytes, write_text
+from common.files import file_digest, remove_stale_temporaries, write_bytes, write_text
 from common.log import RunLog
 from common.options import flat, plain
 from common.pages import fill
@@ -18,6 +18,7 @@ from darkir.checkpoint_file import seen_digest, to_bytes
 from engine.exporting import onnx_export
 from engine.exporting.candidates import AVERAGE, UNSCORED_AVERAGE, Candidate, untouched_summary
 from engine.exporting.choose import Chosen
+from engine.exporting.config import begun_file
 from engine.inference import ENSEMBLE, IDENTITY
 from engine.metrics import DIGITS, METRICS
 from engine.runtime import created_with, versions
@@ -36,6 +37,21 @@ def write_artefact(chosen: Chosen, output: Path, card: Path, onnx: Path | None, 
     Raises RunFailed, with nothing written, when the ONNX file would differ from PyTorch.
     """
     content = artefact_bytes(chosen)
+    beside = [card] if onnx is None else [card, onnx]
+    for folder in {path.parent for path in (output, *beside)}:
+        remove_stale_temporaries(folder)
+    write_text(begun_file(output), "".join(f"{path.absolute()}\n" for path in beside))
+    try:
+        _write_files(chosen, content, output, card, onnx, log)
+    except BaseException:
+        for path in beside if not output.exists() else []:
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        begun_file(output).unlink()
+
+
+def _write_files(chosen: Chosen, content: bytes, output: Path, card: Path, onnx: Path | None, log: RunLog) -> None:
     proved = None
     if onnx is not None:
         difference = onnx_export.write_onnx(chosen.candidate.network, onnx)

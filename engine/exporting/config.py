@@ -10,6 +10,7 @@ from common.exits import flagged
 from common.options import make_parser
 
 BEST_FOLD = "best"
+BEGUN = ".darkir-export."
 
 
 def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
@@ -39,12 +40,25 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
             if path is not None and (reason := _no_place(path, suffix)):
                 parser.error(f"{flag} {path}: {reason}")
     args.card = args.output.with_suffix(".md")
+    left = files_of_killed_export(args.output)
     there = [path for path in (args.output, args.card, args.onnx) if path is not None and path.exists()]
+    there = [path for path in there if str(path.absolute()) not in left]
     if there and not args.overwrite:
         parser.error(f"{', '.join(map(str, there))} exists; choose another --output, or replace it with --overwrite")
     if args.num_workers < 0:
         parser.error(f"--num_workers {args.num_workers}: must be 0 or more")
     return args
+
+
+def begun_file(output: Path) -> Path:
+    """Stands while an export is written; lists the files that appear before `output` does, a line each."""
+    return output.with_name(f"{BEGUN}{output.name}")
+
+
+def files_of_killed_export(output: Path) -> list[str]:
+    """What an export of `output` that was killed has written beside it: the same command may replace that."""
+    begun = begun_file(output)
+    return begun.read_text(encoding="utf-8").splitlines() if begun.is_file() else []
 
 
 def _no_place(path: Path, suffix: str) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import export_model
 from engine.exporting import artefact
 from tests.helpers.exits import refusal
 from tests.helpers.export_runs import argv_of, change, contents_of, export
+from tests.helpers.interruptions import WriteHook
 
 
 def test_nothing_is_overwritten_unless_asked(finished_run, two_folds, tmp_path, capsys):
@@ -99,11 +101,40 @@ def test_an_overwritten_model_never_stands_beside_a_card_that_is_not_its_own(
 ):
     shutil.copy(exported / "model.safetensors", tmp_path)
 
+    real = artefact.write_text
+
     def full_disk(path, text):
-        raise OSError(28, "No space left on device", str(path))
+        if path.suffix == ".md":
+            raise OSError(28, "No space left on device", str(path))
+        real(path, text)
 
     monkeypatch.setattr(artefact, "write_text", full_disk)
     assert export(finished_run, two_folds, tmp_path / "model.safetensors", "--overwrite", "--choose", "fold_1") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_command_goes_on_after_a_kill_between_card_and_model(finished_run, two_folds, tmp_path, capsys):
+    output, pid = tmp_path / "model.safetensors", os.fork()
+    if pid == 0:
+        # The last write: card and its own list are there, the model is not.
+        hook = WriteHook("model.safetensors", {("before the rename", 1): lambda: os.kill(os.getpid(), signal.SIGKILL)})
+        hook.install()
+        os._exit(export(finished_run, two_folds, output))
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    assert (tmp_path / "model.md").exists() and not output.exists()
+    assert export(finished_run, two_folds, output) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.md", "model.safetensors"], "no temporary is left"
+    output.unlink()
+    message = refusal(capsys, export_model.main, *argv_of(finished_run, two_folds, output))
+    assert "model.md exists" in message, "a card that no killed export left is the user's"
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_no_card_without_a_model(finished_run, two_folds, tmp_path, monkeypatch):
+    def full_disk(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(artefact, "write_bytes", full_disk)
+    assert export(finished_run, two_folds, tmp_path / "model.safetensors") == 1
     assert not list(tmp_path.iterdir())
 
 
