@@ -18,13 +18,15 @@ class RunLog:
     """`log(line)` prints a line and appends it to `path` (None: print only); a `silent` log does nothing.
 
     The log is the one file that is not replaced whole: it grows by single appends, which folds running side by side may share.
-    A stdout that takes no more (`| head`, a full disk, a closed terminal) does not end the work: it is dropped, with one line on
-    stderr and in the file. Control characters of file names are written as escapes.
+    A stdout or file that takes no more (`| head`, a full disk, a closed terminal) does not end the work: one line on stderr says
+    so. Only when the first line cannot be written is that the folder's fault, OSError. Control characters of file names are
+    written as escapes.
     """
 
     def __init__(self, path: Path | None = None, silent: bool = False):
         self.path = path
         self.silent = silent
+        self._began = self._told = False
 
     def __call__(self, line: str) -> None:
         alive()
@@ -33,20 +35,34 @@ class RunLog:
         line = "".join(
             character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in line
         )
-        fault = write(sys.stdout, line + "\n")
-        lines = [line] if fault is None else [line, f"⚠️  stdout takes no more lines ({fault}); the work goes on"]
-        if fault is not None:
-            write(sys.stderr, lines[-1] + "\n")  # which may be as dead: the log file still gets both lines
-        if self.path is None:
-            return
-        # Made with the first line, so that a mistyped command leaves no folder behind.
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        lines = [line]
+        if fault := write(sys.stdout, line + "\n"):
+            lines.append(f"⚠️  stdout takes no more lines ({fault}); the work goes on")
+        if self.path is not None and (fault := self._append(lines)):
+            lines.append(f"⚠️  {self.path} takes no more lines ({fault}); the work goes on")
+        for remark in lines[1:]:
+            write(sys.stderr, remark + "\n")  # which may be as dead: then the log file has the one about stdout
+
+    def _append(self, lines: list[str]) -> str | None:
+        """Append to the file; the first time that fails, why: a full disk may have room for a checkpoint again by then."""
+        assert self.path is not None
+        text = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
         try:
-            for text in lines:
-                os.write(handle, (text + "\n").encode("utf-8", "backslashreplace"))
-        finally:
-            os.close(handle)
+            # Made with the first line, so that a mistyped command leaves no folder behind.
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                os.write(handle, text)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            if self._began:
+                told, self._told = self._told, True
+                return None if told else error.strerror
+            error.filename = str(self.path)
+            raise
+        self._began = True
+        return None
 
 
 def alive() -> None:
