@@ -33,7 +33,8 @@ KEPT = 8
 DCT = np.cos(np.pi * np.outer(np.arange(KEPT), 2 * np.arange(LUMA_LENGTH) + 1) / (2 * LUMA_LENGTH))
 FLAT_STD = 2.0  # in 8-bit codes; below it the signs are those of noise
 MAX_BITS = 6
-BLOCK = 1024  # rows compared at a time
+MOST_ALIKE = 20  # earlier rows that a row is listed with
+TILE = 2**20  # hashes compared at a time: as many as the caches of a CPU hold
 
 
 @dataclass(frozen=True)
@@ -216,28 +217,55 @@ class NearDuplicate(NamedTuple):
     tar_bits: int
 
 
-def near_duplicate_rows(rows: list[dict]) -> list[NearDuplicate]:
-    """Which of `rows`, which carry hashes, look the same in src and in tar; indices refer to `rows`."""
+def near_duplicate_rows(rows: list[dict], sides: list[str] | None = None) -> list[NearDuplicate]:
+    """Which of `rows`, which carry hashes, look the same in src and in tar, as `near_duplicates` lists them."""
     src_hashes, tar_hashes = (
         [None if row[name] is None else int(row[name], 16) for row in rows] for name in ("src_phash", "tar_phash")
     )
-    return near_duplicates(src_hashes, tar_hashes)
+    return near_duplicates(src_hashes, tar_hashes, sides)
 
 
-def near_duplicates(src_hashes: list[int | None], tar_hashes: list[int | None]) -> list[NearDuplicate]:
-    """All pairs of rows whose src and tar hashes both differ by at most 6 bits; rows with a flat image are left out."""
+def near_duplicates(
+    src_hashes: list[int | None], tar_hashes: list[int | None], sides: list[str] | None = None
+) -> list[NearDuplicate]:
+    """Rows whose src and tar hashes both differ by at most 6 bits, two by two and in order; a flat image is like no other.
+
+    sides: one name a row; only rows of different sides are compared. A row is listed with the first MOST_ALIKE rows before it
+    that are like it and, for each cluster that it joins, with one row of it. So thousands of copies make a short list, in which
+    every row that is like another one stands, and what hangs together does.
+    """
     kept = [row for row, hashes in enumerate(zip(src_hashes, tar_hashes, strict=True)) if None not in hashes]
+    numbers = np.array(kept, dtype=np.int64)
     src = np.array([src_hashes[row] for row in kept], dtype=np.uint64)
     tar = np.array([tar_hashes[row] for row in kept], dtype=np.uint64)
-    found = []
-    for start in range(0, len(kept), BLOCK):
-        close = np.bitwise_count(src[start : start + BLOCK, None] ^ src[None, start:]) <= MAX_BITS
-        rows, columns = (numbers + start for numbers in np.nonzero(close))
-        # Few rows pass the first test, so that the second one costs nothing.
-        src_bits = np.bitwise_count(src[rows] ^ src[columns])
-        tar_bits = np.bitwise_count(tar[rows] ^ tar[columns])
-        hits = np.nonzero((rows < columns) & (tar_bits <= MAX_BITS))[0]
-        found += [
-            NearDuplicate(kept[rows[hit]], kept[columns[hit]], int(src_bits[hit]), int(tar_bits[hit])) for hit in hits
-        ]
-    return found
+    side = None if sides is None else np.array([sides[row] for row in kept])
+    cluster = np.arange(len(kept))  # rows that the hits so far link have one number
+    step = max(1, TILE // max(1, len(kept)))
+    found: list[NearDuplicate] = []
+    for start in range(0, len(kept), step):
+        stop = min(start + step, len(kept))
+        close = np.bitwise_count(src[start:stop, None] ^ src[None, :stop]) <= MAX_BITS
+        # Few rows pass this first test, so that the others cost little. Flat: numpy is ten times as fast at it.
+        later, earlier = np.divmod(np.flatnonzero(close), stop)
+        later += start
+        alike = (earlier < later) & (np.bitwise_count(tar[later] ^ tar[earlier]) <= MAX_BITS)
+        if side is not None:
+            alike &= side[later] != side[earlier]
+        later, earlier = later[alike], earlier[alike]
+        rows, places = np.unique(later, return_index=True)
+        for row, others in zip(rows, np.split(earlier, places)[1:], strict=True):
+            listed = _listed(row, others, cluster)
+            bits = (np.bitwise_count(hashes[listed] ^ hashes[row]).tolist() for hashes in (src, tar))
+            found += map(NearDuplicate, numbers[listed].tolist(), [kept[row]] * len(listed), *bits)
+    return sorted(found)
+
+
+def _listed(row: int, others: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Which of `others`, the rows before `row` that are like it, it is listed with; `cluster` is told that `row` links them."""
+    first = cluster[others[0]]
+    elsewhere = others[cluster[others] != first]
+    joined, places = np.unique(cluster[elsewhere], return_index=True)
+    cluster[row] = first
+    if len(joined):
+        cluster[np.isin(cluster, joined)] = first
+    return np.union1d(others[:MOST_ALIKE], elsewhere[places])

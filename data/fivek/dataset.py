@@ -99,10 +99,10 @@ def split_pairs(records: list[dict], config: FivekConfig) -> dict[str, str]:
             day = record["captured"][:10] if config.split_by == "day" else ""  # `YYYY:MM:DD`, or "" if unknown
             validates = hash_share(config.seed, day or key) < config.val_ratio
         parts[key] = VAL if validates else TRAIN
-    for hit in near_duplicate_rows([record["row"] for record in records]):
-        keys = {parts[key]: key for key in (records[hit.first]["key"], records[hit.second]["key"])}
-        if keys.keys() == {TRAIN, VAL}:
-            parts[keys[VAL]] = LEFT_OUT
+    sides = [parts[record["key"]] for record in records]
+    for hit in near_duplicate_rows([record["row"] for record in records], sides):
+        validating = hit.first if sides[hit.first] == VAL else hit.second
+        parts[records[validating]["key"]] = LEFT_OUT
     return parts
 
 

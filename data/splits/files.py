@@ -183,10 +183,9 @@ def prove_split(folder: Path, base_dir: Path, pairs: list[Pair], metadata: dict)
                 if part_of.setdefault((kind, value), part) != part:
                     faults.add(name, f"{kind} {value} of {pair.src} is in {part_of[kind, value]} and in {part}")
         if metadata["near_duplicates"]["mode"] == "group":
-            for hit in near_duplicate_rows([pair.row for _, pair in rows]):
+            for hit in near_duplicate_rows([pair.row for _, pair in rows], [part for part, _ in rows]):
                 (part, pair), (other_part, other) = rows[hit.first], rows[hit.second]
-                if part != other_part:
-                    faults.add(name, f"{pair.src} in {part} and {other.src} in {other_part} look the same")
+                faults.add(name, f"{pair.src} in {part} and {other.src} in {other_part} look the same")
         if sorted((pair.src, pair.tar) for _, pair in rows) != everything:
             faults.add(f"{name} with test", "does not hold every pair of the input exactly once")
         validated += [pair.src_path for part, pair in rows if part == "val"]

@@ -117,9 +117,7 @@ def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> Fold
 def report_lookalikes(parts: dict[str, list[Pair]], log: RunLog) -> None:
     """A warning for each two rows of different parts that look the same, with both names; equal test photos are refused later."""
     rows = [(part, pair) for part, pairs in parts.items() for pair in pairs]
-    hits = [
-        hit for hit in near_duplicate_rows([pair.row for _, pair in rows]) if rows[hit.first][0] != rows[hit.second][0]
-    ]
+    hits = near_duplicate_rows([pair.row for _, pair in rows], [part for part, _ in rows])
     for hit in hits[:SHOWN]:
         (part, pair), (other_part, other) = rows[hit.first], rows[hit.second]
         log(f"⚠️  {pair.src} ({part}, {pair.where}) looks the same as {other.src} ({other_part}, {other.where})")

@@ -176,6 +176,43 @@ def test_near_duplicates_need_both_sides_within_six_bits():
     assert near_duplicates([], []) == []
 
 
+@pytest.mark.parametrize("sides", [None, "ABC"])
+def test_near_duplicates_are_those_of_a_plain_comparison(monkeypatch, sides):
+    monkeypatch.setattr(module, "TILE", 100)  # a row at a time
+    rng = np.random.default_rng(1)
+    scenes = [[int(value) for value in rng.integers(0, 2**64, 12, dtype=np.uint64)] for _ in range(2)]
+    src, tar = (
+        [scene[place] ^ (1 << int(a)) ^ (1 << int(b)) ^ (1 << int(c)) for place, a, b, c in draws]
+        for scene, draws in zip(scenes, rng.integers((0, 0, 0, 0), (12, 64, 64, 64), (2, 90, 4)), strict=True)
+    )
+    parts = None if sides is None else [sides[number] for number in rng.integers(0, 3, 90)]
+    wanted = []
+    for second in range(90):
+        for first in range(second):
+            bits = [(hashes[first] ^ hashes[second]).bit_count() for hashes in (src, tar)]
+            if max(bits) <= 6 and (parts is None or parts[first] != parts[second]):
+                wanted.append((first, second, *bits))
+    assert near_duplicates(src, tar, parts) == sorted(wanted) and len(wanted) > 10
+
+
+def test_thousands_of_copies_make_a_short_list_with_all_of_them():
+    copies = near_duplicates([7] * 1500, [9] * 1500)
+    assert len(copies) == 20 * 19 // 2 + 20 * 1480 and copies[-1] == (19, 1499, 0, 0)
+    assert {hit.second for hit in copies} == set(range(1, 1500))
+    # Training rows after hundreds of validation rows: each of those is named, though none has more than 20 before it.
+    sides = ["val"] * 700 + ["train"] * 2
+    between = near_duplicates([7] * 702, [9] * 702, sides)
+    assert {hit.first for hit in between} == set(range(700)) and {hit.second for hit in between} == {700, 701}
+    assert len(between) == 700 + 20
+
+
+def test_a_row_that_links_two_clusters_is_listed_with_both():
+    # 30 rows, 30 rows that are 12 bits off, and one row in the middle: 6 bits from either.
+    src = [0] * 30 + [0b111111_111111] * 30 + [0b111111]
+    hits = near_duplicates(src, [9] * 61)
+    assert [(hit.first, hit.src_bits) for hit in hits if hit.second == 60] == [(row, 6) for row in (*range(20), 30)]
+
+
 def test_near_duplicate_rows_are_found_from_files(tmp_path):
     rows = []
     for number, seed in enumerate((1, 2, 1)):
