@@ -26,6 +26,7 @@ from common.errors import InputError
 # Temporary files are hidden, and say whose they are: nobody else's file has such a name.
 TEMPORARY = ".darkir-tmp."
 OWN_TEMPORARY = re.compile(re.escape(TEMPORARY) + r"(?P<host>[^.]*)\.(?P<pid>\d+)\.[0-9a-f]{8}\.")
+FORMULA = re.compile(r"'*[=+\-@\t\r]")  # with what stands for a written ', so that each cell can be read back
 LONGEST_NAME = 255  # bytes of a file name
 CHUNK = 2**20  # bytes read at a time: a file of weights may be large
 # What file systems answer that have no fsync of a folder (NFS, SMB, WSL); the rename itself is still atomic there.
@@ -108,12 +109,24 @@ def jsonl_text(rows: Iterable[dict]) -> str:
 
 
 def write_csv(path: str | Path, columns: list[str], rows: Iterable[dict]) -> None:
-    """Write rows as CSV with a header line; floats in full precision, so that numbers survive the round trip."""
+    """Write rows as CSV with a header line; floats in full precision, so that numbers survive the round trip.
+
+    Text that a spreadsheet would take for a formula gets a ' before it; `text_of_cell` takes that away.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     write_text(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+
+def text_of_cell(cell: str) -> str:
+    """The text that `write_csv` wrote as `cell`."""
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
 def file_digest(path: str | Path) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import Faults, InputError
+from common.files import text_of_cell
 from common.jsonl import open_input
 
 COLUMNS = ("src", "psnr", "identity_psnr")
@@ -57,10 +58,10 @@ def read_scores(path: str | Path) -> dict[str, tuple[float, float]]:
             psnr, identity = (_number(row[name]) for name in COLUMNS[1:])
             if psnr is None or identity is None:
                 faults.add(where, f"psnr {row['psnr']!r} and identity_psnr {row['identity_psnr']!r} must be numbers")
-            elif row["src"] in scores:
-                faults.add(where, f"{row['src']} stands there twice")
+            elif (src := text_of_cell(row["src"] or "")) in scores:
+                faults.add(where, f"{src} stands there twice")
             else:
-                scores[row["src"]] = (psnr, identity)
+                scores[src] = (psnr, identity)
     except csv.Error as error:
         raise InputError(f"--oof {path} is not CSV ({error}); {WANTED}") from error
     faults.raise_if_any(f"--oof {path}: lines that cannot be used")

@@ -11,6 +11,7 @@ from typing import Any
 
 from common.errors import Faults, InputError
 from common.exits import flagged
+from common.files import text_of_cell
 from data.fingerprint import row_digest, set_digest
 from data.manifest import Pair
 from engine.metrics import METRICS
@@ -116,7 +117,7 @@ def _read_records(path: Path, results: dict[str, Any]) -> list[dict]:
             if lacking:
                 raise InputError(f"--baseline: {path}:1: no column {', '.join(lacking)}; expected {','.join(COLUMNS)}")
             for row in reader:
-                if row["model"] == final:
+                if text_of_cell(row["model"] or "") == final:
                     records.append(_numbers(row, f"{path}:{reader.line_num}", faults))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"--baseline: {path} is not CSV in UTF-8 ({error})") from error
@@ -134,7 +135,7 @@ def _read_records(path: Path, results: dict[str, Any]) -> list[dict]:
 
 def _numbers(row: dict, where: str, faults: Faults) -> dict:
     """The row of one photo with its metrics as numbers; one that cannot be used becomes a fault."""
-    record = {"src": row["src"]}
+    record: dict[str, Any] = {"src": text_of_cell(row["src"] or "")}
     for name in METRICS:
         try:
             record[name] = float(row[name] or "")

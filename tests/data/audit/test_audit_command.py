@@ -11,6 +11,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from common import signals
+from common.files import write_csv
 from data.audit import audit
 from data.colour import prophoto
 from data.splits.files import verify_splits
@@ -84,10 +85,9 @@ def test_near_duplicates_are_left_alone_when_told_so(album, tmp_path):
 
 
 def write_scores(path: Path, gains: dict[str, float]) -> Path:
-    with open(path, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["src", "fold", "psnr", "ssim", "l1", "identity_psnr", "identity_ssim", "identity_l1"])
-        writer.writerows([src, 1, 12 + gain, 0.9, 0.1, 12, 0.5, 0.2] for src, gain in gains.items())
+    metrics = {"psnr": 12.0, "ssim": 0.9, "l1": 0.1, "identity_psnr": 12.0, "identity_ssim": 0.5, "identity_l1": 0.2}
+    columns = ["src", "fold", *metrics]
+    write_csv(path, columns, [{**metrics, "src": src, "fold": 1, "psnr": 12 + gain} for src, gain in gains.items()])
     return path
 
 
@@ -100,6 +100,20 @@ def test_out_of_fold_scores_add_photos_that_the_model_could_not_learn(album, tmp
     assert found["images/02_src.png"] == "scores" and len(found) == 5
     out = capsys.readouterr().out
     assert "21 of 22 pairs have an out-of-fold score" in out and "are not in the input" not in out
+
+
+def test_scores_of_photos_with_names_like_formulas_are_found(tmp_path, capsys):
+    names = ["=1+1.png", "'=1+1.png", "@x.png"]
+    pairs = write_photos(tmp_path, [(as_shot(picture(seed), seed), picture(seed)) for seed in range(3)])
+    listed = rows(pairs)
+    for row, name in zip(listed, names, strict=True):
+        (tmp_path / row["src"]).rename(tmp_path / name)
+    write_rows(pairs, [{**row, "src": name} for row, name in zip(listed, names, strict=True)])
+    scores = write_scores(tmp_path / "oof.csv", dict.fromkeys(names, 8.0))
+    with open(scores, newline="", encoding="utf-8") as handle:
+        assert [row["src"] for row in csv.DictReader(handle)] == ["'=1+1.png", "''=1+1.png", "'@x.png"]
+    assert run("--input_jsonl", pairs, "--audit", "--oof", scores, "--output_dir", tmp_path / "out") == 0
+    assert "3 of 3 pairs" in capsys.readouterr().out
 
 
 def test_scores_of_photos_that_are_not_in_the_input_are_told(album, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,22 @@ def test_csv_saved_by_a_spreadsheet_is_read(gray_pairs, other_results, tmp_path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     comparison = compared(gray_pairs, tmp_path / "out", "--baseline", other_results / "test_results.json")
     assert comparison["difference"]["l1"]["mean"] == pytest.approx(-13 / 3 / 255, abs=1e-6)
+
+
+def test_names_like_formulas_stay_text_and_are_read_back(gray_pairs, tmp_path):
+    names = dict(zip(OURS, ("=1+1.png", "+x.png", "'-x.png"), strict=True))
+    for src, name in names.items():
+        shutil.copy(gray_pairs / src, tmp_path / name)
+    listed = [{"src": name, "tar": f"{gray_pairs}/{src.replace('src', 'tar')}"} for src, name in names.items()]
+    write_jsonl(tmp_path / "test.jsonl", listed)
+    save_model(tmp_path / "@darker.pt", -3)
+    flags = ["--test_jsonl", tmp_path / "test.jsonl"]
+    assert run(gray_pairs, tmp_path / "first", "--checkpoint", tmp_path / "@darker.pt", *flags) == 0
+    with (tmp_path / "first" / "per_image.csv").open(encoding="utf-8", newline="") as handle:
+        cells = [(row["src"], row["model"]) for row in csv.DictReader(handle)]
+    assert {src for src, _ in cells} == {"'=1+1.png", "'+x.png", "''-x.png"} and cells[1][1] == "'@darker.pt"
+    comparison = compared(gray_pairs, tmp_path / "out", "--baseline", tmp_path / "first" / "test_results.json", *flags)
+    assert comparison["difference"]["l1"]["ci95"] == pytest.approx([-3 / 255, -3 / 255], abs=1e-6)
 
 
 def test_a_bare_number_gives_no_interval_and_says_so(gray_pairs, tmp_path, capsys):
