@@ -1,8 +1,8 @@
-"""JSONL file -> one dictionary a line, strictly; every bad line becomes a fault with its number. Needs no torch.
+"""JSONL file -> one dictionary a line, strictly; every bad line becomes a fault with its number. JSON text -> its value.
 
 Bytes are split at line feeds only and decoded line by line: text mode would report a fault lines too late, and
 str.splitlines() also splits at U+2028 inside a string. Python's json takes duplicate keys, NaN and overflowing numbers;
-here they are faults.
+here they are faults. Needs no torch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from common.errors import Faults, InputError
 
@@ -82,6 +83,14 @@ def parse_object(raw: bytes) -> dict:
         except UnicodeEncodeError:
             raise ValueError("half of a surrogate pair (\\ud800 to \\udfff) in a string") from None
     return value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that the text of a JSON file holds; ValueError with the reason when it is not JSON, or nested too deeply."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict:

@@ -14,6 +14,7 @@ from pathlib import Path
 from common import signals
 from common.errors import InputError
 from common.files import is_alive, utc_now
+from common.jsonl import parse_json
 from common.log import alive
 
 LOCK, HELD = ".lock", ".lock.held"
@@ -186,7 +187,7 @@ def _identity() -> bytes:
 def _owner(content: bytes) -> dict | None:
     """What a lock file says; None when it is empty or anything that this module did not write."""
     try:
-        owner = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError):
+        owner = parse_json(content.decode("utf-8"))
+    except ValueError:
         return None
     return owner if isinstance(owner, dict) and "pid" in owner else None

@@ -26,6 +26,7 @@ import torch
 from common import signals
 from common.errors import InputError
 from common.files import atomic_output, remove_stale_temporaries, write_json
+from common.jsonl import parse_json
 from common.locks import FolderLock
 from common.memory import usable_cpus
 from common.workers import in_threads
@@ -135,7 +136,7 @@ def _sound_entries(path: Path, wanted: Set[str]) -> dict[str, int] | None:
     if not (path.exists() and index.exists()):
         return None
     try:
-        rows = json.loads(index.read_text(encoding="utf-8"))
+        rows = parse_json(index.read_text(encoding="utf-8"))
         pixels = np.memmap(path, np.uint8, mode="r")
 
         def is_sound(row: list[int]) -> bool:
@@ -145,7 +146,7 @@ def _sound_entries(path: Path, wanted: Set[str]) -> dict[str, int] | None:
 
         with ThreadPoolExecutor(usable_cpus()) as pool:
             sound = rows.keys() == wanted and all(pool.map(is_sound, rows.values()))
-    except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, OSError) as error:
         if isinstance(error, OSError) and error.errno in NO_MMAP:
             raise
         return None

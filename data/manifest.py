@@ -16,7 +16,7 @@ from pathlib import Path
 
 from common.errors import Faults, InputError
 from common.files import visible_folders
-from common.jsonl import open_input, read_jsonl, twin_hint
+from common.jsonl import open_input, parse_json, read_jsonl, twin_hint
 
 METADATA = "split_metadata.json"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".tif", ".tiff", ".webp", ".bmp"})
@@ -146,8 +146,8 @@ def read_metadata(path: Path) -> dict:
     """The content of a split_metadata.json; InputError when it is no JSON object with a `base_dir`."""
     with open_input(path) as handle:
         try:
-            metadata = json.loads(handle.read().decode("utf-8"))
-        except (ValueError, RecursionError) as error:
+            metadata = parse_json(handle.read().decode("utf-8"))
+        except ValueError as error:
             raise InputError(f"{path} is not JSON ({error}); run create_data_splits.py again") from None
     if not isinstance(metadata, dict) or not isinstance(metadata.get("base_dir"), str):
         raise InputError(f"{path} has no base_dir; run create_data_splits.py again")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from common.errors import InputError
 from common.exits import flagged
 from common.files import file_digest
+from common.jsonl import parse_json
 from common.log import RunLog
 from darkir.architectures import Config, arch_of, size_of, title
 from darkir.weights import Network, load_into, make_network, read_weights
@@ -131,7 +131,7 @@ def _number_of_folds(cv_dir: Path, found: list[int], n_folds: int | None) -> tup
     path = cv_dir / SUMMARY
     if path.exists():
         try:
-            count = len(json.loads(path.read_text(encoding="utf-8"))["folds"])
+            count = len(parse_json(path.read_text(encoding="utf-8"))["folds"])
             if count == 0:
                 raise ValueError("no folds")
         except (ValueError, KeyError, TypeError) as error:

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from common.files import file_digest, write_bytes, write_json
+from common.jsonl import parse_json
 from data.fivek.config import FivekConfig
 from data.fivek.match import REJECTED, FilePair
 from data.fivek.pair import Outcome, image_names, output_mtime_ns
@@ -50,7 +51,7 @@ def record_path(output_dir: Path, key: str) -> Path:
 def read_record(output_dir: Path, key: str) -> dict | None:
     """The record of a pair, or None when there is none that this version understands."""
     try:
-        record = json.loads(record_path(output_dir, key).read_bytes())
+        record = parse_json(record_path(output_dir, key).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
     return record if isinstance(record, dict) and record.get("schema_version") == SCHEMA_VERSION else None

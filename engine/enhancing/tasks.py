@@ -6,7 +6,6 @@ What a result was made with stands in OUTPUT/sheet/NAME.json, which is written b
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections import Counter
@@ -20,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from common.errors import Faults, InputError
 from common.exits import flagged
 from common.files import visible_folders
+from common.jsonl import parse_json
 from data.images import decode, read_file
 from data.photo_files import ENDINGS, KINDS
 from engine.enhancing.sheet import SHEET, SHEET_IMAGE, picture_path
@@ -175,7 +175,7 @@ def _recorded(task: PhotoTask, output_dir: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         text = _comment_of_former_version(task, output_dir)
     try:
-        recorded = json.loads(text)
+        recorded = parse_json(text)
     except ValueError:
         return {}
     return recorded if isinstance(recorded, dict) else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from common.errors import Faults, InputError
 from common.exits import flagged
 from common.files import text_of_cell
+from common.jsonl import parse_json
 from data.fingerprint import row_digest, set_digest
 from data.manifest import Pair
 from engine.metrics import METRICS
@@ -61,9 +61,9 @@ def _read_results(path: Path) -> dict[str, Any]:
         state = "is a folder" if path.is_dir() else "is missing"
         raise InputError(f"--baseline {path} {state}; name the {RESULTS} of another evaluation")
     try:
-        results = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refuse_constant)
+        results = parse_json(path.read_text(encoding="utf-8-sig"))
         fault = _fault(results)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         fault = f"not JSON: {error}"
     if fault:
         raise InputError(
@@ -95,10 +95,6 @@ def _fault(results: Any) -> str | None:
     if not all(isinstance(entry, dict) and isinstance(entry.get("mean"), (int, float)) for entry in summaries):
         return "no means of the ensemble"
     return None
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
 
 
 def _read_records(path: Path, results: dict[str, Any]) -> list[dict]:

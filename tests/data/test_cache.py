@@ -65,7 +65,7 @@ def test_another_resolution_is_another_pack(pairs, tmp_path):
     assert len(list((tmp_path / "cache").glob("*.pack"))) == 2
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut", "no index", "torn index"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "no index", "torn index", "nested index"])
 def test_a_damaged_pack_is_built_anew(pairs, tmp_path, damage):
     whole, _ = opened(pairs, tmp_path / "cache")
     expected = [image.clone() for image in whole(pairs[2], (22, 16))]
@@ -78,7 +78,7 @@ def test_a_damaged_pack_is_built_anew(pairs, tmp_path, damage):
     elif damage == "no index":
         index.unlink()
     else:
-        index.write_text(index.read_text()[:20])
+        index.write_text(index.read_text()[:20] if damage == "torn index" else "[" * 100_000)
     rebuilt, lines = opened(pairs, tmp_path / "cache")
     assert any("decoding 4 pairs" in line for line in lines)
     assert damage == "no index" or any("is damaged" in line for line in lines)

@@ -90,7 +90,8 @@ def test_requirement_11_other_options_or_sources_redo_their_pairs_and_no_other(c
     put(copy / "fivek", "output_expert_C/a0005-photo 2.jpeg", encoded(target(5), quality=90))
     (copy / "out/images/a0006_tar.jpg").unlink()
     (copy / "out/meta/a0007.json").write_text("{")
-    assert rerun(copy) == 0 and sorted(made_keys) == ["a0004", "a0005", "a0006", "a0007"]
+    (copy / "out/meta/a0008.json").write_text("[" * 100_000)
+    assert rerun(copy) == 0 and sorted(made_keys) == ["a0004", "a0005", "a0006", "a0007", "a0008"]
     made_keys.clear()
     capsys.readouterr()
     assert rerun(copy, "--jpeg_quality", "90") == 0 and len(made_keys) == 40

@@ -83,9 +83,10 @@ def test_the_settings_of_a_result_stand_in_a_file_beside_its_picture(models, pho
     assert settings["max_side"] == 30 and settings["models"] == [hashlib.sha256(models[0].read_bytes()).hexdigest()]
     with Image.open(out / "sheet/x.jpg") as picture:
         assert "comment" not in picture.info
-    (out / "sheet/x.json").write_text("{", encoding="utf-8")
-    message = refusal(capsys, enhance_photos.main, *argv_of(models[0], photos, out, "--max_side", "30"))
-    assert message.startswith(f"error: --output {out / 'x.png'} was made elsewhere, or with unknown settings")
+    for broken in ("{", "[" * 100_000):
+        (out / "sheet/x.json").write_text(broken, encoding="utf-8")
+        message = refusal(capsys, enhance_photos.main, *argv_of(models[0], photos, out, "--max_side", "30"))
+        assert message.startswith(f"error: --output {out / 'x.png'} was made elsewhere, or with unknown settings")
 
 
 def test_a_folder_of_a_former_version_is_recognised(models, photos, tmp_path, capsys):

@@ -137,8 +137,9 @@ def test_missing_folds_are_found_through_the_summary(own_folds, capsys):
     assert "fold_4 is missing" in refused(capsys, own_folds, own_folds / "out")
     message = refused(capsys, own_folds, own_folds / "out", "--n_folds", 3)
     assert "--n_folds 3" in message and "lists 4 folds" in message
-    (own_folds / "cv" / "cv_summary.json").write_text("{")
-    assert "cv_summary.json" in refused(capsys, own_folds, own_folds / "out")
+    for broken in ("{", "[" * 100_000):
+        (own_folds / "cv" / "cv_summary.json").write_text(broken)
+        assert str(own_folds / "cv" / "cv_summary.json") in refused(capsys, own_folds, own_folds / "out")
 
 
 def test_folders_beyond_the_summary_are_named_and_are_no_part_of_the_ensemble(own_folds, capsys):
