@@ -7,6 +7,7 @@ same command continues, and makes nothing twice.
 
   ./prepare_fivek_robust.py --fivek_dir fivek_dataset --output_dir fivek_processed --expert C
   ./prepare_fivek_robust.py --fivek_dir fivek_dataset --output_dir trial --limit 50
+  ./prepare_fivek_robust.py --output_dir fivek_processed --check
 
 Writes images/KEY_src.jpg and KEY_tar.jpg, train.jsonl, val.jsonl, rejected.csv, dataset_metadata.json; meta/ holds a
 record of every pair. DNG inputs need rawpy: pip install -r requirements-fivek.txt
@@ -38,14 +39,25 @@ def main(argv: list[str] | None = None) -> int:
     """Find, make, split and write; see the module's docstring."""
     parser = make_parser(__doc__)
     add_options(parser, FivekConfig, "FiveK")
-    config = from_args(FivekConfig, parser.parse_args(argv), parser)
+    parser.add_argument_group("check").add_argument(
+        "--check",
+        action="store_true",
+        help="only compare the options with those of the pairs in --output_dir; write nothing",
+    )
+    args = parser.parse_args(argv)
+    config = from_args(FivekConfig, args, parser)
     # Only now what is heavy: --help and a mistyped flag answer at once.
     from common.locks import FolderLock
-    from data.fivek.dataset import write_dataset
+    from data.fivek.dataset import refuse_other_options, write_dataset
     from data.fivek.match import find_photos
     from data.fivek.prepare import prepare_pairs, report_dataset, report_found
 
     log = RunLog()
+    if args.check:
+        with flagged("--output_dir", config.output_dir):
+            refuse_other_options(config)
+        log(f"--check: {config.output_dir} was made with these options")
+        return DONE
     with flagged("--fivek_dir", config.fivek_dir), flagged("--output_dir", config.output_dir):
         found = find_photos(config)
         report_found(config, found, log)

@@ -62,13 +62,15 @@ case ${1:-} in
 --submit) stage=submit && shift ;;
 --stage) stage=${2:-} && shift 2 ;; # one job of --submit
 esac
-check_settings "$@"
-[[ " $*" != *" --pretrained_path"* ]] || fail 2 "--pretrained_path: set PRETRAINED_PATH instead"
-[[ -z $PRETRAINED_PATH || -e $PRETRAINED_PATH ]] || fail 2 "PRETRAINED_PATH=$PRETRAINED_PATH is missing"
-pretrained=${PRETRAINED_PATH:-$PRETRAINED_DIR/checkpoint_best.pt}
 read -r -a fivek_words <<<"$FIVEK_OPTIONS"
 read -r -a pretrain_words <<<"$PRETRAIN_OPTIONS"
 read -r -a finetune_words <<<"$FINETUNE_OPTIONS"
+check_settings "$@" "${pretrain_words[@]}" "${finetune_words[@]}"
+[[ " $* ${pretrain_words[*]} ${finetune_words[*]}" != *" --pretrained_path"* ]] ||
+    fail 2 "--pretrained_path: set PRETRAINED_PATH instead"
+[[ " ${fivek_words[*]}" != *" --output_dir"* ]] || fail 2 "FIVEK_OPTIONS: set FIVEK_OUTPUT instead of --output_dir"
+[[ -z $PRETRAINED_PATH || -e $PRETRAINED_PATH ]] || fail 2 "PRETRAINED_PATH=$PRETRAINED_PATH is missing"
+pretrained=${PRETRAINED_PATH:-$PRETRAINED_DIR/checkpoint_best.pt}
 COMMON=(--model_size "$MODEL_SIZE" --seed "$SEED" --num_workers "$NUM_WORKERS" --device "$DEVICE")
 [[ $MIXED_PRECISION == 0 ]] || COMMON+=(--mixed_precision)
 TRAINING=("${COMMON[@]}" --pretrained_path "$pretrained" --resolution "$RESOLUTION" --batch_size "$BATCH_SIZE"

@@ -5,23 +5,26 @@
 
 prepare_fivek() {
     [[ -z $PRETRAINED_PATH ]] || return 0
+    local options=(--fivek_dir "$FIVEK_DIR" --output_dir "$FIVEK_OUTPUT" --expert "$FIVEK_EXPERT" --max_reject "$FIVEK_MAX_REJECT")
+    [[ -z $FIVEK_LIMIT ]] || options+=(--limit "$FIVEK_LIMIT")
+    options+=("${fivek_words[@]}")
     if fivek_is_complete; then
+        # It must not stand in for pairs of other options. Their photos may be gone by now.
+        step "Check of $FIVEK_OUTPUT (set another FIVEK_OUTPUT and PRETRAINED_DIR for other options)" \
+            "${interpreter[@]}" "$DARKIR_HOME/prepare_fivek_robust.py" "${options[@]}" --check
         say "FiveK: $FIVEK_OUTPUT is complete, $(wc -l <"$FIVEK_OUTPUT/train.jsonl") pairs to train on"
         return
     fi
-    [[ -z $FIVEK_LIMIT ]] || fivek_words+=(--limit "$FIVEK_LIMIT")
-    step "FiveK preparation" "${interpreter[@]}" "$DARKIR_HOME/prepare_fivek_robust.py" --fivek_dir "$FIVEK_DIR" \
-        --output_dir "$FIVEK_OUTPUT" --expert "$FIVEK_EXPERT" --max_reject "$FIVEK_MAX_REJECT" "${fivek_words[@]}"
+    step "FiveK preparation" "${interpreter[@]}" "$DARKIR_HOME/prepare_fivek_robust.py" "${options[@]}"
     produced "$FIVEK_OUTPUT/train.jsonl"
 }
 
-fivek_is_complete() { # the metadata comes last; it must be of these options, with no more rejects than allowed
+fivek_is_complete() { # the metadata comes last; with no more rejects than allowed
     is_there "$FIVEK_OUTPUT/dataset_metadata.json" || return 1
-    "${interpreter[@]}" - "$FIVEK_OUTPUT/dataset_metadata.json" "$FIVEK_EXPERT" "${FIVEK_LIMIT:-None}" "$FIVEK_MAX_REJECT" <<'END'
+    "${interpreter[@]}" - "$FIVEK_OUTPUT/dataset_metadata.json" "$FIVEK_MAX_REJECT" <<'END'
 import json, sys
-path, expert, limit, most = sys.argv[1:]
-made = json.load(open(path, encoding="utf-8"))
-sys.exit((made["config"]["expert"], str(made["config"]["limit"])) != (expert, limit) or made["reject_rate"] > float(most))
+path, most = sys.argv[1:]
+sys.exit(json.load(open(path, encoding="utf-8"))["reject_rate"] > float(most))
 END
 }
 

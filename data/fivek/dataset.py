@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from common.errors import InputError
 from common.exits import flagged
 from common.files import write_csv, write_json, write_jsonl
 from common.jsonl import open_input
@@ -37,6 +39,29 @@ LICENCE_NOTE = (
     "LicenseAdobeMIT. Whether weights trained on them may be used commercially is not settled here."
 )
 RENDERING = "LibRaw: camera white balance, no brightening, sRGB curve and primaries, DefaultCrop"
+
+
+def recorded_options(config: FivekConfig) -> dict:
+    """The options that determine the pairs, as the metadata hold them."""
+    options = {name: value for name, value in dataclasses.asdict(config).items() if name not in UNRECORDED}
+    options["val_list"] = None if config.val_list is None else Path(config.val_list).name
+    return options
+
+
+def refuse_other_options(config: FivekConfig) -> None:
+    """InputError, naming each difference, unless the pairs in --output_dir are finished and of these options."""
+    path, now = Path(config.output_dir) / METADATA, recorded_options(config)
+    try:
+        # What an older version did not record yet, it did as the default says.
+        before = {**recorded_options(FivekConfig()), **json.loads(path.read_text(encoding="utf-8"))["config"]}
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing: the pairs are not finished") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the metadata of a FiveK folder ({error})") from error
+    changed = [f"  {name}: {before[name]} before, {value} now" for name, value in now.items() if before[name] != value]
+    if changed:
+        advice = "use the same options, name another --output_dir, or run without --check to make the pairs again"
+        raise InputError("\n".join([f"{config.output_dir} was made with other options:", *changed, advice]))
 
 
 def write_dataset(config: FivekConfig, found: Found, records: dict[str, dict]) -> dict:
@@ -121,8 +146,7 @@ def _metadata(
 ) -> dict:
     # A rejected file whose photo has another file is no lost photo.
     lost = sum(leftover.status == REJECTED and bool(leftover.input and leftover.target) for leftover in leftovers)
-    options = {name: value for name, value in dataclasses.asdict(config).items() if name not in UNRECORDED}
-    options["val_list"] = None if config.val_list is None else Path(config.val_list).name
+    options = recorded_options(config)
     formats = _counted(record["input"]["format"] for record in pairs)
     files: Counter = Counter()
     for leftover in leftovers:

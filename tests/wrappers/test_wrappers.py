@@ -100,14 +100,17 @@ def test_the_chain_from_fivek_has_the_settings_of_the_guide(desk):
     assert evaluate["output_dir"] == "test/finetuned_from_fivek" and evaluate["baseline_l1"] == "0.0514"
 
 
-def test_a_rerun_prepares_nothing_twice_unless_other_photos_are_asked_for(desk):
+def test_a_rerun_prepares_nothing_twice_and_compares_what_is_there(desk):
     assert desk.run("train_with_pretrain.sh")[0] == 0
     code, out, _ = desk.run("train_with_pretrain.sh")
     assert code == 0 and "FiveK: fivek_processed is complete" in out
     assert desk.scripts()[5:] == [TRAIN, TRAIN, EVALUATE]
-    assert desk.run("train_with_pretrain.sh", FIVEK_EXPERT="A")[0] == 0
-    assert FIVEK in desk.scripts()[8:]
     assert desk.checks() == 2
+    other = {"FIVEK_EXPERT": "A", "FIVEK_LIMIT": "9", "FIVEK_OPTIONS": "--jpeg_quality 90", "STUB_ENDS": f"{FIVEK}=2"}
+    code, _, err = desk.run("train_with_pretrain.sh", **other)
+    call = options(desk.calls()[-1])
+    assert code == 2 and "FIVEK_OUTPUT" in err and call["check"]
+    assert call | {"expert": "A", "limit": "9", "jpeg_quality": "90"} == call
     before = len(desk.scripts())
     (desk.folder / "weights.pt").touch()
     assert desk.run("train_with_pretrain.sh", PRETRAINED_PATH="weights.pt", FIVEK_EXPERT="B")[0] == 0
@@ -143,6 +146,15 @@ def test_what_cannot_work_is_refused_before_anything_runs(desk, arguments, setti
         code, _, err = desk.run(wrapper, *arguments, **settings)
         assert code == 2 and message in err
     assert desk.calls() == []
+
+
+@pytest.mark.parametrize("name", ["PRETRAIN_OPTIONS", "FINETUNE_OPTIONS"])
+@pytest.mark.parametrize("flag", ["--output_dir", "--pretrained_path", "--fold"])
+def test_options_that_only_the_wrapper_may_set_are_refused_wherever_they_stand(desk, name, flag):
+    code, _, err = desk.run("train_with_pretrain.sh", **{name: f"--ema_decay 0.5 {flag} 1"})
+    assert code == 2 and f"{flag}: set" in err and desk.calls() == []
+    code, _, err = desk.run("train_with_pretrain.sh", FIVEK_OPTIONS="--output_dir x")
+    assert code == 2 and "FIVEK_OUTPUT" in err and desk.calls() == []
 
 
 def test_python_may_be_a_command_with_arguments(desk):

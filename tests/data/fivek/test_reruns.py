@@ -13,6 +13,7 @@ from data.fingerprint import fingerprint_pairs
 from data.fivek import prepare
 from data.manifest import read_pairs
 from tests.helpers.fivek_folder import (
+    SMALL,
     encoded,
     keys,
     metadata,
@@ -99,6 +100,19 @@ def test_requirement_11_other_options_or_sources_redo_their_pairs_and_no_other(c
     assert {record(copy / "out", f"a{number:04d}")["made_with"] for number in range(1, 41)} == {
         record(copy / "out", "a0001")["made_with"]
     }
+
+
+def test_a_check_compares_the_options_needs_no_photos_and_writes_nothing(copy, capsys):
+    shutil.rmtree(copy / "fivek")
+    before = tree(copy / "out")
+    assert rerun(copy, "--check", "--workers", "3") == 0
+    argv = ("--fivek_dir", copy / "fivek", "--output_dir", copy / "out", "--check", "--val_ratio", "0.3", *SMALL)
+    message = refused(capsys, *argv, "--expert", "A", "--jpeg_quality", "90")
+    assert str(copy / "out") in message and "--output_dir" in message
+    assert "expert: C before, A now" in message and "jpeg_quality: 95 before, 90 now" in message
+    assert "val_ratio" not in message and tree(copy / "out") == before
+    (copy / "out" / "dataset_metadata.json").unlink()
+    assert "dataset_metadata.json" in refused(capsys, *argv)
 
 
 def test_requirement_11_verify_finds_what_size_and_time_do_not_show(copy):
