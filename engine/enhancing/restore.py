@@ -8,6 +8,8 @@ Source: He and Sun, "Fast Guided Filter", 2015, with a colour guide (He et al., 
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -44,7 +46,8 @@ def restore_photo(
     seen = src
     if short_side is not None and min(height, width) > short_side:
         seen = _resized(src, *fit_crop_size(width, height, short_side, enlarge=False))
-    *_, (_, restored) = restored_by_each(restorers, seen)
+    # The last is the ensemble's; in a list, all of them would stay in memory.
+    ((_, restored),) = deque(restored_by_each(restorers, seen), maxlen=1)
     if seen is not src:
         restored = carry_over(src, seen, restored)
     if not restored.sum().isfinite():

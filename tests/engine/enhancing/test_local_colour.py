@@ -1,5 +1,8 @@
 """What a small copy went through is carried over to the full size: exactly where it is affine, smoothly where it varies."""
 
+import weakref
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -55,3 +58,17 @@ def test_flat_photos_stay_finite():
         full = torch.full((1, 3, 64, 48), value)
         small = small_copy(full, (16, 12))
         torch.testing.assert_close(carry_over(full, small, small + 0.1), full + 0.1)
+
+
+def test_an_ensemble_keeps_its_sum_in_memory_not_every_output():
+    outputs: list[weakref.ref] = []
+    alive = []
+
+    def restorer(src: torch.Tensor) -> torch.Tensor:
+        alive.append(sum(output() is not None for output in outputs))
+        outputs.append(weakref.ref(output := src * 0.5))
+        return output
+
+    pixels = np.full((16, 16, 3), 200, np.uint8)
+    restored = restore.restore_photo(pixels, {str(n): restorer for n in range(5)}, None, None, torch.device("cpu"))
+    assert (restored == 100).all() and alive == [0, 1, 1, 1, 1]
