@@ -76,16 +76,16 @@ def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunL
         metadata = verify_splits(splits_dir)
     if len(metadata["folds"]) != n_folds:
         raise InputError(f"--n_folds {n_folds}: {splits_dir} has {len(metadata['folds'])} folds")
-    test = checked_pairs("--data_splits_dir", splits_dir / "test.jsonl", base_dir, log)
+    folders = [splits_dir / f"fold_{number}" for number in range(1, n_folds + 1)]
+    files = [splits_dir / "test.jsonl", *(folder / name for folder in folders for name in ("train.jsonl", "val.jsonl"))]
+    test, *rows = checked_files("--data_splits_dir", splits_dir, files, base_dir, log)
     mix = mixed_pairs(options, log)
     base = None if base_dir is None else str(base_dir.resolve())
     split = {"folder": str(splits_dir.resolve()), "base_dir": base}
-    plans = []
-    for number in range(1, n_folds + 1):
-        folder = splits_dir / f"fold_{number}"
-        files = (folder / name for name in ("train.jsonl", "val.jsonl"))
-        train, val = (checked_pairs("--data_splits_dir", file, base_dir, log) for file in files)
-        plans.append(FoldPlan(number, args.output_dir / f"fold_{number}", train, val, test, mix, split))
+    plans = [
+        FoldPlan(number, args.output_dir / f"fold_{number}", train, val, test, mix, split)
+        for number, (train, val) in enumerate(zip(rows[::2], rows[1::2], strict=True), start=1)
+    ]
     report_lookalikes({"test": test, "validation": [pair for plan in plans for pair in plan.val], "mixed": mix}, log)
     return [plan for plan in plans if args.fold in (None, plan.number)]
 
@@ -142,17 +142,24 @@ def mixed_pairs(options: Options, log: RunLog) -> list[Pair]:
 
 
 def checked_pairs(flag: str, path: Path, base_dir: Path | None, log: RunLog) -> list[Pair]:
-    """The rows of `path`, which `flag` named, with the content digests of their photos; unchanged files are not decoded again.
+    """`checked_files` of the one file `path`, which `flag` named."""
+    return checked_files(flag, path, [path], base_dir, log)[0]
 
-    Raises InputError naming every photo whose pixels are no longer those that the row's digest was made from.
+
+def checked_files(flag: str, named: Path, files: list[Path], base_dir: Path | None, log: RunLog) -> list[list[Pair]]:
+    """The rows of each file with the content digests of their photos; unchanged photos are not decoded again, others once.
+
+    Raises InputError, with the `flag` and the path `named` by it, for every photo whose pixels are no longer those that the
+    row's digest was made from.
     """
-    with flagged(flag, path):
-        recorded = read_pairs(path, base_dir, warn=log)
-        pairs = fingerprint_pairs(recorded)
-    faults = Faults()
-    for then, now in zip(recorded, pairs, strict=True):
+    with flagged(flag, named):
+        recorded = [read_pairs(file, base_dir, warn=log) for file in files]
+        pairs = fingerprint_pairs([pair for rows in recorded for pair in rows])
+    faults, following = Faults(), iter(pairs)
+    parts = [list(itertools.islice(following, len(rows))) for rows in recorded]
+    for then, now in zip(itertools.chain(*recorded), pairs, strict=True):
         for role in ("src", "tar"):
             if then.row.get("decoder") == DECODER and then.row.get(f"{role}_sha256") != now.row[f"{role}_sha256"]:
                 faults.add(now.where, f"{getattr(now, role)} is not the photo that this row's digest was made from")
     faults.raise_if_any("photos that changed", "Make the splits again, or bring the photos back.")
-    return pairs
+    return parts
