@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
 from common.errors import InputError
 from data.deep_images import is_deep
-from data.images import DECODE_ERRORS, FORMATS, decode_bytes, read_file
+from data.images import DECODE_ERRORS, FORMATS, decode_bytes
 from data.optional_readers import DNG_INSTALL, develop, has_rawpy
 
 RAW = "DNG"
@@ -56,9 +56,11 @@ class Photo:
     exif: Image.Exif
 
 
-def read_photo(path: Path) -> Photo:
-    """Read a photo at native size. Raises InputError naming the file when it is no whole photo, or a DNG without rawpy."""
-    content = read_file(path)
+def photo_of(content: bytes, path: Path) -> Photo:
+    """The photo, at native size, in a file's content; `path` says its ending and stands in messages.
+
+    Raises InputError naming the file when it is no whole photo, or a DNG without rawpy.
+    """
     if path.suffix.lower() in RAW_ENDINGS:
         if not has_rawpy():
             raise InputError(f"{path}: {DNG_INSTALL}")

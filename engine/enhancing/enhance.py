@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sys
 import time
 from dataclasses import dataclass
@@ -18,19 +19,12 @@ from common.errors import InputError, OutOfMemory, Stopped
 from common.files import json_bytes, remove_stale_temporaries, write_bytes
 from common.log import RunLog
 from data.config import DataConfig
-from data.photo_files import KINDS, photo_bytes, read_photo, with_size
+from data.images import read_file
+from data.photo_files import KINDS, photo_bytes, photo_of, with_size
 from engine.enhancing.config import EnhanceConfig
 from engine.enhancing.restore import restore_photo
 from engine.enhancing.sheet import before_and_after, picture_path
-from engine.enhancing.tasks import (
-    PhotoTask,
-    folders_of,
-    remove_former,
-    result_path,
-    settings_path,
-    source_digest,
-    state_of,
-)
+from engine.enhancing.tasks import PhotoTask, folders_of, remove_former, result_path, settings_path, state_of
 from engine.inference import Restore
 from engine.models import TrainedModel, recorded_by_all
 
@@ -122,8 +116,8 @@ def _enhanced(task: PhotoTask, run: Enhancement) -> tuple[dict[Path, bytes], str
 
     Raises InputError naming a photo that cannot be enhanced.
     """
-    digest = source_digest(task)
-    photo = read_photo(task.path)
+    source = read_file(task.path)
+    photo = photo_of(source, task.path)
     kind = FORMATS.get(run.config.format, photo.kind if photo.kind in KINDS else "JPEG")
     try:
         restored = restore_photo(photo.pixels, run.restorers, run.short_side, run.config.max_side, run.device)
@@ -136,7 +130,7 @@ def _enhanced(task: PhotoTask, run: Enhancement) -> tuple[dict[Path, bytes], str
         raise InputError(f"{task.path}: {fault}") from None
     except OutOfMemory as failure:
         raise InputError(f"{task.path}: {failure}; --scale training and --max_side need less") from failure
-    record = run.settings | {"source_sha256": digest, "result_bytes": len(content)}
+    record = run.settings | {"source_sha256": hashlib.sha256(source).hexdigest(), "result_bytes": len(content)}
     files = {
         settings_path(task, run.output_dir): json_bytes(record),
         picture_path(run.output_dir, task.name): picture,
