@@ -128,7 +128,8 @@ def title(config: Config) -> str:
 
 
 def description(config: Config) -> dict[str, Any]:
-    """What a weights file says of its network; a file without `arch` holds a DarkIR."""
+    """What a checkpoint says of its network. Readers take the architecture from the tensors: checkpoints of the first versions,
+    which knew DarkIR only, do not name it, and exported files name it outside this description."""
     return {"arch": arch_of(config), **dataclasses.asdict(config)}
 
 

@@ -100,6 +100,6 @@ def refuse_unclean_weights(test: list[Pair], seen: Seen, what: str) -> None:
 
 
 def log_provenance(seen: Seen, log: RunLog) -> None:
-    """Say openly when nobody can know what the starting weights saw."""
+    """Say openly when nobody can know what some weights saw: those that a run starts from, or those under evaluation."""
     if not seen.known:
         log(f"⚠️  provenance unknown: {', '.join(seen.sources)} carries no digests of its training data")

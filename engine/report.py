@@ -54,7 +54,7 @@ def write_test_report(output_dir: Path, results: dict[str, Any], rows: list[dict
 def _by_photo(rows: list[dict]) -> list[dict]:
     """Rows of per_image.csv -> [{"src", "by_model": {model: row}}] in the order of the photos.
 
-    A photo ends where a model comes again: two rows of a test set may carry the same src text.
+    The rows of a photo stand together, one a model: the next photo begins where a model comes again.
     """
     photos: list[dict] = []
     for row in rows:

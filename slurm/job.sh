@@ -4,7 +4,7 @@
 #
 # Which signal comes, and how long before the time limit: `#SBATCH --signal` at the top of both wrappers. What it does: below.
 # Sourced first: the site's own settings (slurm/site.sh) are read here, before any setting gets its default.
-# In:  BATCH (1 in a batch job), DARKIR_HOME, OUTPUT_DIR, interpreter, WATCHED (folders in which progress shows).
+# In:  BATCH (1 in a batch job), DARKIR_HOME, OUTPUT_DIR, WATCHED (folders in which progress shows).
 # Out: every step's own exit code; 75 after a signal with a sound state; 1 when restarts bring nothing.
 
 if [[ -e $DARKIR_HOME/slurm/site.sh ]]; then

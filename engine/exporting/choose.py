@@ -23,7 +23,7 @@ def find_test_pairs(
 ) -> list[Pair]:
     """The test photos with their digests: those of `test_jsonl`, else of the split that the run recorded, if that still stands.
 
-    None, with the reason in the log, without both. Raises InputError for rows of `test_jsonl` that cannot be used, and for a
+    No photos, with the reason in the log, without both. Raises InputError for rows of `test_jsonl` that cannot be used, and for a
     `base_dir` that is no folder.
     """
     if base_dir is not None and not base_dir.is_dir():

@@ -108,7 +108,7 @@ class Progress:
 
 
 def epoch_line(record: dict, epochs: int) -> str:
-    """The log line of one epoch, as DESIGN lays it down."""
+    """The log line of one epoch. Its form is a promise, as CONTRIBUTING.md says: people read it with tools of their own."""
     return (
         f"Epoch {record['epoch']:3d}/{epochs}: Train Loss={record['train_loss']:.4f}, Val Loss={record['val_loss']:.4f}, "
         f"Val PSNR={record['val_psnr']:.2f}dB, Val SSIM={record['val_ssim']:.4f}, LR={record['lr']:.2e}"
