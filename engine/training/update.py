@@ -28,9 +28,8 @@ class NonFinite(ArithmeticError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """loss: sum of the weighted terms; terms: by name; grad_norm: 2-norm before clipping (0.0 when skipped)."""
+    """terms: the weighted loss terms by name; grad_norm: 2-norm before clipping (0.0 when skipped)."""
 
-    loss: float
     terms: dict[str, float]
     grad_norm: float
     skipped: bool
@@ -70,7 +69,7 @@ def train_step(
     learner.scaler.update()
     if not skipped:
         learner.average.update(learner.network, update)
-    return StepResult(sum(numbers.values()), numbers, 0.0 if skipped else grad_norm, skipped)
+    return StepResult(numbers, 0.0 if skipped else grad_norm, skipped)
 
 
 def discard_update(learner: Learner) -> None:
