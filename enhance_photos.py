@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     short_side = short_side_seen(config, models, log)
     left_out = f" ({others} other files left alone)" if others else ""
     log(f"{len(tasks)} photos{left_out}, {len(models)} models, {precision.describe()}, {describe_device(device)}")
-    restorers = make_restorers(models, config.tta, precision, device)
+    restorers = make_restorers(models, config.tta, precision, device, log)
     settings = settings_of(config, models)
     run = Enhancement(config, settings, restorers, short_side, device, args.output, args.overwrite)
     with flagged("--output", args.output):

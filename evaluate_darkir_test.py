@@ -65,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         remove_stale_temporaries(args.output_dir)
         batches = equal_size_batches(dataset, config.batch_size)
         loader = evaluation_loader(dataset, batches, config.num_workers, device.type == "cuda")
-        records = score_all(make_restorers(models, config.tta, precision, device), loader, pairs, device, visuals.add)
+        restorers = make_restorers(models, config.tta, precision, device, log)
+        records = score_all(restorers, loader, pairs, device, visuals.add)
         settings = describe_settings(config, args.test_jsonl, args.base_dir, precision.describe(), device.type)
         results, rows = build_results(models, records, pairs, settings), per_image_rows(records)
         if baseline is not None:

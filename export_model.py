@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     candidate, reason = choose(candidates, args.choose, validation, scored=bool(pairs))
     if pairs:
         log(f"Scoring {len(candidates)} candidates on {len(pairs)} test photos, float32, {describe_device(device)}")
-    records = score_on_test(candidates, pairs, device, args.num_workers)
+    records = score_on_test(candidates, pairs, device, args.num_workers, log)
     test = {name: summary_of(rows) for name, rows in records.items()}
     log_scores(candidates, validation, test, len(pairs), log)
     log(f"Exported: {candidate.name} ({reason})")

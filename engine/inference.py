@@ -158,14 +158,17 @@ def mean_metrics(records: list[dict]) -> dict[str, float]:
 
 
 def make_restorers(
-    models: Sequence[Named], tta: bool, precision: Precision, device: torch.device
+    models: Sequence[Named], tta: bool, precision: Precision, device: torch.device, warn: Callable[[str], None]
 ) -> dict[str, Restore]:
-    """Move the networks to `device` and give one restoring function for each: (B, 3, H, W) in [0, 1] in and out."""
+    """Move the networks to `device` and give one restoring function for each: (B, 3, H, W) in [0, 1] in and out.
+
+    `warn` is told as by `restorer`.
+    """
     restorers = {}
     for model in models:
         # torch's stubs lack memory_format beside a device.
         network = model.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        restore = restorer(network, precision)
+        restore = restorer(network, precision, warn)
         restorers[model.name] = with_flips(restore) if tta else restore
     return restorers
 

@@ -132,7 +132,9 @@ def _average(folds: list[Candidate]) -> Candidate:
     )
 
 
-def score_on_test(candidates: list[Candidate], pairs: list[Pair], device: torch.device, num_workers: int) -> Records:
+def score_on_test(
+    candidates: list[Candidate], pairs: list[Pair], device: torch.device, num_workers: int, log: RunLog
+) -> Records:
     """name -> one record a test photo, float32: the untouched photo, every candidate, and the ensemble of the folds.
 
     Nothing for no photos. Raises as `score_all` does. The candidates' networks are on the CPU again afterwards.
@@ -147,7 +149,7 @@ def score_on_test(candidates: list[Candidate], pairs: list[Pair], device: torch.
     for group in filter(None, (averages, folds)):  # apart, or the average would be in the ensemble
         batches = equal_size_batches(dataset, BATCH_SIZE)
         loader = evaluation_loader(dataset, batches, num_workers, device.type == "cuda")
-        restorers = make_restorers(group, False, Precision(device.type, None), device)
+        restorers = make_restorers(group, False, Precision(device.type, None), device, log)
         records |= score_all(restorers, loader, pairs, device, lambda *_: None)
         for candidate in group:
             candidate.network.cpu()

@@ -91,7 +91,7 @@ def _epoch_seconds(run: Run, rehearsal: Rehearsal, feed: Feed) -> float:
             rehearsal.update(batch)
         updates.append((loaded - started, time.monotonic() - loaded))
     dataset = feed.frames
-    restore = restorer(rehearsal.learner.network, run.precision)
+    restore = restorer(rehearsal.learner.network, run.precision, run.log)
     for index in range(min(TIMED_FRAMES, len(dataset))):
         started = time.monotonic()
         restore(to_float(dataset[index]["src"][None], run.device)).sum().item()

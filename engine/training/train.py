@@ -84,6 +84,9 @@ def train(run: Run) -> None:
     facts = {"data": seen.as_plain(), "config": run.requested, "fold": plan.number, "split": plan.split}
     files = RunFiles(plan.folder, run.options.model.network, facts, run.world.writes)
 
+    # Its weights stay those of the average, which every update and a restored state change in place.
+    restore = restorer(learner.average.network, run.precision, log)
+
     with Tracker(plan.folder, progress.epochs) if run.world.writes else contextlib.nullcontext() as tracker:
         batches = feed.training(progress.step)
         began, first_epoch = time.monotonic(), progress.epochs + 1
@@ -105,7 +108,6 @@ def train(run: Run) -> None:
                         files.save_state(learner, progress)
                         saved_at, saved_step = time.monotonic(), progress.step
 
-            restore = restorer(learner.average.network, run.precision)
             try:
                 scores = score(restore, feed.validation, plan.val, run.device, run.world)
             except Stopped as stopped:
