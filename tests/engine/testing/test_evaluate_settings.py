@@ -106,7 +106,7 @@ def refused_by_the_system(src):
 
 @pytest.mark.parametrize("greedy", [refused_by_torch, refused_by_the_system])
 def test_out_of_memory_says_what_to_lower(three_folds, tmp_path, capsys, monkeypatch, greedy):
-    monkeypatch.setattr(inference, "restorer", lambda network, precision: greedy)
+    monkeypatch.setattr(inference, "restorer", lambda network, precision, warn: greedy)
     assert run(three_folds, tmp_path / "out") == 1
     message = capsys.readouterr().err
     assert message.startswith("failed: fold_1: no memory on cpu for a batch of ") and "smaller batches" in message
