@@ -67,13 +67,11 @@ def parse_object(raw: bytes) -> dict:
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 (byte 0x{raw[error.start]:02x} at position {error.start + 1})") from None
     try:
-        value = _DECODER.decode(text)
+        value = parse_json(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
             raise ValueError(f"more than one JSON value on the line (second starts at column {error.colno})") from None
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
         kind = {list: "array", str: "string", bool: "boolean", type(None): "null"}.get(type(value), "number")
         raise ValueError(f'a JSON {kind}, but each line must be an object like {{"src": ..., "tar": ...}}')
@@ -86,9 +84,9 @@ def parse_object(raw: bytes) -> dict:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value that the text of a JSON file holds; ValueError with the reason when it is not JSON, or nested too deeply."""
+    """The one JSON value in `text`; ValueError also for what Python's json takes beyond the standard, and for deep nesting."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
