@@ -37,12 +37,13 @@ def main(argv: list[str] | None = None) -> int:
     from data.loader import equal_size_batches, evaluation_loader
     from data.manifest import read_pairs
     from engine.inference import make_restorers, score_all
-    from engine.models import read_models, refuse_contradictions, refuse_leaks, settle_frames
+    from engine.models import read_models, refuse_leaks
     from engine.report import write_test_report
     from engine.runtime import choose_device, choose_precision, describe_device, keep_freed_memory
     from engine.testing.baseline import read_baseline
     from engine.testing.comparison import compare, comparison_lines
-    from engine.testing.results import build_results, describe_settings, per_image_rows, result_table, write_results
+    from engine.testing.results import build_results, per_image_rows, result_table, write_results
+    from engine.testing.settings import describe_settings, refuse_contradictions, settle_frames
     from engine.testing.visuals import VisualsFolder
 
     log = RunLog()

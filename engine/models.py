@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ from common.exits import flagged
 from common.files import file_digest
 from common.jsonl import parse_json
 from common.log import RunLog
-from darkir.architectures import Config, arch_of, size_of, title
+from darkir.architectures import Config, title
 from darkir.weights import Network, load_into, make_network, read_weights
-from data.config import MAX_RESOLUTION, MIN_RESOLUTION, DataConfig
+from data.config import MAX_RESOLUTION, MIN_RESOLUTION
 from data.manifest import Pair
 from engine.checkpoint import BEST, FINAL, finished
 from engine.metrics import METRICS
 from engine.provenance import Seen, log_provenance, refuse_unclean_weights
-from engine.testing.config import EvaluationConfig
 
 SUMMARY = "cv_summary.json"
 FOLD_FOLDER = re.compile(r"fold_([1-9][0-9]*)")
@@ -164,42 +162,11 @@ def named_checkpoints(paths: list[Path]) -> dict[str, Path]:
     return {"/".join(real.parts[-depth:]): path for real, path in zip(resolved, paths, strict=True)}
 
 
-def refuse_contradictions(models: list[TrainedModel], arch: str | None, model_size: str | None) -> None:
-    """InputError when --arch or --model_size is not what the checkpoints hold."""
-    requested = {"--arch": (arch, arch_of), "--model_size": (model_size, size_of)}
-    for flag, (value, read) in requested.items():
-        wrong = [model for model in models if value is not None and read(model.config) != value]
-        if wrong:
-            lines = "\n".join(f"  {model.path} holds {title(model.config)}" for model in wrong)
-            raise InputError(f"{flag} {value}, but\n{lines}")
-
-
 def refuse_leaks(models: list[TrainedModel], test: list[Pair], log: RunLog) -> None:
     """InputError, naming photos, when a model saw a test photo; says openly when a model's provenance is unknown."""
     for model in models:
         refuse_unclean_weights(test, model.seen, f"{model.name} ({model.path})")
         log_provenance(model.seen, log)
-
-
-def settle_frames(config: EvaluationConfig, models: list[TrainedModel], log: RunLog) -> EvaluationConfig:
-    """Fill in resolution and fit: the flag, else what the checkpoints record, else the training default, logged.
-
-    Raises InputError when the checkpoints differ and no flag decides.
-    """
-    settled = {}
-    for option in RECORDED:
-        value = getattr(config, option)
-        if value is not None:
-            recorded = sorted({model.recorded(option) for model in models} - {None})
-            if recorded and recorded != [value]:
-                log(
-                    f"--{option} {value} instead of {', '.join(map(str, recorded))}, which the models were trained with"
-                )
-        elif (value := recorded_by_all(option, models, f"give --{option}")) is None:
-            value = getattr(DataConfig, option)
-            log(f"The checkpoints record no {option}: using --{option} {value}")
-        settled[option] = value
-    return dataclasses.replace(config, **settled)
 
 
 def recorded_by_all(option: str, models: list[TrainedModel], advice: str) -> Any:

@@ -12,7 +12,6 @@ from engine.inference import ENSEMBLE, IDENTITY
 from engine.metrics import DIGITS, METRICS, paired_difference, summarise
 from engine.models import TrainedModel
 from engine.runtime import created_with
-from engine.testing.config import EvaluationConfig
 
 SCHEMA_VERSION = 1
 RESULTS, PER_IMAGE = "test_results.json", "per_image.csv"
@@ -61,22 +60,6 @@ def summary_of(records: list[dict]) -> dict[str, Any]:
 
 def _column(records: list[dict], name: str) -> list[float]:
     return [record[name] for record in records]
-
-
-def describe_settings(
-    config: EvaluationConfig, test_jsonl: Path, base_dir: Path | None, precision: str, device: str
-) -> dict[str, Any]:
-    """What determined the numbers, as plain types; loader processes and pictures do not."""
-    return {
-        "test_jsonl": str(test_jsonl),
-        "base_dir": None if base_dir is None else str(base_dir),
-        "resolution": config.resolution,
-        "fit": config.fit,
-        "tta": config.tta,
-        "batch_size": config.batch_size,
-        "precision": precision,
-        "device": device,
-    }
 
 
 def per_image_rows(records: Records) -> list[dict]:
