@@ -170,6 +170,11 @@ def utc_now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
+def is_no_folder(path: str | Path) -> bool:
+    """Whether something else stands where a folder is wanted."""
+    return Path(path).exists() and not Path(path).is_dir()
+
+
 def visible_folders(base: Path, skip: Path | None = None) -> Iterator[tuple[Path, list[str]]]:
     """Yield `base` and each folder below it with the sorted names of its files.
 

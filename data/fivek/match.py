@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import Faults, InputError
+from common.files import is_no_folder
 from data.fivek.config import FivekConfig
 from data.fivek.find import INPUT, TARGET, Scan, SidedFile, SourceFile, scan_folder
 
@@ -58,7 +59,7 @@ def find_photos(config: FivekConfig) -> Found:
     output, root = Path(config.output_dir).resolve(), Path(config.fivek_dir).resolve()
     if root.is_relative_to(output):
         raise InputError(f"--output_dir {config.output_dir} holds --fivek_dir {config.fivek_dir}; name another folder")
-    if output.exists() and not output.is_dir():
+    if is_no_folder(output):
         raise InputError(f"--output_dir {config.output_dir} is a file; name a folder")
     scan = scan_folder(config.fivek_dir, skip=output)
     usable = [file for file in scan.files if file.side.expert in (None, config.expert)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.errors import Faults, InputError
 from common.exits import flagged
+from common.files import is_no_folder
 from common.jsonl import open_input, parse_object
 from common.log import RunLog
 from data.config import SplitConfig
@@ -24,7 +25,7 @@ SHOWN = 20
 def read_input(config: SplitConfig, log: RunLog) -> tuple[list[Pair], Path]:
     """The pairs and their absolute base directory. InputError for bad rows, and for a --group_key that no row has."""
     with flagged("--output_dir", config.output_dir):
-        if Path(config.output_dir).exists() and not Path(config.output_dir).is_dir():
+        if is_no_folder(config.output_dir):
             raise InputError(f"--output_dir {config.output_dir} is a file; name a folder")
     if config.input_dir is not None:
         with flagged("--input_dir", config.input_dir):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.exits import flagged
+from common.files import is_no_folder
 from common.options import add_options, from_args, make_parser, option, require
 from data.config import MIN_RESOLUTION
 
@@ -54,7 +55,7 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     parser.add_argument_group("run").add_argument("--device", default="auto", help="auto, cuda, cpu or cuda:N")
     args = parser.parse_args(argv)
     with flagged("--output", args.output):
-        if args.output.exists() and not args.output.is_dir():
+        if is_no_folder(args.output):
             parser.error(f"--output {args.output} is a file, not a folder")
     parts = re.fullmatch(r"(\d{1,9})/(\d{1,9})", "1/1" if args.shard is None else args.shard)
     if not (parts and 1 <= int(parts[1]) <= int(parts[2])):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.exits import flagged
+from common.files import is_no_folder
 from common.options import add_options, from_args, make_parser, option, require
 from darkir.architectures import MODEL_SIZES
 from data.config import MAX_RESOLUTION, MIN_RESOLUTION
@@ -82,7 +83,7 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     if args.checkpoint and args.n_folds not in (None, len(args.checkpoint)):
         parser.error(f"--n_folds {args.n_folds}, but --checkpoint names {len(args.checkpoint)} files")
     with flagged("--output_dir", args.output_dir):
-        is_file = args.output_dir.exists() and not args.output_dir.is_dir()
+        is_file = is_no_folder(args.output_dir)
         holds_training = (args.output_dir / "cv_summary.json").exists()
     if holds_training:
         parser.error(

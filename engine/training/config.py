@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.exits import flagged
+from common.files import is_no_folder
 from common.options import add_options, finite_float, from_args, make_parser, option, require
 from darkir.architectures import MODEL_SIZES, Config, RestormerConfig, encoder_stages
 from data.config import DataConfig
@@ -224,5 +225,5 @@ def _refuse_contradictions(args: argparse.Namespace, options: Options, parser: a
     if options.finetune.freeze_stages > stages:
         parser.error(f"--freeze_stages {options.finetune.freeze_stages}: the network has {stages} encoder stages")
     with flagged("--output_dir", args.output_dir):
-        if args.output_dir is not None and args.output_dir.exists() and not args.output_dir.is_dir():
+        if args.output_dir is not None and is_no_folder(args.output_dir):
             parser.error(f"--output_dir {args.output_dir} is a file, not a folder")
