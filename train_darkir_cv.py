@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     from engine.runtime import choose_device, keep_freed_memory
     from engine.training.dry_run import dry_run
     from engine.training.plans import cross_validation_plans, single_plan
-    from engine.training.resume import settle_resume
+    from engine.training.resume import settle_resume, with_vgg_digest
     from engine.training.summary import update_summary
     from engine.training.train import train_fold
 
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
         with flagged("--output_dir", args.output_dir):
             if args.kernels is not None:
                 log("--kernels plain has no effect any more: there is one way to compute")
-            options = settle_resume(options, log)
+            options = with_vgg_digest(settle_resume(options, log))
             if args.train_jsonl is not None:
                 plans = [single_plan(args, options, log)]
             else:

@@ -22,7 +22,11 @@ class LossConfig:
     lambda_side: float = option(
         0.0, "weight of the side output's term (L1 + 0.01 VGG19 at 1/8 size; needs the VGG19 weights); 0 leaves it out"
     )
-    vgg_weights: str | None = option(None, "VGG19 weights file (without: vgg19-dcbb9e9d.pth in torch's hub cache)")
+    vgg_weights: str | None = option(
+        None,
+        "VGG19 weights file (without: vgg19-dcbb9e9d.pth in torch's hub cache)",
+        changes_result=False,  # its content does: a run records its digest
+    )
 
     def __post_init__(self) -> None:
         for term in TERMS:
@@ -32,6 +36,11 @@ class LossConfig:
         if not self.active():
             flags = ", ".join(f"--lambda_{term}" for term in TERMS)
             raise ValueError(f"all loss weights are 0, so there is nothing to train on; set one of {flags}")
+
+    @property
+    def needs_vgg(self) -> bool:
+        """Whether a term uses VGG19."""
+        return bool({"vgg", "side"} & {*self.active()})
 
     def active(self) -> dict[str, float]:
         """Terms with a weight above 0, by name."""

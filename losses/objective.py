@@ -27,7 +27,7 @@ class Objective(nn.Module):
         self.needs_side = "side" in self.weights
         self.vgg_source: str | None = None
         self.pair_terms = {"l1": l1_loss, "ssim": ssim_loss, "edge": edge_loss, "freq": frequency_loss}
-        if "vgg" in self.weights or self.needs_side:
+        if config.needs_vgg:
             read = read_vgg_weights(config.vgg_weights)
             self.vgg_source = read.describe()
             self.perceptual = PerceptualLoss(read).to(device)

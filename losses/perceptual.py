@@ -46,13 +46,18 @@ class VGGWeights:
         return f"VGG19 weights: {self.path} (sha256 {self.sha256[:8]}, {origin}, up to {widest} channels)"
 
 
+def vgg_file(path: str | None) -> Path:
+    """`path`, or without one where torchvision's file lies in torch's hub cache."""
+    return Path(path) if path else Path(torch.hub.get_dir()) / "checkpoints" / TORCHVISION_FILE
+
+
 def read_vgg_weights(path: str | None) -> VGGWeights:
     """Read `path`, or without one torchvision's file in torch's hub cache.
 
     A file under torchvision's name must have its sha256 prefix, so that a torn copy is not trusted. Narrower networks
     of the same structure are taken. Raises InputError naming the file, what is wrong with it and what to do.
     """
-    file = Path(path) if path else Path(torch.hub.get_dir()) / "checkpoints" / TORCHVISION_FILE
+    file = vgg_file(path)
     if not file.is_file():
         what = f"--vgg_weights {path}: no such file" if path else f"the VGG term needs {file}, which does not exist"
         raise InputError(f"{what}; {REMEDY}")

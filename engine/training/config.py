@@ -132,6 +132,7 @@ class Options:
     """Everything a run was asked for, whatever its fold. The configs have one name here, in checkpoints and in reports.
 
     weights_flag: the flag that named model.pretrained_path, for messages: --resume may name a file of weights, too.
+    vgg_sha256: of the VGG19 weights that the loss uses; None when it uses none, and when they are not there.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -142,6 +143,7 @@ class Options:
     overwrite: bool = False
     resume: Path | None = None
     weights_flag: Literal["--pretrained_path", "--resume"] = "--pretrained_path"
+    vgg_sha256: str | None = None
 
 
 # Section of Options -> its class, and the title that --help gives it.

@@ -52,6 +52,7 @@ def requested_config(plan: FoldPlan, options: Options) -> dict[str, Any]:
             "train_digest": set_digest([pair.row for pair in plan.train]),
             "val_digest": set_digest([pair.row for pair in plan.val]),
             "mix_digest": set_digest([pair.row for pair in plan.mix]),
+            "vgg_sha256": options.vgg_sha256,
             "pretrained_sha256": _weights_digest(options.weights_flag, options.model.pretrained_path),
         }
     )

@@ -26,10 +26,13 @@ from engine.training.learner import Learner, make_learner, set_trainable
 from engine.training.plans import FoldPlan, requested_config
 from engine.training.run import Run
 from engine.training.state import POSITION
+from losses.perceptual import file_digest, vgg_file
 
 # Options of earlier versions, with the one value that a rerun of today still means.
 RETIRED = {"train.kernels": "plain"}
-WEIGHTS_DIGEST = "pretrained_sha256"
+WEIGHTS_DIGEST, WEIGHTS_PATH = "pretrained_sha256", "model.pretrained_path"
+# Digest of a file -> the option that names it, which is compared where a digest is lacking.
+FILES = {WEIGHTS_DIGEST: WEIGHTS_PATH, "vgg_sha256": "loss.vgg_weights"}
 # What torch's own load_state_dict functions raise on content of another shape.
 MISFITS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError)
 
@@ -96,6 +99,15 @@ def finished_before(plan: FoldPlan, options: Options, log: RunLog) -> bool:
         return False
     refuse_changes(done["config"], requested_config(plan, options), plan.folder, log, options.weights_flag)
     return True
+
+
+def with_vgg_digest(options: Options) -> Options:
+    """The options with the digest of the VGG19 weights, taken once for all folds. Raises OSError when they cannot be read."""
+    file = vgg_file(options.loss.vgg_weights)
+    if not options.loss.needs_vgg or not file.is_file():
+        return options  # without the file, the loss of an unfinished fold says what to do
+    with flagged("--vgg_weights", options.loss.vgg_weights):
+        return dataclasses.replace(options, vgg_sha256=file_digest(file))
 
 
 def find_start(plan: FoldPlan, options: Options, log: RunLog) -> Start:
@@ -245,15 +257,14 @@ def refuse_changes(
     # A run from before an option came did what is now the option's default.
     defaults = plain({name: dataclasses.asdict(config_class()) for name, (config_class, _) in SECTIONS.items()})
     old, new = {**flat(defaults), **RETIRED, **flat(before)}, {**RETIRED, **flat(now)}
-    path = "model.pretrained_path"
-    if weights_flag == "--resume" and old[path] is None:
-        log(
-            f"{folder}: its run recorded no starting weights, as earlier versions did for --resume {new[path]}; it continues"
-        )
-        new |= {path: None, WEIGHTS_DIGEST: None}
-    if WEIGHTS_DIGEST not in old or new[WEIGHTS_DIGEST] is None:
-        # Not recorded, or the weights are gone since: their path is what can be compared.
-        old, new = ({**options, WEIGHTS_DIGEST: options[path]} for options in (old, new))
+    if weights_flag == "--resume" and old[WEIGHTS_PATH] is None:
+        named = f"--resume {new[WEIGHTS_PATH]}"
+        log(f"{folder}: its run recorded no starting weights, as earlier versions did for {named}; it continues")
+        new |= {WEIGHTS_PATH: None, WEIGHTS_DIGEST: None}
+    for digest, path in FILES.items():
+        if digest not in old or new[digest] is None:
+            # Not recorded, or the file is gone since: its path is what can be compared.
+            old, new = ({**options, digest: options[path]} for options in (old, new))
     changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     lines = {name: f"{name.rsplit('.', 1)[-1]}: {old.get(name)} before, {new.get(name)} now" for name in changed}
     harmless = [name for name in changed if name in _changing_no_result()]

@@ -11,6 +11,7 @@ import torch
 from darkir.checkpoint_file import read_checkpoint
 from tests.helpers.lock_holder import locked_by_another
 from tests.helpers.paths import ROOT
+from tests.helpers.small_vgg import write_small_random_vgg
 from tests.helpers.train_runs import SMALL, assert_same_results, stop_at, train
 
 
@@ -210,6 +211,29 @@ def test_starting_weights_are_compared_by_content_not_by_name(finished_run, two_
     assert "pretrained_sha256: " in capsys.readouterr().err
     weights.unlink()
     assert train(two_folds, run, *flags, "--pretrained_path", str(weights), epochs=1) == 0, "a finished run needs none"
+
+
+def test_vgg_weights_are_compared_by_content_not_by_name(two_folds, tmp_path, capsys):
+    first, second = (write_small_random_vgg(tmp_path / f"{seed}.pt", seed=seed) for seed in (1, 2))
+    flags, run = ["--fold", "1", "--save_every", "0", "--lambda_vgg", "0.1", "--vgg_weights"], tmp_path / "run"
+    assert train(two_folds, run, *flags, str(first), epochs=1) == 0
+    shutil.copy(first, tmp_path / "copy.pt")
+    assert train(two_folds, run, *flags, str(tmp_path / "copy.pt"), epochs=1) == 0, "the same weights elsewhere"
+    assert "vgg_weights: " in capsys.readouterr().out
+    for more in ([], ["--dry_run"]):
+        assert train(two_folds, run, *flags, str(second), *more, epochs=1) == 2
+        assert "vgg_sha256: " in capsys.readouterr().err
+    shutil.copy(second, first)
+    assert train(two_folds, run, *flags, str(first), epochs=1) == 2, "other weights under the old name"
+    first.unlink()
+    assert train(two_folds, run, *flags, str(first), epochs=1) == 0, "a finished run needs none"
+    final = run / "fold_1" / "checkpoint_final.pt"
+    content = read_checkpoint(final)
+    del content["config"]["vgg_sha256"]  # as former versions wrote it
+    torch.save(content, final)
+    shutil.copy(second, first)
+    assert train(two_folds, run, *flags, str(first), epochs=1) == 0
+    assert train(two_folds, run, *flags, str(second), epochs=1) == 2
 
 
 def test_a_state_with_other_options_in_a_new_folder_is_named_itself(finished_run, two_folds, tmp_path, capsys):
