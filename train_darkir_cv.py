@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     from engine.distributed import joined
     from engine.runtime import choose_device, keep_freed_memory
     from engine.training.dry_run import dry_run
-    from engine.training.plans import cross_validation_plans, single_plan
-    from engine.training.resume import settle_resume, with_vgg_digest
+    from engine.training.plans import cross_validation_plans, single_plan, with_vgg_digest
+    from engine.training.resume import settle_resume
     from engine.training.summary import update_summary
     from engine.training.train import train_fold
 

@@ -20,6 +20,7 @@ from data.manifest import Pair, read_pairs
 from data.splits.files import verify_splits
 from data.splits.split import hold_out
 from engine.training.config import SECTIONS, Options
+from losses.perceptual import vgg_file
 
 SHOWN = 20
 
@@ -64,6 +65,15 @@ def _weights_digest(flag: str, path: str | None) -> str | None:
         if path is None or not Path(path).is_file():
             return None
         return file_digest(path)
+
+
+def with_vgg_digest(options: Options) -> Options:
+    """The options with the digest of the VGG19 weights, taken once for all folds. Raises OSError when they cannot be read."""
+    file = vgg_file(options.loss.vgg_weights)
+    if not options.loss.needs_vgg or not file.is_file():
+        return options  # without the file, the loss of an unfinished fold says what to do
+    with flagged("--vgg_weights", options.loss.vgg_weights):
+        return dataclasses.replace(options, vgg_sha256=file_digest(file))
 
 
 def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunLog) -> list[FoldPlan]:

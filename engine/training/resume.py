@@ -26,7 +26,6 @@ from engine.training.learner import Learner, make_learner, set_trainable
 from engine.training.plans import FoldPlan, requested_config
 from engine.training.run import Run
 from engine.training.state import POSITION
-from losses.perceptual import file_digest, vgg_file
 
 # Options of earlier versions, with the one value that a rerun of today still means.
 RETIRED = {"train.kernels": "plain"}
@@ -99,15 +98,6 @@ def finished_before(plan: FoldPlan, options: Options, log: RunLog) -> bool:
         return False
     refuse_changes(done["config"], requested_config(plan, options), plan.folder, log, options.weights_flag)
     return True
-
-
-def with_vgg_digest(options: Options) -> Options:
-    """The options with the digest of the VGG19 weights, taken once for all folds. Raises OSError when they cannot be read."""
-    file = vgg_file(options.loss.vgg_weights)
-    if not options.loss.needs_vgg or not file.is_file():
-        return options  # without the file, the loss of an unfinished fold says what to do
-    with flagged("--vgg_weights", options.loss.vgg_weights):
-        return dataclasses.replace(options, vgg_sha256=file_digest(file))
 
 
 def find_start(plan: FoldPlan, options: Options, log: RunLog) -> Start:
