@@ -5,6 +5,8 @@ InputError 2: the user's input is wrong (so is darkir's own ModelError). RunFail
 
 from __future__ import annotations
 
+import errno
+
 SHOWN = 20
 LONGEST = 500  # characters of one fault: a reason may quote a line, and a line may hold megabytes
 
@@ -67,10 +69,10 @@ def loader_fault(error: BaseException) -> str | None:
     text = str(error)
     if "shared memory" in text or "Bus error" in text:
         what = "the loader processes have no room in /dev/shm: use fewer --num_workers, or a larger one (docker --shm-size)"
-    elif "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
-        what = "a loader process died, most often for want of memory: use fewer --num_workers, or --num_workers 0"
-    elif "Too many open files" in text or "received 0 items of ancdata" in text:
+    elif f"exit code {errno.EMFILE}." in text or "Too many open files" in text or "received 0 items of ancdata" in text:
         what = "too many open files: raise the limit (ulimit -n), or use fewer --num_workers"
+    elif "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
+        what = "a loader process died, most often for want of memory (or of open files, ulimit -n): use fewer --num_workers, or --num_workers 0"
     else:
         return None
     return f"{what} ({text.strip().splitlines()[-1][:200].strip()})"

@@ -45,6 +45,7 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
         except RunFailed as failure:
             return _say(f"failed: {failure}", FAILED)
         except (OSError, MemoryError, RuntimeError) as failure:
+            kill_children()  # while `failure` still holds their loader, which would complain of each death when it goes
             if fault := loader_fault(failure):
                 return _say(f"failed: {fault}", FAILED)
             if lacks_memory(failure):

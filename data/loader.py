@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import multiprocessing
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from multiprocessing import queues
 
 import numpy as np
 import torch
@@ -133,7 +138,12 @@ def start_workers(loader: Iterable[dict]) -> Iterator[dict]:
     try:
         with signals.held_back():
             batches = iter(loader)
+        workers = multiprocessing.active_children()
         yield from batches
+    except RuntimeError as error:
+        if any(worker.exitcode == errno.EMFILE for worker in workers):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error
+        raise
     except InputError as error:
         # Raised in a worker, torch puts its traceback into the text.
         name = f"{type(error).__module__}.{type(error).__qualname__}: "
@@ -147,10 +157,24 @@ def _loader(dataset, batch_keys, num_workers: int, pin: bool) -> DataLoader:
         batch_sampler=batch_keys,
         num_workers=num_workers,
         pin_memory=pin,
-        worker_init_fn=signals.ignore_in_worker,
+        worker_init_fn=_begin_worker,
         # Fork: workers inherit the decoded set-up at no cost and the signal mask of held_back().
         multiprocessing_context="fork" if num_workers else None,
         persistent_workers=num_workers > 0,
         # Its own generator: otherwise every iter() draws from the global one and shifts it.
         generator=torch.Generator(),
     )
+
+
+def _begin_worker(worker_id: int) -> None:
+    signals.ignore_in_worker()
+    # A batch that cannot be handed over: Python would print a traceback and drop it, and the main process would wait for ever.
+    queues.Queue._on_queue_feeder_error = staticmethod(lambda error, batch: _end_worker(error))  # type: ignore[attr-defined]
+    sys.excepthook = lambda kind, error, trace: _end_worker(error)  # its helper threads report there
+
+
+def _end_worker(error: BaseException) -> None:
+    """End this process with the system's error number as exit code."""
+    # Python's word for a file that could not be handed over, because the receiver has too many.
+    lost = errno.EMFILE if "ancdata" in str(error) else 1
+    os._exit((error.errno if isinstance(error, OSError) else None) or lost)

@@ -65,6 +65,14 @@ def test_a_killed_loader_process_ends_the_run_with_what_to_do(rows):
     assert "Traceback" not in message
 
 
+@pytest.mark.parametrize("limit", [24, 28])
+def test_too_few_open_files_end_the_run_and_do_not_hang_it(rows, limit):
+    shell = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *words_of(rows)]
+    ended = subprocess.run(shell, check=False, timeout=60, capture_output=True, text=True)
+    assert ended.returncode == 1 and ended.stderr.startswith("failed: "), ended.stderr
+    assert "--num_workers" in ended.stderr and ended.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("fault", ["vanishes", "is emptied"])
 def test_a_photo_that_cannot_be_read_any_more_is_named(rows, fault):
     process = start(rows)
