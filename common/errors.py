@@ -72,7 +72,10 @@ def loader_fault(error: BaseException) -> str | None:
     elif f"exit code {errno.EMFILE}." in text or "Too many open files" in text or "received 0 items of ancdata" in text:
         what = "too many open files: raise the limit (ulimit -n), or use fewer --num_workers"
     elif "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
-        what = "a loader process died, most often for want of memory (or of open files, ulimit -n): use fewer --num_workers, or --num_workers 0"
+        what = (
+            "a loader process died, most often for want of memory (or of open files, ulimit -n): use fewer --num_workers, "
+            "or --num_workers 0"
+        )
     else:
         return None
     return f"{what} ({text.strip().splitlines()[-1][:200].strip()})"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common.errors import InputError, OutOfMemory, RunFailed, Stopped, lacks_memory, loader_fault
-from common.log import alive, over, write
+from common.log import over, watch, write
 from common.signals import kill_children, no_more
 from darkir.errors import ModelError  # the only import of darkir here: darkir stands alone, with an error of its own
 
@@ -33,7 +33,7 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     @functools.wraps(main)
     def wrapper(argv: list[str] | None = None) -> int:
         prepare_streams()
-        alive()
+        watch()
         try:
             return main(argv)
         except (InputError, ModelError) as error:

@@ -11,7 +11,9 @@ import codecs
 import io
 import json
 import math
+import os
 import re
+import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -49,7 +51,11 @@ def parse_jsonl(lines: Iterable[bytes], path: str | Path, faults: Faults) -> Ite
 def open_input(path: str | Path) -> io.BufferedReader:
     """Open a file that the user named, for reading bytes; InputError with the reason when that cannot be done."""
     try:
-        return Path(path).open("rb")
+        handle = Path(path).open("rb")
+        if stat.S_ISCHR(mode := os.fstat(handle.fileno()).st_mode) or stat.S_ISBLK(mode):
+            handle.close()
+            raise InputError(f"{path} is a device, not a file")
+        return handle
     except FileNotFoundError:
         raise InputError(f"{path} does not exist{twin_hint(Path(path))}") from None
     except IsADirectoryError:

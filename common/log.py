@@ -13,6 +13,8 @@ from typing import TextIO
 
 STALL_SECONDS = 600.0
 
+_watched: int | None = None  # the process whose script is running
+
 
 class RunLog:
     """`log(line)` prints a line and appends it to `path` (None: print only); a `silent` log does nothing.
@@ -65,15 +67,27 @@ class RunLog:
         return None
 
 
+def watch() -> None:
+    """A script begins: from now on it must achieve something every STALL_SECONDS, or the stack of each thread goes to stderr, again
+    and again, also when the process is stuck in a library that lets no Python run."""
+    global _watched
+    _watched = os.getpid()
+    alive()
+
+
 def alive() -> None:
-    """To be called whenever something was achieved. When that does not happen for STALL_SECONDS, the stack of every thread goes to
-    stderr, and again each time as long later; also when the process is stuck in a library that lets no Python run."""
-    faulthandler.dump_traceback_later(STALL_SECONDS, repeat=True, file=2)
+    """Something was achieved. Outside a script, and in a process that a script has forked, this does nothing: faulthandler would
+    wait there for a thread that only the script's own process has."""
+    if _watched == os.getpid():
+        faulthandler.dump_traceback_later(STALL_SECONDS, repeat=True, file=2)
 
 
 def over() -> None:
-    """Nothing more is to be achieved: the end of a script."""
-    faulthandler.cancel_dump_traceback_later()
+    """The script has ended: nothing more is to be achieved."""
+    global _watched
+    if _watched == os.getpid():
+        faulthandler.cancel_dump_traceback_later()
+        _watched = None
 
 
 def write(stream: TextIO, text: str) -> str | None:

@@ -8,14 +8,15 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing import queues
+from multiprocessing import connection, queues
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from common import signals
-from common.errors import InputError
+from common.errors import InputError, loader_fault
 from common.memory import usable_cpus
 from data.dataset import EvaluationPairs, SampleKey, TrainingPairs
 
@@ -135,14 +136,21 @@ def start_workers(loader: Iterable[dict]) -> Iterator[dict]:
     Raises InputError for a photo that cannot be read, in the words of this process, without the worker's traceback; a worker's
     death is RuntimeError or OSError, see `loader_fault`.
     """
+    workers: list[BaseProcess] = []
     try:
         with signals.held_back():
             batches = iter(loader)
         workers = multiprocessing.active_children()
         yield from batches
-    except RuntimeError as error:
-        if any(worker.exitcode == errno.EMFILE for worker in workers):
+    except (RuntimeError, OSError, EOFError) as error:
+        connection.wait([worker.sentinel for worker in workers], timeout=1)
+        codes = {worker.exitcode for worker in workers} - {None, 0}
+        if errno.EMFILE in codes:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error
+        if (
+            codes and loader_fault(error) is None
+        ):  # what breaks first is sometimes the pipe, not the watch over the workers
+            raise RuntimeError(f"DataLoader worker exited unexpectedly: {error}") from error
         raise
     except InputError as error:
         # Raised in a worker, torch puts its traceback into the text.

@@ -69,13 +69,13 @@ def dry_run(plans: list[FoldPlan], options: Options, device: torch.device, outpu
 
 def _epochs_done(plan: FoldPlan, options: Options, log: RunLog) -> int:
     """Refuse what the run of this plan would refuse before it makes a network; how many epochs it has behind it."""
-    plan_epochs(plan, options)
+    updates = plan_epochs(plan, options).updates
     start = find_start(plan, options, log)
     refuse_leaks(plan, start, log)
     found = find_state(plan, options, start, requested_config(plan, options), log)
     if found is None:
         return 0
-    progress = checked_progress(found[1], len(plan.val), options.train.epochs, found[0])
+    progress = checked_progress(found[1], len(plan.val), updates, options.train.epochs, found[0])
     best_beside_state(plan, options, progress, log)
     return progress.epochs
 

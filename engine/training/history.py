@@ -5,10 +5,13 @@ Everything here is plain numbers: it is saved whole in checkpoint_last.pt, and h
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import RunFailed
+from engine.metrics import METRICS
 
 EMPTY_TOTALS = {"loss": 0.0, "grad_norm": 0.0, "updates": 0, "overflowed": 0, "left_out": 0, "seconds": 0.0}
 STALE_EPOCHS = 5
@@ -50,6 +53,33 @@ class Progress:
         """`best`, for when an epoch has ended."""
         assert self.best is not None
         return self.best
+
+    @staticmethod
+    def from_record(recorded: dict[str, Any], val_pairs: int, updates: int, epochs: int) -> Progress:
+        """What a state file says of its progress, for a run of `epochs` epochs of `updates` updates with `val_pairs` frames.
+
+        Raises ValueError with the reason when it is not what this class saves, or contradicts itself.
+        """
+        fresh = dataclasses.asdict(Progress())
+        wrong = {*fresh} ^ {*recorded}
+        wrong |= {name for name in {*fresh} - wrong - {"best"} if type(recorded[name]) is not type(fresh[name])}
+        if wrong:
+            raise ValueError(f"its progress lacks or misstates {', '.join(sorted(map(str, wrong)))}")
+        history, best, totals = recorded["history"], recorded["best"], recorded["totals"]
+        if not all(_is_record(record, epoch) for epoch, record in enumerate(history, 1)):
+            raise ValueError("its history is not one record for each epoch")
+        summed = are_numbers(totals, EMPTY_TOTALS) and are_numbers(totals.get("terms"))
+        if not summed or not 0 <= totals["left_out"] <= totals["updates"] <= updates:
+            raise ValueError("its sums over the open epoch are none")
+        if recorded["step"] != len(history) * updates + totals["updates"] or len(history) > epochs:
+            raise ValueError("its history and its position do not agree")
+        scored = _is_best(best, len(history), val_pairs)
+        # Within an epoch, a run that began without its best weights has no best: see best_beside_state.
+        open_epoch = totals["updates"] > 0 and len(history) < epochs
+        anew = best is None and open_epoch and recorded["epochs_without_gain"] == 0 and not recorded["stopped_early"]
+        if not scored if history and not anew else best is not None and not scored:
+            raise ValueError("its history and its best epoch do not agree")
+        return Progress(**recorded)
 
     def count_update(self, terms: dict[str, float], grad_norm: float, skipped: bool, seconds: float) -> None:
         """Add an update: its loss terms, gradient norm, and whether a float16 overflow made it a skipped step."""
@@ -105,6 +135,40 @@ class Progress:
         if is_best:
             self.best = {"epoch": epoch, **means, "scores": scores}
         return record
+
+
+RECORD_NUMBERS = ("train_loss", "val_loss", "val_psnr", "val_ssim", "lr", "grad_norm", "seconds", "images_per_second")
+
+
+def _is_record(record: Any, epoch: int) -> bool:
+    """Whether `record` is what `end_epoch` makes of this epoch."""
+    return (
+        are_numbers(record, RECORD_NUMBERS)
+        and record.get("epoch") == epoch
+        and are_numbers(record.get("train_terms"))
+        and type(record.get("is_best")) is bool
+        and type(record.get("skipped_steps")) is int
+        and isinstance(record.get("flags"), list)
+        and all(isinstance(flag, str) for flag in record["flags"])
+    )
+
+
+def _is_best(best: Any, epochs: int, val_pairs: int) -> bool:
+    return (
+        are_numbers(best, METRICS)
+        and best.get("epoch") in range(1, epochs + 1)
+        and isinstance(best.get("scores"), list)
+        and len(best["scores"]) == val_pairs
+        and all(are_numbers(score, METRICS) for score in best["scores"])
+    )
+
+
+def are_numbers(values: Any, names: Iterable[str] | None = None) -> bool:
+    """Whether `values` is a dictionary that has a number, not NaN, under each of `names` (None: under each of its own)."""
+    if not isinstance(values, dict):
+        return False
+    numbers = [values.get(name) for name in (values if names is None else names)]
+    return all(type(number) in (int, float) and number == number for number in numbers)
 
 
 def epoch_line(record: dict, epochs: int) -> str:

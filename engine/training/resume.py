@@ -1,4 +1,4 @@
-"""What a run begins from: fresh weights, those of a file, or a state, restored part by part; is its folder that of another run?"""
+"""What a run begins from: fresh weights, those of a file, or a state, restored part by part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 from common.errors import InputError
 from common.exits import flagged
 from common.log import RunLog
-from common.options import flat, plain
 from darkir.blocks import recompute_activations
 from darkir.checkpoint_file import read_checkpoint
 from darkir.errors import ModelError
@@ -20,18 +19,14 @@ from darkir.weights import Weights, load_into, make_network, read_weights
 from engine import checkpoint
 from engine.metrics import METRICS
 from engine.provenance import Seen, log_provenance, refuse_test_photos, refuse_validation_photos
-from engine.training.config import SECTIONS, Options
-from engine.training.history import EMPTY_TOTALS, Progress
+from engine.training.changes import refuse_changes
+from engine.training.config import Options
+from engine.training.history import Progress, are_numbers
 from engine.training.learner import Learner, make_learner, set_trainable
 from engine.training.plans import FoldPlan, requested_config
 from engine.training.run import Run
 from engine.training.state import POSITION
 
-# Options of earlier versions, with the one value that a rerun of today still means.
-RETIRED = {"train.kernels": "plain"}
-WEIGHTS_DIGEST, WEIGHTS_PATH = "pretrained_sha256", "model.pretrained_path"
-# Digest of a file -> the option that names it, which is compared where a digest is lacking.
-FILES = {WEIGHTS_DIGEST: WEIGHTS_PATH, "vgg_sha256": "loss.vgg_weights"}
 # What torch's own load_state_dict functions raise on content of another shape.
 MISFITS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError)
 
@@ -66,7 +61,7 @@ def begin(run: Run) -> tuple[Learner, Progress, Seen]:
     found = find_state(plan, options, start, run.requested, log)
     if found is None:
         return learner, Progress(), seen
-    progress = restore_state(found[1], learner, len(plan.val), options.train.epochs, found[0])
+    progress = restore_state(found[1], learner, len(plan.val), run.epoch_plan.updates, options.train.epochs, found[0])
     log(f"Continuing {plan.name.lower()} at update {progress.step}, after {progress.epochs} epochs")
     return learner, progress, seen
 
@@ -152,28 +147,40 @@ def find_state(
     return str(source), state
 
 
-def restore_state(state: dict[str, Any], learner: Learner, val_pairs: int, epochs: int, source: str) -> Progress:
+def restore_state(
+    state: dict[str, Any], learner: Learner, val_pairs: int, updates: int, epochs: int, source: str
+) -> Progress:
     """Put a state (as `checkpoint.checked_state` returns it) into `learner` and return where its run stands.
 
     Raises InputError, naming `source`, when a part does not fit this run's network or optimizer.
     """
-    progress = checked_progress(state, val_pairs, epochs, source)
+    progress = checked_progress(state, val_pairs, updates, epochs, source)
     for network, part in ((learner.network, "raw_params"), (learner.average.network, "params")):
-        if _shapes(network.state_dict()) != _shapes(state[part]):
+        if _forms(network.state_dict()) != _forms(state[part]):
             raise _unusable(source, f"its {part} are not the weights of this network")
         network.load_state_dict(state[part])
+    if not are_numbers(state["scaler"]):
+        raise _unusable(source, "its loss scale is no number")
+    own = [_settings(group) for group in learner.optimizer.param_groups]
     try:
         learner.optimizer.load_state_dict(state["optimizer"])
         learner.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"])
     except MISFITS as error:
         raise _unusable(source, f"{type(error).__name__}: {error}") from error
+    if [_settings(group) for group in learner.optimizer.param_groups] != own:
+        raise _unusable(source, "its optimizer has other settings than this run's")
     for group in learner.optimizer.param_groups:
         for parameter in group["params"]:
             moments = learner.optimizer.state.get(parameter, {}).values()
             if not all(isinstance(value, torch.Tensor) and value.shape in ((), parameter.shape) for value in moments):
                 raise _unusable(source, "the optimizer's moments are not those of this network")
     return progress
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """What a group of AdamW's parameters is updated with, but for the rate, which the schedule sets before each update."""
+    return {name: group.get(name) for name in ("betas", "eps", "weight_decay", "scale", "amsgrad")}
 
 
 def best_beside_state(plan: FoldPlan, options: Options, progress: Progress, log: RunLog) -> dict[str, Any] | None:
@@ -206,85 +213,23 @@ def best_beside_state(plan: FoldPlan, options: Options, progress: Progress, log:
     return best
 
 
-def _shapes(params: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in params.items()}
+def _forms(params: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in params.items()}
 
 
-def checked_progress(state: dict[str, Any], val_pairs: int, epochs: int, source: str) -> Progress:
-    """Where the run of a state, one of `epochs` epochs, stands. Raises InputError, naming `source`, when its numbers disagree."""
-    recorded, fresh = state["progress"], dataclasses.asdict(Progress())
-    wrong = {*fresh} ^ {*recorded}
-    wrong |= {name for name in {*fresh} - wrong - {"best"} if type(recorded[name]) is not type(fresh[name])}
-    if wrong:
-        raise _unusable(source, f"its progress lacks or misstates {', '.join(sorted(map(str, wrong)))}")
-    history, best = recorded["history"], recorded["best"]
-    numbered = all(isinstance(record, dict) and record.get("epoch") == epoch for epoch, record in enumerate(history, 1))
-    scored = isinstance(best, dict) and isinstance(best.get("scores"), list) and len(best["scores"]) == val_pairs
-    # Within an epoch a run that began without its best weights has no best: see best_beside_state.
-    open_epoch = recorded["totals"].get("updates") not in (None, 0) and len(history) < epochs
-    anew = best is None and open_epoch and recorded["epochs_without_gain"] == 0 and not recorded["stopped_early"]
-    summed = {*EMPTY_TOTALS, "terms"} == {*recorded["totals"]}
-    if not numbered or not summed or recorded["step"] != state["step"] or (history and not scored and not anew):
-        raise _unusable(source, "its history, best epoch and position do not agree")
-    return Progress(**recorded)
+def checked_progress(state: dict[str, Any], val_pairs: int, updates: int, epochs: int, source: str) -> Progress:
+    """Where the run of a state, one of `epochs` epochs of `updates` updates, stands. Raises InputError, naming `source`."""
+    try:
+        progress = Progress.from_record(state["progress"], val_pairs, updates, epochs)
+    except ValueError as error:
+        raise _unusable(source, str(error)) from error
+    if progress.step != state["step"]:
+        raise _unusable(source, "it names two positions")
+    return progress
 
 
 def _unusable(source: str, reason: str) -> InputError:
     return InputError(f"{source}: this run cannot continue from it ({reason[:300]}); use --overwrite to start anew")
-
-
-def refuse_changes(
-    before: dict[str, Any],
-    now: dict[str, Any],
-    folder: Path,
-    log: RunLog,
-    weights_flag: str,
-    resumed: Path | None = None,
-) -> None:
-    """InputError with the list of differences when a rerun requests another run than the one in `folder`, or than that of the
-    state `resumed`. Differences that change no result are allowed, with a log line.
-    """
-    # A run from before an option came did what is now the option's default.
-    defaults = plain({name: dataclasses.asdict(config_class()) for name, (config_class, _) in SECTIONS.items()})
-    old, new = {**flat(defaults), **RETIRED, **flat(before)}, {**RETIRED, **flat(now)}
-    if weights_flag == "--resume" and old[WEIGHTS_PATH] is None:
-        named = f"--resume {new[WEIGHTS_PATH]}"
-        log(f"{folder}: its run recorded no starting weights, as earlier versions did for {named}; it continues")
-        new |= {WEIGHTS_PATH: None, WEIGHTS_DIGEST: None}
-    for digest, path in FILES.items():
-        if digest not in old or new[digest] is None:
-            # Not recorded, or the file is gone since: its path is what can be compared.
-            old, new = ({**options, digest: options[path]} for options in (old, new))
-    changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-    lines = {name: f"{name.rsplit('.', 1)[-1]}: {old.get(name)} before, {new.get(name)} now" for name in changed}
-    harmless = [name for name in changed if name in _changing_no_result()]
-    refused = [name for name in changed if name not in harmless]
-    if refused:
-        what, advice = f"{folder} holds a run", "choose another --output_dir, or discard it with --overwrite"
-        if resumed is not None:
-            what = f"--resume {resumed} is the state of a run"
-            advice = f"start a new run from its weights: --pretrained_path {resumed.with_name(checkpoint.BEST)}"
-        allowed = ["these differ too, but change no result:"] if harmless else []
-        message = [
-            f"{what} with other options or data:",
-            *(f"  {lines[name]}" for name in refused),
-            *allowed,
-            *(f"  {lines[name]}" for name in harmless),
-            f"rerun with the same options, {'or ' if resumed else ''}{advice}",
-        ]
-        raise InputError("\n".join(message))
-    for name in harmless:
-        log(f"Changed, which changes no result: {lines[name]}")
-
-
-def _changing_no_result() -> set[str]:
-    """`data.num_workers` and the like: the options whose field says so."""
-    return {
-        f"{section}.{field.name}"
-        for section, (config_class, _) in SECTIONS.items()
-        for field in dataclasses.fields(config_class)
-        if not field.metadata["changes_result"]
-    }
 
 
 def remove_outputs(folder: Path) -> None:

@@ -19,6 +19,7 @@ import json
 import random
 import resource
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -61,8 +62,10 @@ def make_world(folder: Path) -> None:
     shutil.copy(more / "images" / "063_tar.png", base / "images" / "extra_tar.png")
     (base / "links").mkdir()
     for link, target in (("src.png", more / "images" / "062_src.png"), ("folder", more / "images"), ("loop.png", "loop.png"),
-                         ("broken.png", "none.png")):  # fmt: skip
+                         ("broken.png", "none.png"), ("zero.png", "/dev/zero")):  # fmt: skip
         (base / "links" / link).symlink_to(target)
+    os.mkfifo(base / "links" / "pipe.png")
+    os.mknod(base / "links" / "socket.png", stat.S_IFSOCK | 0o600)
     for number, side, name in itertools.product(range(3), ("src", "tar"), ("a%04d-photo.png",)):
         path = folder / "fivek" / {"src": "input", "tar": "output_expert_C"}[side] / (name % number)
         path.parent.mkdir(parents=True, exist_ok=True)

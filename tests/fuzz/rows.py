@@ -74,6 +74,9 @@ REFUSED = {
     "file as folder": lambda dice, row: _encoded({**row, "src": row["src"] + "/x.png"}),
     "link to itself": _with("src", "links/loop.png"),
     "broken link": _with("tar", "links/broken.png"),
+    "FIFO, socket or device": lambda dice, row: _encoded(
+        {**row, "src": dice.choice(["links/pipe.png", "links/socket.png", "links/zero.png"])}
+    ),
     "group of a wrong type": lambda dice, row: _encoded({**row, "group": dice.choice([1.5, [], {}, True, ""])}),
     "row twice": lambda dice, row: _encoded(row),
     "src with two tars": lambda dice, row: _encoded({**row, "tar": "images/extra_tar.png"}),

@@ -133,6 +133,21 @@ def spoil(content, name):
         "random state": {**content, "rng": torch.zeros(3)},
         "position": {**content, "progress": {**progress, "step": 5}},
         "history": {**content, "progress": {**progress, "history": ["an epoch"]}},
+        "a record without its numbers": {**content, "progress": {**progress, "history": [{"epoch": 1}]}},
+        "a position before the start": {**content, "step": -5, "progress": {**progress, "step": -5}},
+        "a position behind the end": {**content, "step": 10**9, "progress": {**progress, "step": 10**9}},
+        "sums of text": {**content, "progress": {**progress, "totals": {**progress["totals"], "loss": "x"}}},
+        "terms of text": {**content, "progress": {**progress, "totals": {**progress["totals"], "terms": {"l1": "x"}}}},
+        "sums that are not finite": {
+            **content,
+            "progress": {**progress, "totals": {**progress["totals"], "loss": float("nan")}},
+        },
+        "a best epoch that never was": {**content, "progress": {**progress, "best": {"epoch": 1, "scores": [{}, {}]}}},
+        "another optimizer": {
+            **content,
+            "optimizer": {**optimizer, "param_groups": [{**g, "betas": "ab"} for g in optimizer["param_groups"]]},
+        },
+        "a loss scale of text": {**content, "scaler": {"scale": "x"}},
         "progress of another version": {**content, "progress": {**progress, "new": 1}},
         "another version": {**content, "schema_version": 2},
     }[name]
@@ -140,7 +155,9 @@ def spoil(content, name):
 
 @pytest.mark.parametrize(
     "name", ["not finite", "tensor lost", "moments of another network", "no moments", "random state", "position", "history",
-             "progress of another version", "another version"],
+             "a record without its numbers", "a position before the start", "a position behind the end", "sums of text",
+             "terms of text", "sums that are not finite", "a best epoch that never was", "another optimizer",
+             "a loss scale of text", "progress of another version", "another version"],
 )  # fmt: skip
 def test_a_state_that_does_not_fit_is_refused_whole(own_photos, stopped, capsys, name):
     path = stopped / "checkpoint_last.pt"

@@ -5,56 +5,17 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from tests.helpers.live_runs import SECONDS, children_of, end_of, start, words_of
 from tests.helpers.paths import ROOT
 from tests.helpers.photos import write_pairs
-
-SMALL = (
-    "--model_size tiny --resolution 16 --batch_size 2 --lambda_vgg 0 --cache off --epochs 500 --num_workers 2".split()
-)
-SECONDS = 30  # for a busy machine; an idle one takes two
 
 
 @pytest.fixture
 def rows(tmp_path):
     return write_pairs(tmp_path, 6, first_seed=400)
-
-
-def words_of(rows: Path, *flags: str) -> list[str]:
-    places = ["--train_jsonl", rows, "--output_dir", rows.parent / "run"]
-    return [str(word) for word in (sys.executable, ROOT / "train_darkir_cv.py", *places, *SMALL, *flags)]
-
-
-def start(rows: Path, *flags: str, stdout: object = subprocess.DEVNULL) -> subprocess.Popen:
-    """A training in a process of its own, once it is in its second epoch."""
-    process = subprocess.Popen(words_of(rows, *flags), stdout=stdout, stderr=subprocess.PIPE, text=True)
-    log = rows.parent / "run" / "train.log"
-    deadline = time.monotonic() + 60
-    while not (log.exists() and "Epoch   2/" in log.read_text(encoding="utf-8")):
-        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-        time.sleep(0.05)
-    return process
-
-
-def end_of(process: subprocess.Popen) -> tuple[int, str]:
-    """Exit code and stderr; the process must end by itself, and no child of it may be left."""
-    children = children_of(process.pid)
-    try:
-        _, message = process.communicate(timeout=SECONDS)
-    finally:
-        process.kill()
-    deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not [child for child in children if Path(f"/proc/{child}").exists()]
-    return process.returncode, message
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_killed_loader_process_ends_the_run_with_what_to_do(rows):

@@ -217,7 +217,11 @@ def test_a_full_disk_ends_with_one_message_and_the_last_state_intact(photos, tmp
     # A file may not grow past 1000 KiB: what a quota or a full disk does, for root too.
     full = ["bash", "-c", 'ulimit -f 1000; exec "$@"', "bash", *command]
     ended = subprocess.run(full, capture_output=True, text=True, check=False, timeout=120)
-    assert ended.returncode == 1 and "failed: File too large" in ended.stderr and "Traceback" not in ended.stderr
+    assert (
+        ended.returncode == 1
+        and "checkpoint_last.pt: File too large" in ended.stderr
+        and "Traceback" not in ended.stderr
+    )
     assert read_checkpoint(tmp_path / "checkpoint_last.pt")["step"] >= before > 0
     assert not list(tmp_path.glob(".darkir-tmp.*"))
 
@@ -232,7 +236,7 @@ def test_a_save_that_fails_leaves_the_state_before(photos, tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "fsync", fsync)
     assert train(photos, tmp_path, "--checkpoint_every_steps", "1") == 1
-    assert "failed: No space left on device" in capsys.readouterr().err
+    assert "progress.json: No space left on device" in capsys.readouterr().err
     monkeypatch.undo()
     states = [name for name in ("checkpoint_last.pt", "checkpoint_last.prev.pt") if (tmp_path / name).exists()]
     assert read_checkpoint(tmp_path / states[0])["step"] >= 1
