@@ -32,9 +32,11 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
 	$(PY) -m pytest -n 2 --dist loadfile
 
-# 100 kills and 26 stops of training runs, which must end as if nothing had happened; minutes, not part of make test.
+# 100 kills and 26 stops of training runs, which must end as if nothing had happened, and 18 faults from outside (loader
+# processes, photos, packs, files, streams, locks, jobs), which must end as promised; nine minutes, not part of make test.
 soak: $(VENV)/.installed-dev
 	$(PY) tests/soak/soak.py
+	$(PY) tests/soak/faults.py
 
 # 1,000 bad and odd inputs to the scripts; minutes, not part of make test.
 fuzz: $(VENV)/.installed-dev
