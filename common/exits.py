@@ -53,8 +53,9 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             if not isinstance(failure, OSError):
                 raise
             where = f"{failure.filename}: " if failure.filename else ""
+            advice = "; name one with TMPDIR" if "temporary directory" in str(failure) else ""
             word, code = ("error", WRONG_INPUT) if failure.errno in WRONG_PATHS else ("failed", FAILED)
-            return _say(f"{word}: {where}{failure.strerror or failure}", code)
+            return _say(f"{word}: {where}{failure.strerror or failure}{advice}", code)
         finally:
             over()
             no_more()

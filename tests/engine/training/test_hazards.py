@@ -15,6 +15,7 @@ import create_data_splits
 import train_darkir_cv
 from common import files, signals
 from common.files import write_jsonl
+from engine.training import train as training
 from tests.helpers.exits import refusal
 from tests.helpers.hazard_runs import evaluate, train
 from tests.helpers.leftovers import foreign_files, leave
@@ -44,6 +45,31 @@ def test_the_lock_of_a_dead_process_is_taken_over_and_said(own_photos, tmp_path,
         assert f"in use by process {owner.pid}" in capsys.readouterr().err
     assert train(own_photos, tmp_path / "run") == 0
     assert f"taking over {tmp_path / 'run'} from process {owner.pid}, which died" in capsys.readouterr().out
+
+
+def test_a_cache_in_the_output_folder_leaves_the_run_its_lock(own_photos, tmp_path, monkeypatch):
+    """Closing another descriptor of the same lock file would drop it."""
+    real, refused = training.train_step, []
+    code = "import sys; from common.locks import FolderLock; FolderLock(sys.argv[1], print).__enter__()"
+
+    def step(*arguments):
+        command = [sys.executable, "-c", code, str(tmp_path / "run")]
+        if not refused:
+            refused.append(subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True).stderr)
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "train_step", step)
+    assert train(own_photos, tmp_path / "run", "--cache", "disk", "--cache_dir", tmp_path / "run") == 0
+    assert f"in use by process {os.getpid()}" in refused[0]
+
+
+def test_a_colleague_of_the_group_can_go_on_with_every_file(own_photos, tmp_path):
+    before = os.umask(0o002)
+    try:
+        assert train(own_photos, tmp_path / "run") == 0
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "run").rglob("*") if path.is_file()} == {0o664}
 
 
 def test_leftovers_of_a_killed_split_are_cleared(own_photos, tmp_path):
