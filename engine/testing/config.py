@@ -84,10 +84,10 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
         parser.error(f"--n_folds {args.n_folds}, but --checkpoint names {len(args.checkpoint)} files")
     with flagged("--output_dir", args.output_dir):
         is_file = is_no_folder(args.output_dir)
-        holds_training = (args.output_dir / "cv_summary.json").exists()
+        holds_training = any((args.output_dir / name).exists() for name in ("train.log", "cv_summary.json"))
     if holds_training:
         parser.error(
-            f"--output_dir {args.output_dir} holds a training, whose report would be replaced; name another folder"
+            f"--output_dir {args.output_dir} holds a training, whose files would be mixed with the results; name another folder"
         )
     if is_file:
         parser.error(f"--output_dir {args.output_dir} is a file, not a folder")

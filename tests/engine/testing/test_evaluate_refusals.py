@@ -9,12 +9,23 @@ import numpy as np
 import pytest
 import torch
 
+import evaluate_darkir_test
 from common.files import write_jsonl
 from data.fingerprint import fingerprint_pairs
 from data.manifest import read_pairs
 from engine import checkpoint
 from engine.provenance import Seen, digests
-from tests.helpers.evaluate_runs import noisy_network, refused, results_of, run, save_fold, save_png, save_weights
+from tests.helpers.evaluate_runs import (
+    argv,
+    noisy_network,
+    refused,
+    results_of,
+    run,
+    save_fold,
+    save_png,
+    save_weights,
+)
+from tests.helpers.exits import refusal
 
 
 @pytest.mark.parametrize("when", ["own", "earlier"])
@@ -153,6 +164,15 @@ def test_folders_beyond_the_summary_are_named_and_are_no_part_of_the_ensemble(ow
     assert [model["name"] for model in results["models"]] == ["fold_1", "fold_2"]
     summary.write_text('{"folds": []}')
     assert str(summary) in refused(capsys, own_folds, own_folds / "other")
+
+
+@pytest.mark.parametrize("name", ["train.log", "cv_summary.json"])
+def test_the_folder_of_a_training_keeps_its_own_files(three_folds, tmp_path, capsys, name):
+    (tmp_path / name).write_text("{}")
+    (tmp_path / "report.html").write_text("the training's")
+    message = refusal(capsys, evaluate_darkir_test.main, *argv(three_folds, tmp_path))
+    assert f"--output_dir {tmp_path} holds a training" in message
+    assert (tmp_path / "report.html").read_text() == "the training's" and len([*tmp_path.iterdir()]) == 2
 
 
 def test_output_dir_that_is_a_file_is_refused(three_folds, tmp_path, capsys):
