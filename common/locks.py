@@ -17,7 +17,7 @@ from common.files import is_alive, utc_now
 from common.jsonl import parse_json
 from common.log import alive
 
-LOCK, HELD = ".lock", ".lock.held"
+LOCK, HELD, REMOVAL = ".lock", ".lock.held", ".removal"
 # NFS without lockd, Lustre mounted without -o flock, some FUSE file systems.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 LONGEST_OWNER = 4096  # bytes; what is longer was not written here
@@ -124,7 +124,7 @@ class FolderLock:
     def _remove_dead(self, path: Path) -> bool:
         """Delete the marker of a dead process of this host. One process at a time does that, and looks again when it is its turn:
         else two that saw the same dead owner would delete each other's."""
-        turn = path.with_name(path.name + ".removal")
+        turn = path.with_name(path.name + REMOVAL)
         if not _is_dead(path) or not _create(turn):
             return False
         try:
@@ -142,8 +142,9 @@ class FolderLock:
         )
 
     def _way_out(self) -> str:
-        held = self.folder / HELD
-        return f"; if that process is gone, delete {held}" if held.exists() else ""
+        held, turn = self.folder / HELD, self.folder / f"{HELD}{REMOVAL}"
+        also = f" and {turn}" if turn.exists() else ""  # of a process that was killed while it took the lock over
+        return f"; if that process is gone, delete {held}{also}" if held.exists() else ""
 
     def _write(self, content: bytes) -> None:
         os.ftruncate(self._handle, 0)

@@ -28,6 +28,7 @@ from common.errors import InputError
 from common.files import atomic_output, remove_stale_temporaries, write_json
 from common.jsonl import parse_json
 from common.locks import FolderLock
+from common.log import alive
 from common.memory import usable_cpus
 from common.workers import in_threads
 from data.dataset import EvaluationPairs, SampleKey, TrainingPairs, decoded_pair, frame_size
@@ -47,16 +48,17 @@ CHUNK = 2**28  # bytes a copy to the device: a stop signal is seen in between
 
 Size = tuple[int, int]  # width, height
 Wanted = dict[str, tuple[Pair, Size]]
+Entries = dict[str, list[int]]  # the index of a pack: name -> start, length, checksum
 Log = Callable[[str], None]
 
 
 class PairCache:
     """Access to the pixels of one pack. Calling it with a pair and a size gives what `decoded_pair` gives, in microseconds.
 
-    pixels: the whole pack, uint8 (bytes,), of the file `path`. entries: where each pair begins in it.
+    pixels: the whole pack, uint8 (bytes,), of the file `path`. entries: start, length and checksum of each pair in it.
     """
 
-    def __init__(self, pixels: torch.Tensor, entries: dict[str, int], path: Path):
+    def __init__(self, pixels: torch.Tensor, entries: Entries, path: Path):
         self.pixels = pixels
         self.entries = entries
         self.path = path
@@ -69,12 +71,13 @@ class PairCache:
         return src, tar
 
     def is_sound(self) -> bool:
-        """Whether every entry still has its checksum; the whole file is read. Raises Stopped."""
-        return _sound_entries(self.path, self.entries.keys()) == self.entries
+        """Whether every entry still has its checksum; all is read, from the mapping that this run has used: another process may
+        have deleted the file since, or built it anew. Raises Stopped."""
+        return _are_sound(self.pixels.numpy(), self.entries)
 
     def start_of(self, pair: Pair, size: Size) -> int:
         """Where the pair begins in `pixels`: planes of the source, then of the target."""
-        return self.entries[entry_name(pair, size)]
+        return self.entries[entry_name(pair, size)][0]
 
 
 def open_cache(pairs: Iterable[Pair], resolution: int, fit: str, mode: str, folder: Path, log: Log) -> PairCache | None:
@@ -130,31 +133,34 @@ def _count_pairs(wanted: Wanted) -> int:
     return len({row_digest(pair.row) for pair, _ in wanted.values()})
 
 
-def _sound_entries(path: Path, wanted: Set[str]) -> dict[str, int] | None:
-    """Offsets of a pack whose every entry has its checksum; None when it must be built. Reading all warms the page cache."""
+def _sound_entries(path: Path, wanted: Set[str]) -> Entries | None:
+    """The index of a pack whose every entry has its checksum; None when it must be built. Reading all warms the page cache."""
     index = path.with_suffix(".json")
     if not (path.exists() and index.exists()):
         return None
     try:
-        rows = parse_json(index.read_text(encoding="utf-8"))
-        pixels = np.memmap(path, np.uint8, mode="r")
-
-        def is_sound(row: list[int]) -> bool:
-            signals.check()
-            start, length, checksum = row
-            return zlib.crc32(pixels[start : start + length]) == checksum  # type: ignore[arg-type]  # arrays are buffers
-
-        with ThreadPoolExecutor(usable_cpus()) as pool:
-            sound = rows.keys() == wanted and all(pool.map(is_sound, rows.values()))
+        entries = parse_json(index.read_text(encoding="utf-8"))
+        sound = entries.keys() == wanted and _are_sound(np.memmap(path, np.uint8, mode="r"), entries)
     except (ValueError, TypeError, AttributeError, OSError) as error:
         if isinstance(error, OSError) and error.errno in NO_MMAP:
             raise
         return None
-    return {name: row[0] for name, row in rows.items()} if sound else None
+    return entries if sound else None
 
 
-def _rebuilt_entries(path: Path, wanted: Wanted, mode: str, log: Log) -> dict[str, int] | None:
-    """Offsets of the pack after it was built; None when the disk has no room for it. Call it under the folder's lock."""
+def _are_sound(pixels: np.ndarray, entries: Entries) -> bool:
+    def is_sound(entry: list[int]) -> bool:
+        signals.check()
+        alive()
+        start, length, checksum = entry
+        return zlib.crc32(pixels[start : start + length]) == checksum  # type: ignore[arg-type]  # arrays are buffers
+
+    with ThreadPoolExecutor(usable_cpus()) as pool:
+        return all(pool.map(is_sound, entries.values()))
+
+
+def _rebuilt_entries(path: Path, wanted: Wanted, mode: str, log: Log) -> Entries | None:
+    """The index of the pack after it was built; None when the disk has no room for it. Call it under the folder's lock."""
     index = path.with_suffix(".json")
     if path.exists() and index.exists():
         log(f"⚠️  {path} is damaged and is built anew")
@@ -175,17 +181,20 @@ def _rebuilt_entries(path: Path, wanted: Wanted, mode: str, log: Log) -> dict[st
     if others:
         size = f"{len(others)}, {sum(others) / GIB:.2f} GiB"
         log(f"Cache: packs of other photos or settings beside it: {size}; delete what no run needs")
-    starts = dict(zip(lengths, np.cumsum([0, *lengths.values()]).tolist(), strict=False))
-    rows = _build(path, wanted, starts, lengths)
-    write_json(index, rows)
-    return starts
+    entries = _build(path, wanted, lengths)
+    write_json(index, entries)
+    return entries
 
 
-def _build(path: Path, wanted: Wanted, starts: dict[str, int], lengths: dict[str, int]) -> dict[str, list[int]]:
-    """Decode every entry, in threads, into a file that appears whole; start, length and checksum of each.
+def _build(path: Path, wanted: Wanted, lengths: dict[str, int]) -> Entries:
+    """Decode every entry, in threads, into a file that appears whole; its index.
 
     Raises InputError naming an image that cannot be decoded, Stopped.
     """
+    # In order of their names: every fold would build the same file.
+    starts = dict(
+        zip(sorted(lengths), np.cumsum([0, *(lengths[name] for name in sorted(lengths))]).tolist(), strict=False)
+    )
     checksums: dict[str, int] = {}
     with atomic_output(path) as temporary:
         with open(temporary, "wb") as handle:
@@ -203,7 +212,7 @@ def _build(path: Path, wanted: Wanted, starts: dict[str, int], lengths: dict[str
                 raise checksum
             checksums[name] = checksum
         pixels.flush()
-    return {name: [starts[name], lengths[name], checksums[name]] for name in wanted}
+    return {name: [start, lengths[name], checksums[name]] for name, start in starts.items()}
 
 
 def open_resident(cache: PairCache, device: torch.device, free: int, log: Log) -> ResidentPairs | None:

@@ -129,19 +129,29 @@ def decode_unchanged(pair: Pair, role: str) -> np.ndarray:
 
 
 def changed_photos(pairs: Iterable[Pair]) -> list[str]:
-    """Files of `pairs` that are not the photos their fingerprints are of, each with the reason; every file is read whole.
+    """Files of `pairs` that hold another photo than their fingerprints are of, each with its path; every file is read whole.
 
-    Raises Stopped.
+    Raises InputError for files that cannot be read, which proves nothing about what they held; Stopped.
     """
     checks = {path: (pair, role) for pair in pairs for role, path in (("src", pair.src_path), ("tar", pair.tar_path))}
 
-    def check(path: Path) -> None:
-        pair, role = checks[path]
-        if hashlib.sha256(read_file(path)).hexdigest() != pair.row[f"{role}_file_sha256"]:
-            decode_unchanged(pair, role)
+    def is_same(path: Path) -> bool:
+        (pair, role), content = checks[path], read_file(path)
+        if hashlib.sha256(content).hexdigest() == pair.row[f"{role}_file_sha256"]:
+            return True
+        try:
+            return _pixel_digest(decode_bytes(content, path)) == pair.row[f"{role}_sha256"]
+        except InputError:
+            return False  # damaged since
 
-    results = in_threads(check, checks, usable_cpus(), "Checking images")
-    return sorted(str(result) for _, result in results if isinstance(result, InputError))
+    changed, faults = [], Faults()
+    for path, same in in_threads(is_same, checks, usable_cpus(), "Checking images"):
+        if isinstance(same, InputError):
+            faults.add(checks[path][0].where, str(same))
+        elif not same:
+            changed.append(str(path))
+    faults.raise_if_any("photos that cannot be read any more", "Bring them back and run the same command again.")
+    return sorted(changed)
 
 
 def _size_fault(src: ImagePrint, tar: ImagePrint) -> str | None:

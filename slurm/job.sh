@@ -113,18 +113,22 @@ forward() { # forward SIGNAL: to the running steps; what to do next is decided w
 }
 
 give_up_in_time() { # An update can take longer than Slurm waits; then the time limit would end the job in silence.
-    local facts left
-    facts=$(scontrol --oneliner show job "$(job_id)" 2>/dev/null) || facts=""
-    if ! [[ $facts =~ \ EndTime=([0-9T:-]+) ]]; then
+    local facts end left=0
+    facts=$(SLURM_TIME_FORMAT=standard scontrol --oneliner show job "$(job_id)" 2>/dev/null) || facts=""
+    if [[ $facts =~ \ EndTime=([0-9]+-[0-9]+-[0-9]+T[0-9:]+) ]] && end=$(date -d "${BASH_REMATCH[1]}" +%s 2>/dev/null); then
+        left=$((end - $(date +%s)))
+    fi
+    if ((left <= 0)); then
         say "===== SIGUSR1: waiting for the running step to save its state"
         return 0
     fi
-    left=$(($(date -d "${BASH_REMATCH[1]}" +%s) - $(date +%s)))
     say "===== SIGUSR1, $left s before the time limit: waiting for the running step to save its state"
     # A warning that came late leaves half of what is left.
-    left=$((left > 2 * SECONDS_TO_REQUEUE ? left - SECONDS_TO_REQUEUE : left > 0 ? left / 2 : 0))
+    left=$((left > 2 * SECONDS_TO_REQUEUE ? left - SECONDS_TO_REQUEUE : left / 2))
     {
-        sleep "$left"
+        trap 'kill "$!" 2>/dev/null; exit' TERM # of stop_waiting: its sleep would keep the log open
+        sleep "$left" &
+        wait "$!"
         say "===== No state was saved in $left s: the step is ended, what it did since its last state is lost." \
             "A longer --time, or a --signal=B:USR1@SECONDS longer than one update, keeps it"
         kill -s KILL "${children[@]}" 2>/dev/null

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.exits import flagged
 from common.files import write_csv, write_json, write_jsonl
-from common.jsonl import open_input
+from common.jsonl import open_input, parse_json
 from data.fingerprint import near_duplicate_rows, set_digest
 from data.fivek.config import FivekConfig
 from data.fivek.find import listed_keys
@@ -32,6 +31,7 @@ from data.images import DECODER
 TRAIN, VAL, LEFT_OUT = "train", "val", "left_out"
 HASH_DIGITS = 13  # 52 bits: exact in a float
 METADATA = "dataset_metadata.json"
+LIST_DIGEST = "val_list_sha256"
 COLUMNS = ["key", "status", "reason", "input", "target"]
 UNRECORDED = ("fivek_dir", "output_dir", "workers", "verify", "max_reject")
 LICENCE_NOTE = (
@@ -42,9 +42,14 @@ RENDERING = "LibRaw: camera white balance, no brightening, sRGB curve and primar
 
 
 def recorded_options(config: FivekConfig) -> dict:
-    """The options that determine the pairs, as the metadata hold them."""
+    """The options that determine the pairs, as the metadata hold them. Raises InputError for a --val_list that cannot be read."""
     options = {name: value for name, value in dataclasses.asdict(config).items() if name not in UNRECORDED}
-    options["val_list"] = None if config.val_list is None else Path(config.val_list).name
+    options["prefer"] = ",".join(config.preferred_suffixes) or None
+    options["val_list"] = options[LIST_DIGEST] = None
+    if config.val_list is not None:
+        with flagged("--val_list", config.val_list), open_input(config.val_list) as handle:
+            options["val_list"] = Path(config.val_list).name
+            options[LIST_DIGEST] = hashlib.sha256(handle.read()).hexdigest()
     return options
 
 
@@ -52,12 +57,16 @@ def refuse_other_options(config: FivekConfig) -> None:
     """InputError, naming each difference, unless the pairs in --output_dir are finished and of these options."""
     path, now = Path(config.output_dir) / METADATA, recorded_options(config)
     try:
+        recorded = parse_json(path.read_text(encoding="utf-8"))["config"]
         # What an older version did not record yet, it did as the default says.
-        before = {**recorded_options(FivekConfig()), **json.loads(path.read_text(encoding="utf-8"))["config"]}
+        before = {**recorded_options(FivekConfig()), **recorded}
+        before["prefer"] = ",".join(FivekConfig(prefer=before["prefer"]).preferred_suffixes) or None
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing: the pairs are not finished") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the metadata of a FiveK folder ({error})") from error
+    # A list is compared by its lines, wherever it lies; of an older folder only its name is known.
+    now.pop("val_list" if before[LIST_DIGEST] is not None else LIST_DIGEST)
     changed = [f"  {name}: {before[name]} before, {value} now" for name, value in now.items() if before[name] != value]
     if changed:
         advice = "use the same options, name another --output_dir, or run without --check to make the pairs again"

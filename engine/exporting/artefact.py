@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import darkir
-from common.files import file_digest, remove_stale_temporaries, write_bytes, write_text
+from common.files import atomic_output, file_digest, remove_stale_temporaries, write_bytes, write_text
 from common.log import RunLog
 from common.options import flat, plain
 from common.pages import fill
@@ -34,7 +35,8 @@ BEHAVIOUR = {
 def write_artefact(chosen: Chosen, output: Path, card: Path, onnx: Path | None, log: RunLog) -> None:
     """Write `onnx` when that is wanted, the `card`, and `output` last, so that it never stands without its own card.
 
-    Raises RunFailed, with nothing written, when the ONNX file would differ from PyTorch.
+    Raises RunFailed when the ONNX file would differ from PyTorch. After any fault nothing of this export is left, and what it would
+    have replaced is as it was.
     """
     content = artefact_bytes(chosen)
     beside = [card] if onnx is None else [card, onnx]
@@ -42,24 +44,20 @@ def write_artefact(chosen: Chosen, output: Path, card: Path, onnx: Path | None, 
         remove_stale_temporaries(folder)
     write_text(begun_file(output), "".join(f"{path.absolute()}\n" for path in beside))
     try:
-        _write_files(chosen, content, output, card, onnx, log)
-    except BaseException:
-        for path in beside if not output.exists() else []:
-            path.unlink(missing_ok=True)
-        raise
+        with contextlib.ExitStack() as files:
+            # All are whole before the first is renamed, the one that was opened last.
+            model_file, card_file = (files.enter_context(atomic_output(path)) for path in (output, card))
+            proved = None
+            if onnx is not None:
+                onnx_file = files.enter_context(atomic_output(onnx))
+                difference = onnx_export.write_onnx(chosen.candidate.network, onnx_file)
+                proved = _onnx(onnx.name, file_digest(onnx_file), difference)
+                log(f"{onnx}: differs from PyTorch by at most {difference:.1e} in onnxruntime")
+            write_text(card_file, model_card(chosen, output, content, proved))
+            write_bytes(model_file, content)
+            output.unlink(missing_ok=True)  # with --overwrite: the old model must not stand beside the new card
     finally:
         begun_file(output).unlink()
-
-
-def _write_files(chosen: Chosen, content: bytes, output: Path, card: Path, onnx: Path | None, log: RunLog) -> None:
-    proved = None
-    if onnx is not None:
-        difference = onnx_export.write_onnx(chosen.candidate.network, onnx)
-        proved = (onnx, difference)
-        log(f"{onnx}: differs from PyTorch by at most {difference:.1e} in onnxruntime")
-    output.unlink(missing_ok=True)  # with --overwrite: the old model must not stand beside the new card
-    write_text(card, model_card(chosen, output, content, proved))
-    write_bytes(output, content)
     seen = len(json.dumps(chosen.candidate.seen.as_plain()))
     log(f"{output}: {len(content) / 1e6:.1f} MB, {seen / 1e3:.0f} KB of them digests of the photos seen; card: {card}")
 
@@ -105,8 +103,8 @@ def artefact_bytes(chosen: Chosen) -> bytes:
     return to_bytes(candidate.network.state_dict(), meta, notes)
 
 
-def model_card(chosen: Chosen, output: Path, content: bytes, onnx: tuple[Path, float] | None) -> str:
-    """The card's Markdown. content: the bytes of `output`; onnx: that file and its largest difference to PyTorch."""
+def model_card(chosen: Chosen, output: Path, content: bytes, onnx: dict[str, Any] | None) -> str:
+    """The card's Markdown. content: the bytes of `output`; onnx: what it says of that file, if there is one."""
     candidate = chosen.candidate
     arch, seen = arch_of(candidate.config), candidate.seen
     resolution, fit = candidate.data["resolution"], candidate.data["fit"]
@@ -128,7 +126,7 @@ def model_card(chosen: Chosen, output: Path, content: bytes, onnx: tuple[Path, f
         resolution=resolution,
         size_seen=f"a short side of {resolution} pixels" if fit == "crop" else squares,
         fit=fit,
-        onnx=None if onnx is None else _onnx(*onnx),
+        onnx=onnx,
         scores=_score_rows(chosen),
         notes=_notes(chosen),
         own=len(seen.own),
@@ -186,11 +184,11 @@ def _notes(chosen: Chosen) -> list[str]:
     return notes
 
 
-def _onnx(path: Path, difference: float) -> dict[str, Any]:
+def _onnx(name: str, sha256: str, difference: float) -> dict[str, Any]:
     sizes = ", ".join(f"{batch} x {width} x {height}" for batch, _, height, width in onnx_export.PROVED_SIZES)
     return {
-        "name": path.name,
-        "sha256": file_digest(path),
+        "name": name,
+        "sha256": sha256,
         "opset": onnx_export.OPSET,
         "smallest": onnx_export.SMALLEST,
         "largest": onnx_export.LARGEST,

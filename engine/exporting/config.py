@@ -42,7 +42,7 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
     args.card = args.output.with_suffix(".md")
     left = files_of_killed_export(args.output)
     there = [path for path in (args.output, args.card, args.onnx) if path is not None and path.exists()]
-    there = [path for path in there if str(path.absolute()) not in left]
+    there = [path for path in there if str(path.absolute()).encode("utf-8", "backslashreplace").decode() not in left]
     if there and not args.overwrite:
         parser.error(f"{', '.join(map(str, there))} exists; choose another --output, or replace it with --overwrite")
     if args.num_workers < 0:

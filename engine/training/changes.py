@@ -37,13 +37,15 @@ def refuse_changes(
         named = f"--resume {new[WEIGHTS_PATH]}"
         log(f"{folder}: its run recorded no starting weights, as earlier versions did for {named}; it continues")
         new |= {WEIGHTS_PATH: None, WEIGHTS_DIGEST: None}
+    decisive = set()
     for digest, path in FILES.items():
-        if digest not in old or new[digest] is None:
+        if digest not in old or (new[digest] is None and old[digest] is not None):
             # Not recorded, or the file is gone since: its path is what can be compared.
-            old, new = ({**options, digest: options[path]} for options in (old, new))
+            old, new = ({name: value for name, value in options.items() if name != digest} for options in (old, new))
+            decisive.add(path)
     changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
     lines = {name: f"{name.rsplit('.', 1)[-1]}: {old.get(name)} before, {new.get(name)} now" for name in changed}
-    harmless = [name for name in changed if name in _changing_no_result()]
+    harmless = [name for name in changed if name in _changing_no_result() - decisive]
     refused = [name for name in changed if name not in harmless]
     if refused:
         what, advice = f"{folder} holds a run", "choose another --output_dir, or discard it with --overwrite"

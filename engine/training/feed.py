@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, default_collate
 
-from common.errors import InputError, RunFailed
+from common.errors import InputError, Stopped
 from common.log import RunLog
 from data.cache import PairCache, ResidentFrames, ResidentPairs, open_cache, open_resident
 from data.dataset import EvaluationPairs, Source, TrainingPairs, decoded_pair
@@ -64,21 +64,32 @@ class Feed:
         keys = self.epoch_plan.keys(self.train.seed, 0)[: self.train.batch_size]
         return default_collate([self.samples[key] for key in self.world.share(keys)])
 
-    def refuse_changes(self) -> None:
-        """Read what the batches were made from once more. What lies on a GPU was checked before it was copied there.
+    def changes(self) -> str | None:
+        """Read what all processes made their batches from once more; what is not what it was when the run began, if anything.
 
-        Raises InputError naming the photos, or RunFailed naming the pack, that are not what they were when the run began; Stopped.
+        What lies on a GPU was checked before it was copied there. Raises, on every process, InputError for photos that cannot be
+        read, and Stopped.
         """
-        what = "changed while the run read them, so nobody can say what it learned from; start anew with --overwrite"
-        if self.resident is not None:
-            return
-        if isinstance(self.source, PairCache):
-            if not self.source.is_sound():
-                raise RunFailed(f"{self.source.path}: pixels {what}")
-            return
-        if changed := changed_photos([*self.samples.pairs, *self.frames.pairs]):
-            more = [f"and {len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
-            raise InputError("\n".join([f"{len(changed)} photos {what}:", *changed[:SHOWN], *more]))
+        changed: list[str] = []
+        unreadable = stopped = None
+        try:
+            if isinstance(self.source, PairCache):
+                changed = [] if self.resident or self.source.is_sound() else [f"pixels in {self.source.path}"]
+            else:
+                changed = changed_photos(self.world.share([*self.samples.pairs, *self.frames.pairs]))
+        except InputError as error:
+            unreadable = str(error)
+        except Stopped as error:
+            stopped = str(error)
+        # No process may leave alone: the others would wait for it.
+        everywhere = self.world.gather((changed, unreadable, stopped))
+        for _, unreadable, stopped in everywhere:
+            if stopped is not None:
+                raise Stopped(stopped)
+            if unreadable is not None:
+                raise InputError(unreadable)
+        found = sorted({what for changed, _, _ in everywhere for what in changed})
+        return ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "") or None
 
     def names(self, group: list[dict]) -> str:
         """The sources of the photos in some batches, for messages."""

@@ -180,7 +180,7 @@ def restore_state(
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
     """What a group of AdamW's parameters is updated with, but for the rate, which the schedule sets before each update."""
-    return {name: group.get(name) for name in ("betas", "eps", "weight_decay", "scale", "amsgrad")}
+    return {name: group.get(name) for name in ("betas", "eps", "weight_decay", "amsgrad")}
 
 
 def best_beside_state(plan: FoldPlan, options: Options, progress: Progress, log: RunLog) -> dict[str, Any] | None:

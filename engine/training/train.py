@@ -144,12 +144,12 @@ def train(run: Run) -> None:
         untouched = score(identity, feed.validation, plan.val, run.device, run.world)
         if tracker is not None:
             tracker.curves(progress.history)
-        try:
-            feed.refuse_changes()
-        except (InputError, RunFailed) as error:
+        if changes := feed.changes():
+            uncertain = "changed while the run read them, so nobody can say what it learned from"
+            fault = f"{changes} {uncertain}; start anew with --overwrite"
             # Marked, or the same command would finish the run from this state as if nothing had been.
-            files.save_state(learner, progress, unsound=str(error))
-            raise
+            files.save_state(learner, progress, unsound=fault)
+            raise InputError(fault)
         files.save_final(learner, progress, untouched)
         outcome = f"best PSNR {progress.best_epoch['psnr']:.2f}dB at epoch {progress.best_epoch['epoch']}"
         log(f"{plan.name} finished: {outcome} ({plan.folder})")

@@ -145,7 +145,7 @@ def pack_changed(folder: Path, dice: random.Random) -> None:
         place = dice.randrange(pack.stat().st_size)
         byte = os.pread(handle.fileno(), 1, place)
         os.pwrite(handle.fileno(), bytes([byte[0] ^ 1]), place)
-    ended(process, 1, ".pack", "--overwrite")
+    ended(process, 2, ".pack", "--overwrite")
     expect(not (folder / "run" / "checkpoint_final.pt").exists(), "a finished run of changed pixels")
 
 

@@ -115,6 +115,21 @@ def test_a_check_compares_the_options_needs_no_photos_and_writes_nothing(copy, c
     assert "dataset_metadata.json" in refused(capsys, *argv)
 
 
+def test_a_check_compares_what_the_options_mean_not_how_they_are_spelled(copy, tmp_path, capsys):
+    listing, moved = copy / "val.txt", tmp_path / "elsewhere" / "list.txt"
+    listing.write_text("a0001\na0007\n")
+    assert rerun(copy, "--val_list", listing, "--prefer", "tif,dng") == 0
+    moved.parent.mkdir()
+    moved.write_text("a0001\na0007\n")
+    assert rerun(copy, "--check", "--val_list", moved, "--prefer", ".TIF, dng") == 0
+    moved.write_text("a0001\na0008\n")
+    argv = ("--fivek_dir", copy / "fivek", "--output_dir", copy / "out", "--check", "--val_ratio", "0.3", *SMALL)
+    message = refused(capsys, *argv, "--val_list", moved, "--prefer", "dng,tif")
+    assert "val_list_sha256: " in message and "prefer: .tif,.dng before, .dng,.tif now" in message
+    (copy / "out" / "dataset_metadata.json").write_text("[" * 100_000)
+    assert "dataset_metadata.json" in refused(capsys, *argv)
+
+
 def test_requirement_11_verify_finds_what_size_and_time_do_not_show(copy):
     path = copy / "out/images/a0009_src.jpg"
     before, status = path.read_bytes(), path.stat()

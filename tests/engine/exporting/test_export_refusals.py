@@ -10,6 +10,7 @@ import torch
 
 import export_model
 from engine.exporting import artefact
+from engine.exporting.config import BEGUN
 from tests.helpers.exits import refusal
 from tests.helpers.export_runs import argv_of, change, contents_of, export
 from tests.helpers.interruptions import WriteHook
@@ -96,21 +97,26 @@ MISTAKES = {
 }
 
 
-def test_an_overwritten_model_never_stands_beside_a_card_that_is_not_its_own(
-    exported, finished_run, two_folds, tmp_path, monkeypatch
+@pytest.mark.parametrize("full_at", ["card", "model"])
+def test_a_full_disk_leaves_what_was_there_and_nothing_new(
+    exported, finished_run, two_folds, tmp_path, monkeypatch, full_at
 ):
-    shutil.copy(exported / "model.safetensors", tmp_path)
+    for name in ("old.safetensors", "old.md"):
+        shutil.copy(exported / name.replace("old", "model"), tmp_path / name)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    real = artefact.write_text
+    writer = "write_text" if full_at == "card" else "write_bytes"
+    real = getattr(artefact, writer)
 
-    def full_disk(path, text):
-        if path.suffix == ".md":
+    def full_disk(path, content):
+        if path.suffix in (".md", ".safetensors") and not path.name.startswith(BEGUN):
             raise OSError(28, "No space left on device", str(path))
-        real(path, text)
+        real(path, content)
 
-    monkeypatch.setattr(artefact, "write_text", full_disk)
-    assert export(finished_run, two_folds, tmp_path / "model.safetensors", "--overwrite", "--choose", "fold_1") == 1
-    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(artefact, writer, full_disk)
+    assert export(finished_run, two_folds, tmp_path / "old.safetensors", "--overwrite", "--choose", "fold_1") == 1
+    assert export(finished_run, two_folds, tmp_path / "new.safetensors") == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_the_same_command_goes_on_after_a_kill_between_card_and_model(finished_run, two_folds, tmp_path, capsys):
@@ -127,15 +133,6 @@ def test_the_same_command_goes_on_after_a_kill_between_card_and_model(finished_r
     output.unlink()
     message = refusal(capsys, export_model.main, *argv_of(finished_run, two_folds, output))
     assert "model.md exists" in message, "a card that no killed export left is the user's"
-
-
-def test_a_disk_that_is_full_at_the_end_leaves_no_card_without_a_model(finished_run, two_folds, tmp_path, monkeypatch):
-    def full_disk(path, content):
-        raise OSError(28, "No space left on device", str(path))
-
-    monkeypatch.setattr(artefact, "write_bytes", full_disk)
-    assert export(finished_run, two_folds, tmp_path / "model.safetensors") == 1
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

@@ -236,6 +236,12 @@ def test_vgg_weights_are_compared_by_content_not_by_name(two_folds, tmp_path, ca
     assert train(two_folds, run, *flags, str(second), epochs=1) == 2
 
 
+def test_vgg_weights_that_no_term_uses_are_no_reason_to_refuse(two_folds, tmp_path):
+    flags = ["--fold", "1", "--save_every", "0"]
+    assert train(two_folds, tmp_path / "run", *flags, "--vgg_weights", str(tmp_path / "none.pt"), epochs=1) == 0
+    assert train(two_folds, tmp_path / "run", *flags, epochs=1) == 0
+
+
 def test_a_state_with_other_options_in_a_new_folder_is_named_itself(finished_run, two_folds, tmp_path, capsys):
     state = finished_run / "fold_1" / "checkpoint_last.pt"
     assert train(two_folds, tmp_path / "new", "--fold", "1", "--resume", str(state), epochs=3) == 2
