@@ -26,9 +26,8 @@ def test_a_killed_loader_process_ends_the_run_with_what_to_do(rows):
     assert "Traceback" not in message
 
 
-@pytest.mark.parametrize("limit", [24, 28])
-def test_too_few_open_files_end_the_run_and_do_not_hang_it(rows, limit):
-    shell = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *words_of(rows)]
+def test_too_few_open_files_end_the_run_and_do_not_hang_it(rows):
+    shell = ["sh", "-c", 'ulimit -n 26; exec "$@"', "sh", *words_of(rows)]
     ended = subprocess.run(shell, check=False, timeout=60, capture_output=True, text=True)
     assert ended.returncode == 1 and ended.stderr.startswith("failed: "), ended.stderr
     assert "--num_workers" in ended.stderr and ended.stderr.count("\n") == 1
@@ -73,30 +72,27 @@ while True:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
-def test_a_closed_terminal_saves_as_a_stop_does(rows, number):
+def test_a_closed_terminal_saves_as_a_stop_does(rows):
     process = start(rows)
-    process.send_signal(number)
+    process.send_signal(signal.SIGHUP)
     code, message = end_of(process)
     assert code == 75 and "state saved" in message
     assert (rows.parent / "run" / "checkpoint_last.pt").exists()
 
 
-@pytest.mark.parametrize("kind", ["closed pipe", "full disk", "closed", "both on one"])
-def test_a_training_goes_on_without_its_stdout(rows, kind):
-    if kind == "closed pipe":
-        reader, writer = os.pipe()
-        os.close(reader)
-    else:
-        writer = os.open("/dev/full", os.O_WRONLY)
-    if kind in ("closed", "both on one"):
-        how = {"closed": ">&-", "both on one": ">/dev/full 2>&1"}[kind]
-        shell = ["sh", "-c", f'exec "$@" {how}', "sh", *words_of(rows, "--epochs", "2")]
-        ended = subprocess.run(shell, check=False, timeout=60, capture_output=True)
-        assert ended.returncode == 0, ended.stderr
-    else:
-        process = start(rows, "--epochs", "3", stdout=writer)
-        code, message = end_of(process)
-        assert code == 0 and message.count("stdout takes no more") == 1
+@pytest.mark.parametrize("how", [">&-", ">/dev/full 2>&1"])
+def test_a_training_goes_on_without_its_stdout(rows, how):
+    shell = ["sh", "-c", f'exec "$@" {how}', "sh", *words_of(rows, "--epochs", "2", "--num_workers", "0")]
+    ended = subprocess.run(shell, check=False, timeout=2 * SECONDS, capture_output=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "finished: best PSNR" in (rows.parent / "run" / "train.log").read_text(encoding="utf-8")
+
+
+def test_a_training_goes_on_when_its_reader_is_gone(rows):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start(rows, "--epochs", "3", stdout=writer)
     os.close(writer)
+    code, message = end_of(process)
+    assert code == 0 and message.count("stdout takes no more") == 1
     assert "finished: best PSNR" in (rows.parent / "run" / "train.log").read_text(encoding="utf-8")

@@ -22,7 +22,7 @@ def test_a_finished_run_is_skipped_and_not_touched(finished_run, two_folds, caps
     assert before == {path: path.stat().st_mtime_ns for path in finished_run.glob("fold_*/*.pt")}
 
 
-@pytest.mark.parametrize("poll", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("poll", [1, 3, 8])
 def test_a_stopped_run_continues_to_the_same_result(finished_records, two_folds, tmp_path, monkeypatch, poll):
     with monkeypatch.context() as patch:
         stop_at(patch, poll)
@@ -108,15 +108,13 @@ def test_a_state_in_a_new_folder_brings_its_best_weights_along(two_folds, tmp_pa
     assert best_epochs(tmp_path / "two") == (1, 1)
 
 
-@pytest.mark.parametrize("lost", ["missing", "of another epoch", "torn"])
+@pytest.mark.parametrize("lost", ["missing", "of another epoch"])
 def test_a_state_without_its_best_weights_counts_the_best_anew(two_folds, tmp_path, monkeypatch, capsys, lost):
     assert train(two_folds, tmp_path / "one", *BEST_IS_FIRST, epochs=3) == 0
     folder = tmp_path / "one" / "fold_1"
     best, state, last = (folder / f"checkpoint_{name}.pt" for name in ("best", "epoch_2", "epoch_3"))
     if lost == "of another epoch":
         torch.save({**read_checkpoint(best), "epoch": 3}, best)
-    elif lost == "torn":
-        best.write_bytes(best.read_bytes()[:1000])
     else:
         best.unlink()
     branch = [*BEST_IS_FIRST, "--resume", str(state)]
