@@ -147,9 +147,8 @@ def start_workers(loader: Iterable[dict]) -> Iterator[dict]:
         codes = {worker.exitcode for worker in workers} - {None, 0}
         if errno.EMFILE in codes:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error
-        if (
-            codes and loader_fault(error) is None
-        ):  # what breaks first is sometimes the pipe, not the watch over the workers
+        # What breaks first is sometimes the pipe to a worker, not the watch over it; nothing else here ends like that.
+        if (codes or isinstance(error, (ConnectionError, EOFError))) and loader_fault(error) is None:
             raise RuntimeError(f"DataLoader worker exited unexpectedly: {error}") from error
         raise
     except InputError as error:
