@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from common.errors import loader_fault
+from data.loader import start_workers
 from tests.helpers.live_runs import SECONDS, children_of, end_of, start, words_of
 from tests.helpers.paths import ROOT
 from tests.helpers.photos import write_pairs
@@ -24,6 +26,16 @@ def test_a_killed_loader_process_ends_the_run_with_what_to_do(rows):
     code, message = end_of(process)
     assert code == 1 and message.startswith("failed: a loader process died") and "--num_workers" in message
     assert "Traceback" not in message
+
+
+def test_a_pipe_that_breaks_before_the_death_is_noticed_means_the_same():
+    class Loader:
+        def __iter__(self):
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    with pytest.raises(RuntimeError) as fault:
+        next(start_workers(Loader()))
+    assert loader_fault(fault.value).startswith("a loader process died")
 
 
 def test_too_few_open_files_end_the_run_and_do_not_hang_it(rows):
