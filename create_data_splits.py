@@ -19,6 +19,8 @@ if sys.version_info < (3, 10):
     sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
     sys.exit(2)
 
+from pathlib import Path
+
 from common import signals
 
 if __name__ == "__main__":
@@ -50,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     from data.audit.audit import audit_pairs, report_audit
     from data.audit.page import write_audit
     from data.fingerprint import fingerprint_pairs
-    from data.splits.files import write_split_folder
+    from data.splits.files import split_metadata, write_split_folder
     from data.splits.split import make_split, refuse_repeated_sources
     from data.splits.steps import (
         find_near_duplicates,
@@ -83,8 +85,9 @@ def main(argv: list[str] | None = None) -> int:
     split = make_split(pairs, near if config.near_duplicates == "group" else [], config)
     report_plan(pairs, split, config, log)
     words = list(sys.argv[1:] if argv is None else argv)
+    metadata = split_metadata(config, words, base_dir, pairs, near, split, dropped)
     with flagged("--output_dir", config.output_dir), FolderLock(config.output_dir, log):
-        is_new = write_split_folder(config, words, base_dir, pairs, near, split, dropped)
+        is_new = write_split_folder(Path(config.output_dir), base_dir, pairs, split, metadata)
     report_written(is_new, config, log)
     return DONE
 

@@ -32,38 +32,26 @@ TEST = "test.jsonl"
 WHOLE = (TEST, "fold_1/train.jsonl", "fold_1/val.jsonl")  # together they hold every row
 
 
-def write_split_folder(
-    config: SplitConfig,
-    argv: list[str],
-    base_dir: Path,
-    pairs: list[Pair],
-    near: list[NearDuplicate],
-    split: Split,
-    dropped: list[str] | None = None,
-) -> bool:
-    """Write the split to config.output_dir, replacing an earlier one, and prove it from the written files.
+def write_split_folder(folder: Path, base_dir: Path, pairs: list[Pair], split: Split, metadata: dict) -> bool:
+    """Write the split to `folder`, replacing an earlier one, and prove it from the written files; `metadata` of split_metadata.
 
     False when the same split is there already, which then stays untouched.
 
-    dropped: the src names that --drop left out of `pairs`, None without that flag; they are recorded.
     Raises InputError when the proof fails (then no metadata is left), OSError when writing fails.
     """
-    folder = Path(config.output_dir)
     files = {TEST: split.test}
     for number, fold in enumerate(split.folds, start=1):
         files |= {f"fold_{number}/train.jsonl": fold.train, f"fold_{number}/val.jsonl": fold.val}
     contents = {name: jsonl_text(pairs[row].row for row in rows) for name, rows in files.items()}
-    metadata = _metadata(config, argv, base_dir, pairs, near, split, dropped) | {
-        "files": {name: _digest(text.encode("utf-8")) for name, text in contents.items()},
-        "verified": True,
-    }
+    digests = {name: _digest(text.encode("utf-8")) for name, text in contents.items()}
+    metadata = metadata | {"files": digests, "verified": True}
     former = _former_metadata(folder)
-    if _says_the_same(former, metadata) and all(_has_digest(folder, *entry) for entry in metadata["files"].items()):
+    if _says_the_same(former, metadata) and all(_has_digest(folder, *entry) for entry in digests.items()):
         return False  # jobs may be reading it
     for place in (folder, *folder.glob("fold_*/")):
         remove_stale_temporaries(place)
     (folder / METADATA).unlink(missing_ok=True)
-    _remove_former_folds(folder, former, metadata["files"])
+    _remove_former_folds(folder, former, digests)
     for name, text in contents.items():
         write_text(folder / name, text)
     prove_split(folder, base_dir, pairs, metadata)
@@ -101,15 +89,20 @@ def _remove_former_folds(folder: Path, former: dict, files: dict[str, str]) -> N
                 path.parent.rmdir()
 
 
-def _metadata(
+def split_metadata(
     config: SplitConfig,
     argv: list[str],
     base_dir: Path,
     pairs: list[Pair],
     near: list[NearDuplicate],
     split: Split,
-    dropped: list[str] | None,
+    dropped: list[str] | None = None,
 ) -> dict:
+    """What split_metadata.json says of a split, but for the digests of its files.
+
+    dropped: the src names that --drop left out of `pairs`, None without that flag. Raises InputError for a folder name that is not
+    UTF-8.
+    """
     relative = Path(os.path.relpath(base_dir, Path(config.output_dir).resolve())).as_posix()
     try:
         relative = os.fsencode(relative).decode("utf-8")
@@ -251,7 +244,7 @@ def known_pairs(folder: str | Path, base_dir: Path) -> list[Pair]:
 def changed_options(folder: str | Path, config: SplitConfig, dropped: list[str] | None = None) -> list[str]:
     """`name old -> new` for each option in which the split that stands in `folder` differs from `config`.
 
-    dropped: as in `write_split_folder`; the names count, not the file that they come from.
+    dropped: as in `split_metadata`; the names count, not the file that they come from.
     """
     path = Path(folder) / METADATA
     if not path.is_file():

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from darkir.checkpoint_file import seen_digest, to_bytes
 from engine.exporting import onnx_export
 from engine.exporting.candidates import AVERAGE, UNSCORED_AVERAGE, Candidate, untouched_summary
 from engine.exporting.choose import Chosen
-from engine.exporting.config import begun_file
+from engine.exporting.config import begun_file, left_by_killed_export
 from engine.inference import ENSEMBLE, IDENTITY
 from engine.metrics import DIGITS, METRICS
 from engine.runtime import created_with, versions
@@ -42,7 +43,10 @@ def write_artefact(chosen: Chosen, output: Path, card: Path, onnx: Path | None, 
     beside = [card] if onnx is None else [card, onnx]
     for folder in {path.parent for path in (output, *beside)}:
         remove_stale_temporaries(folder)
-    write_text(begun_file(output), "".join(f"{path.absolute()}\n" for path in beside))
+    if not output.exists():
+        for path in left_by_killed_export(output, beside):
+            path.unlink(missing_ok=True)
+    write_bytes(begun_file(output), b"".join(os.fsencode(path.absolute()) + b"\n" for path in beside))
     try:
         with contextlib.ExitStack() as files:
             # All are whole before the first is renamed, the one that was opened last.

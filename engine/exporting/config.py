@@ -40,9 +40,9 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
             if path is not None and (reason := _no_place(path, suffix)):
                 parser.error(f"{flag} {path}: {reason}")
     args.card = args.output.with_suffix(".md")
-    left = files_of_killed_export(args.output)
-    there = [path for path in (args.output, args.card, args.onnx) if path is not None and path.exists()]
-    there = [path for path in there if str(path.absolute()).encode("utf-8", "backslashreplace").decode() not in left]
+    wanted = [path for path in (args.output, args.card, args.onnx) if path is not None]
+    left = left_by_killed_export(args.output, wanted)
+    there = [path for path in wanted if path.exists() and path not in left]
     if there and not args.overwrite:
         parser.error(f"{', '.join(map(str, there))} exists; choose another --output, or replace it with --overwrite")
     if args.num_workers < 0:
@@ -55,10 +55,11 @@ def begun_file(output: Path) -> Path:
     return output.with_name(f"{BEGUN}{output.name}")
 
 
-def files_of_killed_export(output: Path) -> list[str]:
-    """What an export of `output` that was killed has written beside it: the same command may replace that."""
+def left_by_killed_export(output: Path, paths: list[Path]) -> list[Path]:
+    """Those of `paths` that an export of `output` that was killed has written: the same command may replace them."""
     begun = begun_file(output)
-    return begun.read_text(encoding="utf-8").splitlines() if begun.is_file() else []
+    listed = begun.read_bytes().splitlines() if begun.is_file() else []
+    return [path for path in paths if os.fsencode(path.absolute()) in listed]
 
 
 def _no_place(path: Path, suffix: str) -> str | None:

@@ -119,7 +119,9 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_new(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_the_same_command_goes_on_after_a_kill_between_card_and_model(finished_run, two_folds, tmp_path, capsys):
+def test_the_same_command_goes_on_after_a_kill_between_card_and_model(
+    finished_run, two_folds, tmp_path, monkeypatch, capsys
+):
     output, pid = tmp_path / "model.safetensors", os.fork()
     if pid == 0:
         # The last write: card and its own list are there, the model is not.
@@ -128,6 +130,13 @@ def test_the_same_command_goes_on_after_a_kill_between_card_and_model(finished_r
         os._exit(export(finished_run, two_folds, output))
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL
     assert (tmp_path / "model.md").exists() and not output.exists()
+    with monkeypatch.context() as patch:  # a rerun that fails too takes away what the killed one left
+
+        def full_disk(path, content):
+            raise OSError(28, "No space left on device", str(path))
+
+        patch.setattr(artefact, "write_text", full_disk)
+        assert export(finished_run, two_folds, output) == 1 and not list(tmp_path.iterdir())
     assert export(finished_run, two_folds, output) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.md", "model.safetensors"], "no temporary is left"
     output.unlink()
