@@ -1,13 +1,16 @@
 """DarkIR's blocks: EBlock (encoder, works on the spectrum) and DBlock (decoder, dilated branches).
 
-Every module takes and returns (B, C, H, W) floats. The attribute names are the published checkpoint keys.
-Source: DarkIR, "Robust Low-Light Image Restoration" (CVPR 2025), sections 3.1 and 3.2.
+Every module takes and returns (B, C, H, W) floats, fastest in channels_last memory. The attribute names are the published
+checkpoint keys. Source: DarkIR, "Robust Low-Light Image Restoration" (CVPR 2025), sections 3.1 and 3.2.
+
+Under autocast what goes from block to block, LayerNorm's output included, stays in the 16-bit format in which it arrives;
+LayerNorm's statistics, the channel attention's mean and the spectrum are float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +32,10 @@ class LayerNorm2d(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # For channels_last features both permutes are free.
         x = x.permute(0, 2, 3, 1)
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+        # Autocast would make it float32: twice the memory, for statistics that the kernel keeps in float32 by itself.
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+            return F.layer_norm(x, weight.shape, weight, bias, self.eps).permute(0, 3, 1, 2)
 
 
 class FreMLP(nn.Module):
@@ -71,13 +77,14 @@ def _channel_attention(channels: int) -> nn.Sequential:
 class Block(nn.Module):
     """What both kinds of block begin with: branches, gate and channel attention, added to the input.
 
-    folds_dilations: whether dilated convolutions on the CPU run as undilated ones of a folded view (`_dilated_as_dense`):
-    several times as fast there, and of the same values; an exporter, which traces sizes, does without.
+    folds: whether dilated and paired convolutions run as plain depthwise ones (`_dilated_as_dense`, `DBlock.widen`): several times
+    as fast, and of the same values; an exporter, which traces sizes, does without.
     """
 
-    folds_dilations = True
+    folds = True
     # Made by each kind in its own order, in which fresh weights are drawn.
     beta: nn.Parameter
+    gamma: nn.Parameter
     norm1: LayerNorm2d
     conv1: nn.Conv2d
     extra_conv: nn.Conv2d
@@ -106,17 +113,18 @@ class Block(nn.Module):
     def _depthwise(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dilation: int
     ) -> torch.Tensor:
-        if self.folds_dilations and dilation > 1 and x.device.type == "cpu":
+        if not self.folds or dilation == 1:
+            return F.conv2d(x, weight, bias, padding=dilation, dilation=dilation, groups=len(weight))
+        if x.device.type == "cpu":
             # torch's CPU library (oneDNN) returned garbage as the bfloat16 weight gradient of a dilated depthwise
             # convolution on channels_last features: seen with torch 2.15 on AVX-512 without AMX, errors up to NaN.
             with torch.autocast("cpu", enabled=False):
-                mixed = _dilated_as_dense(x.to(weight.dtype), weight, dilation)
-                return mixed if bias is None else mixed + bias.view(-1, 1, 1)
-        return F.conv2d(x, weight, bias, padding=dilation, dilation=dilation, groups=len(weight))
+                return _dilated_as_dense(x.to(weight.dtype), weight, bias, dilation)
+        return _dilated_as_dense(x, weight, bias, dilation)
 
     def add_attended(self, x: torch.Tensor, gated: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
         """x and gated (B, C, H, W), pooled (B, C, 1, 1) -> x + beta * conv3(gated, each channel times its attention)."""
-        return torch.addcmul(x, self.beta, self.conv3(gated * self.sca[1](pooled)))
+        return _add_scaled(x, self.beta, pointwise(self.conv3, gated * pointwise(cast(nn.Conv2d, self.sca[1]), pooled)))
 
 
 class EBlock(Block):
@@ -136,15 +144,15 @@ class EBlock(Block):
         self.freq = FreMLP(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.add_branches(x, self.conv1(self.extra_conv(self.norm1(x))))
+        y = self.add_branches(x, pointwise(self.conv1, self.extra_conv(self.norm1(x))))
         return self.add_modulated(y, self.freq(self.norm2(y)))
 
     def add_modulated(self, y: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-        """y + gamma * (y * factor), both (B, C, H, W), in the memory format of y."""
+        """y + gamma * (y * factor), both (B, C, H, W), in the number and memory format of y."""
         if y.is_contiguous(memory_format=torch.channels_last):
             # The spectrum's result is not: converted once, or every step of the gradient would stride through memory.
-            factor = factor.contiguous(memory_format=torch.channels_last)
-        return torch.addcmul(y, y, self.gamma * factor)
+            factor = factor.to(y.dtype, memory_format=torch.channels_last)
+        return _add_scaled(y, self.gamma, y * factor)
 
 
 class DBlock(Block):
@@ -165,11 +173,54 @@ class DBlock(Block):
         self.norm2 = LayerNorm2d(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.add_gated_pair(self.add_branches(x, self.extra_conv(self.conv1(self.norm1(x)))))
+        return self.add_gated_pair(self.add_branches(x, self.widen(self.norm1(x))))
+
+    def widen(self, normed: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, 2C, H, W): conv1, then extra_conv, whose groups are pairs of channels."""
+        if self.folds and splits_pairs(normed.device):
+            return _widened_in_pairs(normed, self.conv1, self.extra_conv)
+        return self.extra_conv(pointwise(self.conv1, normed))
 
     def add_gated_pair(self, y: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> the same shape; every pixel by itself."""
-        return torch.addcmul(y, self.gamma, self.conv5(gate(self.conv4(self.norm2(y)))))
+        return _add_scaled(y, self.gamma, pointwise(self.conv5, gate(pointwise(self.conv4, self.norm2(y)))))
+
+
+def pointwise(convolution: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """A 1x1 convolution of (B, C, H, W), as a matrix product over its (B, H, W, C) view: faster than as a convolution."""
+    return F.linear(x.permute(0, 2, 3, 1), convolution.weight.flatten(1), convolution.bias).permute(0, 3, 1, 2)
+
+
+def _widened_in_pairs(x: torch.Tensor, product: nn.Conv2d, paired: nn.Conv2d) -> torch.Tensor:
+    """`paired(product(x))`, a 1x1 and then a 3x3 convolution in groups of two channels, without such groups: cuDNN has no good
+    kernel for them, but one for groups of one. With q the other channel of p's pair, y[p] = same[p] * x[p] + other[p] * x[q].
+    """
+    # One product with the rows in both orders gives the channels, and those of every pair swapped, side by side.
+    rows, bias = product.weight.flatten(1), cast(torch.Tensor, product.bias)
+    both = F.linear(x.permute(0, 2, 3, 1), *(torch.cat((part, _swap_pairs(part))) for part in (rows, bias)))
+    kernels = paired.weight.unflatten(0, (-1, 2))  # (pairs, 2 out, 2 in, 3, 3)
+    same, other = (part.diagonal(dim1=1, dim2=2).movedim(-1, 1).flatten(0, 1) for part in (kernels, kernels.flip(2)))
+    depthwise = torch.cat((same, other)).unsqueeze(1)
+    of_same, of_other = F.conv2d(both.permute(0, 3, 1, 2), depthwise, padding=1, groups=len(depthwise)).chunk(2, dim=1)
+    return of_same + of_other + cast(torch.Tensor, paired.bias).to(of_same.dtype).view(-1, 1, 1)
+
+
+def _swap_pairs(rows: torch.Tensor) -> torch.Tensor:
+    """Rows 0, 1, 2, 3, ... -> 1, 0, 3, 2, ..."""
+    return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+
+
+def splits_pairs(device: torch.device) -> bool:
+    """Whether convolutions in groups of two channels run as depthwise ones. The CPU's library is as quick with the groups."""
+    return device.type != "cpu"
+
+
+def _add_scaled(x: torch.Tensor, scale: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+    """x + scale * change, (B, C, H, W), in the number format of x; scale (1, C, 1, 1)."""
+    # As a (C,) view: torch's compiler gave gradients of (1, C, 1, 1) parameters the shape (C,), which torch then refused (issue
+    # 178080 of pytorch).
+    scale = scale.flatten().to(x.dtype)
+    return torch.addcmul(x.permute(0, 2, 3, 1), scale, change.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def gate(x: torch.Tensor) -> torch.Tensor:
@@ -178,8 +229,9 @@ def gate(x: torch.Tensor) -> torch.Tensor:
     return first * second
 
 
-def _dilated_as_dense(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> torch.Tensor:
-    """The dilated depthwise 3x3 convolution of x, as one without dilation of a view: oneDNN is several times as fast there.
+def _dilated_as_dense(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dilation: int) -> torch.Tensor:
+    """The dilated depthwise 3x3 convolution of x, as one without dilation of a view, for which libraries have better kernels:
+    oneDNN's are several times as fast, cuDNN's 27 times on channels_last features.
 
     In (B, H, W, C) memory, `dilation` pixels of a row are seen as the channels of one, and `dilation` rows as a single long
     one: neighbours in that view are `dilation` pixels apart in x. Zeros at the end of every row part it from the next.
@@ -191,8 +243,10 @@ def _dilated_as_dense(x: torch.Tensor, weight: torch.Tensor, dilation: int) -> t
     folded = F.pad(x.permute(0, 2, 3, 1), padding).reshape(batch, rows, dilation * columns, dilation * channels)
     kernels = weight.repeat(dilation, 1, 1, 1)
     mixed = F.conv2d(folded.permute(0, 3, 1, 2), kernels, padding=1, groups=len(kernels)).permute(0, 2, 3, 1)
-    unfolded = mixed.reshape(batch, rows * dilation, columns * dilation, channels)
-    return unfolded[:, :height, :width].permute(0, 3, 1, 2)
+    unfolded = mixed.reshape(batch, rows * dilation, columns * dilation, channels)[:, :height, :width].permute(
+        0, 3, 1, 2
+    )
+    return unfolded if bias is None else unfolded + bias.to(unfolded.dtype).view(-1, 1, 1)
 
 
 def apply_blocks(blocks: Iterable[nn.Module], x: torch.Tensor, recompute: bool) -> torch.Tensor:

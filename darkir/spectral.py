@@ -4,10 +4,15 @@ Published form: irfft2(p * cos(a), p * sin(a)) with z = rfft2(x), a = angle(z), 
 u = z / |z|, and u = 1 at z = 0 (angle(0) is 0): the same values, without the divisions by |z|^2 that make the published
 gradients NaN when a channel nearly vanishes.
 
-Each transform and each gradient is a torch custom operator on real tensors: torch.compile keeps them whole, and no
-generated code has to handle complex numbers. A complex tensor is passed as its real view, with a last dimension of 2.
-Conjugates are made with conj_physical: inside a compiled graph torch overlooks the mark that conj() only sets.
+A complex tensor is passed as its real view, with a last dimension of 2. The two transforms are custom operators on such
+tensors, and what lies between them is plain real arithmetic wherever torch.compile looks: it fuses that, and its generated code
+never meets a complex number. Without the compiler the same formulas run on complex views, because torch has one kernel for each
+of them, and none that is quick over a last dimension of 2.
 """
+
+from __future__ import annotations
+
+from typing import Any
 
 import torch
 
@@ -15,95 +20,115 @@ import torch
 PHASE_EPS = 1e-12
 
 
-@torch.library.custom_op("darkir::spectrum", mutates_args=())
 def spectrum(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Real (..., H, W) -> magnitude (..., H, W // 2 + 1) and phasor (..., H, W // 2 + 1, 2) of its rfft2."""
-    z = torch.fft.rfft2(x.contiguous()).contiguous()
-    magnitude = z.abs()
-    phasor = z.sgn_().masked_fill_(magnitude == 0, 1)
-    return magnitude, torch.view_as_real(phasor)
+    magnitude, phasor = Polar.apply(real_to_half(x.contiguous()))
+    return magnitude, phasor
 
 
-@torch.library.custom_op("darkir::spectrum_backward", mutates_args=())
-def spectrum_backward(
-    magnitude: torch.Tensor,
-    phasor: torch.Tensor,
-    grad_magnitude: torch.Tensor,
-    grad_phasor: torch.Tensor,
-    width: int,
-) -> torch.Tensor:
-    """Gradient of `spectrum`: g_z = u * (g_magnitude + i * Im(conj(u) * g_u) / |z|), then the adjoint of rfft2."""
-    u = torch.view_as_complex(phasor.contiguous())
-    grad_u = torch.view_as_complex(grad_phasor.contiguous())
-    turning = (u.conj_physical() * grad_u).imag / magnitude
-    turning.masked_fill_(magnitude <= PHASE_EPS, 0)
-    # |z| has a kink at 0: the gradient there is 0, as torch.abs has it.
-    grad_z = torch.complex(grad_magnitude.masked_fill(magnitude == 0, 0), turning).mul_(u)
-    # irfft2 counts each inner column twice, for the mirrored half; rfft2 made it only once.
-    _inner_columns(grad_z, width).mul_(0.5)
-    return torch.fft.irfft2(grad_z, s=(magnitude.shape[-2], width), norm="forward").contiguous()
-
-
-@torch.library.custom_op("darkir::synthesis", mutates_args=())
 def synthesis(magnitude: torch.Tensor, phasor: torch.Tensor, width: int) -> torch.Tensor:
     """Magnitude (..., H, W // 2 + 1) and phasor (the same, 2) -> real (..., H, width), the irfft2 of their product."""
-    z = torch.view_as_complex(phasor.contiguous()) * magnitude
-    return torch.fft.irfft2(z, s=(magnitude.shape[-2], width)).contiguous()
+    return half_to_real(Product.apply(magnitude, phasor), width)
 
 
-@torch.library.custom_op("darkir::synthesis_backward", mutates_args=())
-def synthesis_backward(
-    magnitude: torch.Tensor, phasor: torch.Tensor, grad: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of `synthesis` for magnitude and phasor: the adjoint of irfft2, then the product rule."""
-    grad_z = torch.fft.rfft2(grad.contiguous(), norm="forward").contiguous()
-    _inner_columns(grad_z, grad.shape[-1]).mul_(2)
-    u = torch.view_as_complex(phasor.contiguous())
-    return (grad_z * u.conj_physical()).real.contiguous(), torch.view_as_real(grad_z * magnitude)
+@torch.library.custom_op("darkir::real_to_half", mutates_args=())
+def real_to_half(x: torch.Tensor) -> torch.Tensor:
+    """rfft2 of contiguous real planes (..., H, W) -> the half spectrum (..., H, W // 2 + 1, 2)."""
+    return torch.view_as_real(torch.fft.rfft2(x).contiguous())
 
 
-def _inner_columns(half_spectrum: torch.Tensor, width: int) -> torch.Tensor:
-    """The columns that stand for two of the full spectrum: all but the first and, at even width, the last."""
-    return half_spectrum[..., 1 : (width + 1) // 2]
+@torch.library.custom_op("darkir::half_to_real", mutates_args=())
+def half_to_real(half: torch.Tensor, width: int) -> torch.Tensor:
+    """irfft2 of a half spectrum (..., H, W // 2 + 1, 2) -> real planes (..., H, width)."""
+    return torch.fft.irfft2(torch.view_as_complex(half.contiguous()), s=(half.shape[-3], width)).contiguous()
 
 
-@spectrum.register_fake
+@real_to_half.register_fake
 def _(x):
-    bins = (*x.shape[:-1], x.shape[-1] // 2 + 1)
-    return x.new_empty(bins), x.new_empty((*bins, 2))
+    return x.new_empty((*x.shape[:-1], x.shape[-1] // 2 + 1, 2))
 
 
-@spectrum_backward.register_fake
-def _(magnitude, phasor, grad_magnitude, grad_phasor, width):
-    return magnitude.new_empty((*magnitude.shape[:-1], width))
+@half_to_real.register_fake
+def _(half, width):
+    return half.new_empty((*half.shape[:-2], width))
 
 
-@synthesis.register_fake
-def _(magnitude, phasor, width):
-    return magnitude.new_empty((*magnitude.shape[:-1], width))
+def _counts(width: int, like: torch.Tensor) -> torch.Tensor:
+    """(W // 2 + 1, 1): how many columns of the full spectrum a column of the half one stands for. 2, but for the first and, at
+    even width, the last."""
+    column = torch.arange(width // 2 + 1, device=like.device)
+    return (2 - ((column == 0) | (2 * column == width)).to(like.dtype)).unsqueeze(-1)
 
 
-@synthesis_backward.register_fake
-def _(magnitude, phasor, grad):
-    return magnitude.new_empty(magnitude.shape), phasor.new_empty(phasor.shape)
-
-
-def _save_spectrum(ctx, inputs, output):
-    ctx.save_for_backward(*output)
+def _keep_width(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
     ctx.width = inputs[0].shape[-1]
 
 
-def _spectrum_gradient(ctx, grad_magnitude, grad_phasor):
-    return spectrum_backward(*ctx.saved_tensors, grad_magnitude, grad_phasor, ctx.width)
+def _real_to_half_gradient(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+    # The adjoint: irfft2 without its 1 / (H W), which counts each inner column twice where rfft2 made it once.
+    pixels = grad.shape[-3] * ctx.width
+    return half_to_real((grad * (pixels / _counts(ctx.width, grad))).contiguous(), ctx.width)
 
 
-def _save_synthesis(ctx, inputs, output):
-    ctx.save_for_backward(inputs[0], inputs[1])
+def _half_to_real_gradient(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+    width = grad.shape[-1]
+    return real_to_half(grad.contiguous()) * (_counts(width, grad) / (grad.shape[-2] * width)), None
 
 
-def _synthesis_gradient(ctx, grad):
-    return *synthesis_backward(*ctx.saved_tensors, grad), None
+real_to_half.register_autograd(_real_to_half_gradient, setup_context=_keep_width)
+half_to_real.register_autograd(_half_to_real_gradient)
 
 
-spectrum.register_autograd(_spectrum_gradient, setup_context=_save_spectrum)
-synthesis.register_autograd(_synthesis_gradient, setup_context=_save_synthesis)
+class Polar(torch.autograd.Function):
+    """Half spectrum z (..., 2) -> magnitude |z| (...) and phasor u = z / |z| (..., 2).
+
+    Gradient: u * (g_magnitude + i * Im(conj(u) * g_u) / |z|). 0 where |z| has its kink, and without the turning part where the
+    phase is noise.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, half: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if torch.compiler.is_compiling():
+            magnitude = torch.hypot(half[..., 0], half[..., 1])
+            vanished = (magnitude == 0).unsqueeze(-1)
+            one = 1.0 - torch.arange(2, device=half.device, dtype=half.dtype)
+            phasor = torch.where(vanished, one, half / magnitude.unsqueeze(-1))
+        else:
+            z = torch.view_as_complex(half)
+            magnitude = z.abs()
+            phasor = torch.view_as_real(z.sgn().masked_fill_(magnitude == 0, 1))
+        ctx.save_for_backward(magnitude, phasor)
+        return magnitude, phasor
+
+    @staticmethod
+    def backward(ctx: Any, grad_magnitude: torch.Tensor, grad_phasor: torch.Tensor) -> torch.Tensor:
+        magnitude, phasor = ctx.saved_tensors
+        along = grad_magnitude.masked_fill(magnitude == 0, 0)
+        if torch.compiler.is_compiling():
+            sign = 2.0 * torch.arange(2, device=phasor.device, dtype=phasor.dtype) - 1.0
+            turned = phasor.flip(-1) * sign  # i * u
+            turning = ((turned * grad_phasor).sum(-1) / magnitude).masked_fill(magnitude <= PHASE_EPS, 0)
+            return along.unsqueeze(-1) * phasor + turning.unsqueeze(-1) * turned
+        u, grad_u = torch.view_as_complex(phasor), torch.view_as_complex(grad_phasor.contiguous())
+        turning = (u.conj() * grad_u).imag / magnitude
+        turning.masked_fill_(magnitude <= PHASE_EPS, 0)
+        return torch.view_as_real(torch.complex(along, turning).mul_(u))
+
+
+class Product(torch.autograd.Function):
+    """Magnitude (...) and phasor (..., 2) -> their product (..., 2), and the product rule."""
+
+    @staticmethod
+    def forward(ctx: Any, magnitude: torch.Tensor, phasor: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(magnitude, phasor)
+        if torch.compiler.is_compiling():
+            return magnitude.unsqueeze(-1) * phasor
+        return torch.view_as_real(torch.view_as_complex(phasor) * magnitude)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        magnitude, phasor = ctx.saved_tensors
+        if torch.compiler.is_compiling():
+            return (grad * phasor).sum(-1), grad * magnitude.unsqueeze(-1)
+        grad, u = torch.view_as_complex(grad.contiguous()), torch.view_as_complex(phasor)
+        return (grad * u.conj()).real.contiguous(), torch.view_as_real(grad * magnitude)

@@ -48,7 +48,7 @@ def write_onnx(network: Network, path: Path) -> float:
     exportable = copy.deepcopy(network).to(memory_format=torch.contiguous_format)
     for block in exportable.modules():
         if isinstance(block, Block):
-            block.folds_dilations = False
+            block.folds = False
         if isinstance(block, EBlock):
             block.add_module("freq", ExportableFreMLP(block.freq))
     sides = {name: torch.export.Dim(name, min=SMALLEST, max=LARGEST) for name in ("height", "width")}

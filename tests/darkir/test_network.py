@@ -232,6 +232,17 @@ def test_channels_last_equals_contiguous():
         assert relative(gradients_last[name] - gradient, gradient) < 1e-4, name
 
 
+def test_what_a_gpu_computes_has_the_same_numbers(monkeypatch):
+    network, twin = make(), make().to(memory_format=torch.channels_last)
+    x = torch.rand(2, 3, 24, 31)
+    loss, gradients = train_once(network, x)
+    monkeypatch.setattr("darkir.blocks.splits_pairs", lambda device: True)
+    loss_split, gradients_split = train_once(twin, x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(loss_split, loss, atol=1e-6, rtol=1e-6)
+    for name, gradient in gradients.items():
+        assert relative(gradients_split[name] - gradient, gradient) < 1e-4, name
+
+
 def test_compiles_as_one_graph_with_equal_numbers():
     network, twin = make(), make()
     compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")

@@ -126,11 +126,15 @@ def test_a_flat_image_keeps_the_published_spike(rows):
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensor memory that operations make while it is active; `peak` is the most at once."""
+    """Counts the bytes of all tensor memory that operations make while it is active; `peak` is the most at once.
 
-    def __init__(self):
+    A view of a tensor of `before` makes none.
+    """
+
+    def __init__(self, before=()):
         super().__init__()
-        self.live, self.peak, self.seen = 0, 0, set()
+        self.storages = [tensor.untyped_storage() for tensor in before]
+        self.live, self.peak, self.seen = 0, 0, {storage._cdata for storage in self.storages}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
@@ -152,8 +156,8 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
-def peak_bytes(restore) -> int:
-    with LiveBytes() as counted:
+def peak_bytes(restore, before=()) -> int:
+    with LiveBytes(before) as counted:
         restore()
     return counted.peak
 
@@ -171,7 +175,7 @@ def test_counted_memory():
 def test_memory_is_two_residual_streams_whatever_the_height(height):
     network, x = make(NetworkConfig(width=16)), torch.rand(1, 3, height, 64)
     stream = 4 * 16 * height * 64
-    in_strips = peak_bytes(lambda: restore_in_strips(network, x, 8))
+    in_strips = peak_bytes(lambda: restore_in_strips(network, x, 8), network.parameters())
     widest = 2 * 4 * 16 * 64 * (8 + 18)
     assert in_strips < (2 + 1 / 8) * stream * 33 / 32 + 2 * x.nbytes + 5 * widest
     assert peak_bytes(lambda: one_pass(network, x)) > 10 * stream
