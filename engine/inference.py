@@ -101,7 +101,9 @@ def strips_are_better(network: nn.Module, src: torch.Tensor, free: int) -> bool:
         return False
     stream, on_cpu = stream_bytes(network, src), src.device.type == "cpu"
     one_pass = stream * (CPU_STREAMS if on_cpu else CUDA_STREAMS) + WORK_AREAS
-    return one_pass > free or (on_cpu and stream >= CPU_STRIPS_FROM)
+    # The widest features have twice the stream's channels; libraries count their numbers in 32 bits, or did until lately.
+    too_many = 2 * stream // 4 >= 2**31
+    return one_pass > free or too_many or (on_cpu and stream >= CPU_STRIPS_FROM)
 
 
 def stream_bytes(network: DarkIR, src: torch.Tensor) -> int:
