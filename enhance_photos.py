@@ -36,13 +36,14 @@ def main(argv: list[str] | None = None) -> int:
     from engine.enhancing.tasks import list_photos, refuse_clashes
     from engine.inference import make_restorers
     from engine.models import read_models
-    from engine.runtime import choose_device, choose_precision, describe_device
+    from engine.runtime import choose_device, choose_precision, describe_device, score_exactly
 
     tasks, others = list_photos(args.input, args.output)
     refuse_clashes(tasks, args.output)
     tasks = tasks[args.shard]
     log = RunLog()
     device = choose_device(args.device)
+    score_exactly()
     # Without keep_freed_memory: strips gain little by it, and a large photo's peak would stay for all that follow.
     precision = choose_precision(device, config.mixed_precision, "auto")
     models = read_models(args.cv_dir, args.checkpoint, log)

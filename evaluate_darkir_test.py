@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     from engine.inference import make_restorers, score_all
     from engine.models import read_models, refuse_leaks
     from engine.report import write_test_report
-    from engine.runtime import choose_device, choose_precision, describe_device, keep_freed_memory
+    from engine.runtime import choose_device, choose_precision, describe_device, keep_freed_memory, score_exactly
     from engine.testing.baseline import read_baseline
     from engine.testing.comparison import compare, comparison_lines
     from engine.testing.results import build_results, per_image_rows, result_table, write_results
@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
     log = RunLog()
     device = choose_device(args.device)
+    score_exactly()
     keep_freed_memory(device)
     precision = choose_precision(device, config.mixed_precision, "auto")
     models = read_models(args.cv_dir, args.checkpoint, log, args.n_folds)

@@ -36,11 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     from engine.exporting.choose import Chosen, choose, find_test_pairs, warnings_about
     from engine.exporting.onnx_export import refuse_without_packages
     from engine.models import refuse_leaks
-    from engine.runtime import choose_device, describe_device, keep_freed_memory
+    from engine.runtime import choose_device, describe_device, keep_freed_memory, score_exactly
     from engine.testing.results import summary_of
 
     log = RunLog()
     device = choose_device(args.device)
+    score_exactly()
     keep_freed_memory(device)
     if args.onnx is not None:
         refuse_without_packages()

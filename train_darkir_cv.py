@@ -31,14 +31,17 @@ def main(argv: list[str] | None = None) -> int:
     args, options = parse_args(argv, __doc__)
     # Only now what imports torch: --help and a mistyped flag answer at once.
     from engine.distributed import joined
-    from engine.runtime import choose_device, keep_freed_memory
+    from engine.runtime import choose_device, keep_freed_memory, score_exactly
     from engine.training.dry_run import dry_run
+    from engine.training.execution import keep_compiled_code
     from engine.training.plans import cross_validation_plans, single_plan, with_vgg_digest
     from engine.training.resume import settle_resume
     from engine.training.summary import update_summary
     from engine.training.train import train_fold
 
     device = choose_device(args.device)
+    score_exactly()
+    keep_compiled_code(args.output_dir / "cache")
     keep_freed_memory(device)
     with joined(device, options.train.batch_size) as (world, device):
         log = RunLog(None if args.dry_run else args.output_dir / "train.log", silent=not world.writes)

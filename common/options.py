@@ -21,12 +21,14 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         return action.help if action.default is None else super()._get_help_string(action)
 
 
-def option(default: Any, help_text: str, changes_result: bool = True) -> Any:
+def option(default: Any, help_text: str, changes_result: bool = True, alone: Any = None) -> Any:
     """A field of a config: its default, its line in --help, and whether another value makes another result.
 
-    A rerun of a run that has begun may change an option with `changes_result=False`.
+    A rerun of a run that has begun may change an option with `changes_result=False`. alone: what the flag without a value means;
+    None: it needs one.
     """
-    return dataclasses.field(default=default, metadata={"help": help_text, "changes_result": changes_result})
+    metadata = {"help": help_text, "changes_result": changes_result, "alone": alone}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -49,6 +51,8 @@ def add_options(parser: argparse.ArgumentParser, config_class: type, title: str)
             options["choices"] = typing.get_args(hint)
         else:
             options["type"] = finite_float if hint is float else hint
+        if field.metadata["alone"] is not None:
+            options |= {"nargs": "?", "const": field.metadata["alone"]}
         group.add_argument(f"--{field.name}", **options)
 
 

@@ -8,6 +8,7 @@ import importlib.util
 import platform
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,23 @@ def keep_freed_memory(device: torch.device) -> None:
     if not mallopt(M_MMAP_THRESHOLD, KEPT_BLOCK):
         mallopt(M_MMAP_THRESHOLD, OLD_GLIBC_BLOCK)
     mallopt(M_TRIM_THRESHOLD, NEVER)
+
+
+@contextlib.contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether float32 products and convolutions on CUDA may round their factors to TF32's 10 bits, inside; then as before."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, convolutions.allow_tf32
+    products.allow_tf32 = convolutions.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        products.allow_tf32, convolutions.allow_tf32 = before
+
+
+def score_exactly() -> None:
+    """For the whole process: float32 is float32. What restores or scores must not depend on the card; training says `tf32`."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,15 @@ class TrainConfig:
     amp_dtype: Literal["auto", "bf16", "fp16"] = option(
         "auto", "16-bit format: auto takes bf16 where the device has it, else fp16 with loss scaling"
     )
-    compile: bool = option(False, "compile the network with torch.compile")
+    tf32: Literal["on", "off"] = option(
+        "on", "on a GPU, let the float32 parts of an update round their factors to TF32; scores never do"
+    )
+    compile: Literal["auto", "on", "off"] = option(
+        "auto",
+        "compile the updates: auto does on a GPU when the run is long enough; a run that has begun goes on as it began",
+        changes_result=False,  # its outcome does, and is part of the state
+        alone="on",
+    )
     checkpoint_activations: bool = option(
         False,
         "compute a block's features again for the gradient: less memory, more time, the same result",

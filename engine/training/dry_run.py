@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import shutil
 import statistics
 import time
@@ -11,13 +10,16 @@ from pathlib import Path
 
 import torch
 
+from common.errors import RunFailed
 from common.log import RunLog
 from data.dataset import decoded_pair
 from engine.distributed import World
 from engine.inference import restorer, to_float
+from engine.runtime import free_bytes
 from engine.training.config import Options
 from engine.training.feed import Feed, plan_epochs
 from engine.training.learner import Learner
+from engine.training.memory import MemoryUse, counted_use, memory_advice
 from engine.training.plans import FoldPlan, requested_config
 from engine.training.resume import (
     begin,
@@ -29,11 +31,15 @@ from engine.training.resume import (
     refuse_leaks,
 )
 from engine.training.run import Run, describe, make_run
-from engine.training.self_test import MemoryUse, Rehearsal, rehearse_on_copy, self_test
+from engine.training.self_test import Rehearsal, rehearse_on_copy, self_test
 from engine.training.update import NonFinite
 
 TIMED_UPDATES = 3
 TIMED_FRAMES = 3
+SMALL_SIDE = 128
+UPDATE_COST = 3.0  # forward passes that an update takes as long as
+OVERHEAD = 3  # updates that the self-test takes as long as, one of them on the first batch
+PATIENCE = 30.0  # seconds of an update that is tried at full size
 STATE_BYTES = 16  # a parameter in a state file: raw, averaged, and AdamW's two moments, float32 each
 WEIGHT_BYTES = 4
 GIB = 2**30
@@ -56,15 +62,32 @@ def dry_run(plans: list[FoldPlan], options: Options, device: torch.device, outpu
     log("No test photo among training or validation rows, or in what the starting weights saw")
     describe(run, learner)
     feed = Feed(run.plan, options, run.epoch_plan, device, World(), decoded_pair)
-    rehearsal = rehearse_on_copy(learner.network, run.objective, run.precision, device, options.train)
-    memory = self_test(rehearsal, feed, options.train, log)
-    seconds = _epoch_seconds(run, rehearsal, feed)
+    batch_size, side = options.train.batch_size, options.data.resolution
+    counted = counted_use(learner.network, run.objective, run.precision, side, free_bytes(device))
+    _log_memory(counted, batch_size, "counted", log)
+    if counted.largest_batch() < batch_size and device.type == "cpu":
+        # The system would end this process instead of saying no.
+        raise RunFailed(memory_advice(counted, batch_size, side))
+    rehearsal = rehearse_on_copy(learner.network, run.objective, run.precision, options.train)
+    small, share = _small_update_seconds(rehearsal, feed), max(1.0, (side / SMALL_SIDE) ** 2)
+    expected = small * batch_size * share
+    if expected > PATIENCE:
+        log(
+            f"One update: about {expected:.0f} s, from one sample of {SMALL_SIDE} x {SMALL_SIDE}; not tried at full size, as "
+            f"the self-test and {TIMED_UPDATES} updates would take {expected * (OVERHEAD + TIMED_UPDATES) / 60:.0f} min"
+        )
+        updates = run.epoch_plan.updates * options.train.accumulate_steps
+        seconds = updates * expected + len(feed.frames) * small * share / UPDATE_COST
+    else:
+        memory = self_test(rehearsal, feed, options.train, log)
+        seconds = _epoch_seconds(run, rehearsal, feed)
+        if memory is not None:
+            _log_memory(memory, batch_size, "measured from one sample", log)
     log(
         f"Estimate: {seconds:.0f} s an epoch, {seconds * sum(epochs_left) / 3600:.1f} hours for {sum(epochs_left)} epochs in "
         f"{len(todo)} runs"
     )
     _log_disk(learner, options, len(todo), output_dir, log)
-    _log_memory(memory, options.train.batch_size, log)
 
 
 def _epochs_done(plan: FoldPlan, options: Options, log: RunLog) -> int:
@@ -91,7 +114,7 @@ def _epoch_seconds(run: Run, rehearsal: Rehearsal, feed: Feed) -> float:
             rehearsal.update(batch)
         updates.append((loaded - started, time.monotonic() - loaded))
     dataset = feed.frames
-    restore = restorer(rehearsal.learner.network, run.precision, run.log)
+    restore = restorer(rehearsal.network, run.precision, run.log)
     for index in range(min(TIMED_FRAMES, len(dataset))):
         started = time.monotonic()
         restore(to_float(dataset[index]["src"][None], run.device)).sum().item()
@@ -118,13 +141,22 @@ def _log_disk(learner: Learner, options: Options, runs: int, output_dir: Path, l
     log(f"Disk: {needed / GIB:.2f} GiB of checkpoints for {runs} runs, {free / GIB:.1f} GiB free at {place}: {verdict}")
 
 
-def _log_memory(use: MemoryUse | None, batch_size: int, log: RunLog) -> None:
-    if use is None:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        log(f"Memory: {peak / GIB:.2f} GiB so far in this process")
-        return
+def _small_update_seconds(rehearsal: Rehearsal, feed: Feed) -> float:
+    """Seconds of an update with one sample of at most SMALL_SIDE pixels a side; of the second one, as the first makes plans."""
+    batch = {name: value[:1] for name, value in feed.first_batch().items()}
+    batch |= {name: batch[name][..., :SMALL_SIDE, :SMALL_SIDE] for name in ("src", "tar")}
+    seconds = 0.0
+    for _ in range(2):
+        started = time.monotonic()
+        with contextlib.suppress(NonFinite):  # the self-test names its photos
+            rehearsal.update(batch)
+        seconds = time.monotonic() - started
+    return seconds
+
+
+def _log_memory(use: MemoryUse, batch_size: int, how: str, log: RunLog) -> None:
     needed = use.fixed + batch_size * use.per_sample
     log(
-        f"GPU memory: about {needed / GIB:.1f} of {use.capacity / GIB:.1f} GiB at batch {batch_size}; "
+        f"Memory of an update, {how}: about {needed / GIB:.1f} GiB at batch {batch_size}, {use.capacity / GIB:.1f} GiB are free; "
         f"estimated largest batch: {use.largest_batch()}"
     )

@@ -32,7 +32,8 @@ class Progress:
     """Where a run stands; all of it is saved, and a resumed run continues from exactly this.
 
     step: updates over all epochs. totals: sums over the open epoch's updates. best: the best epoch's record with its scores for
-    every validation image. bad_batches: updates left out by --skip_bad_batches.
+    every validation image. bad_batches: updates left out by --skip_bad_batches. execution: how updates are run
+    (engine/training/execution.py).
     """
 
     step: int = 0
@@ -41,6 +42,7 @@ class Progress:
     epochs_without_gain: int = 0
     stopped_early: bool = False
     bad_batches: int = 0
+    execution: str = "eager"
     totals: dict[str, Any] = field(default_factory=lambda: dict(EMPTY_TOTALS, terms={}))
 
     @property
@@ -61,6 +63,7 @@ class Progress:
         Raises ValueError with the reason when it is not what this class saves, or contradicts itself.
         """
         fresh = dataclasses.asdict(Progress())
+        recorded = {"execution": fresh["execution"], **recorded}  # versions before it was recorded had nothing else
         wrong = {*fresh} ^ {*recorded}
         wrong |= {name for name in {*fresh} - wrong - {"best"} if type(recorded[name]) is not type(fresh[name])}
         if wrong:
@@ -102,7 +105,7 @@ class Progress:
         self.totals["seconds"] += seconds
 
     def end_epoch(
-        self, scores: list[dict], means: dict[str, float], lr: float, samples_per_update: int
+        self, scores: list[dict], means: dict[str, float], lr: float, samples_per_update: int, tf32: bool
     ) -> dict[str, Any]:
         """Close the open epoch: append its record to the history and return it; `best` and the patience count follow.
 
@@ -125,6 +128,8 @@ class Progress:
             "is_best": is_best,
             "grad_norm": totals["grad_norm"] / applied,
             "skipped_steps": skipped,
+            "execution": self.execution,
+            "tf32": tf32,
             "flags": [],
             "seconds": totals["seconds"],
             "images_per_second": totals["updates"] * samples_per_update / totals["seconds"],

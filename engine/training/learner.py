@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import nn
@@ -27,13 +26,19 @@ UNDECAYED = ("bias", "beta", "gamma", "temperature")
 
 @dataclass
 class Learner:
-    """The changing parts of a run. forward: the network, or its compiled form. average: the weights that are validated and kept."""
+    """The changing parts of a run. average: the weights that are validated and kept. share: by how much they follow the
+    network's at the next update, on the device."""
 
     network: Network
-    forward: nn.Module
     average: WeightAverage
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    share: torch.Tensor
+
+    def prepare(self, update: int, lr: float) -> None:
+        """Set what optimizer update number `update` (from 0) goes by."""
+        set_learning_rate(self.optimizer, lr)
+        self.share.fill_(1.0 - ema_decay(update, self.average.decay))
 
 
 class WeightAverage:
@@ -44,22 +49,26 @@ class WeightAverage:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, network: nn.Module, update: int) -> None:
-        """Move towards `network` after optimizer update number `update` (from 0)."""
-        decay = ema_decay(update, self.decay) if self.decay else 0.0
+    def move(self, network: nn.Module, share: torch.Tensor) -> None:
+        """Go `share` (0 to 1, one number on the device) of the way to the weights of `network`."""
         averages: list[torch.Tensor] = list(self.network.parameters())
         weights: list[torch.Tensor] = list(network.parameters())
-        torch._foreach_lerp_(averages, weights, 1.0 - decay)
+        if not self.decay:  # exactly; after a refused update they are equal as they stand
+            torch._foreach_copy_(averages, weights)
+            return
+        way = torch._foreach_sub(weights, averages)
+        torch._foreach_mul_(way, share)
+        torch._foreach_add_(averages, way)
 
 
 def make_learner(network: Network, precision: Precision, config: TrainConfig, layer_decay: float = 1.0) -> Learner:
     """Put optimizer, average and scaler around a network that stands on its device already."""
     return Learner(
         network=network,
-        forward=cast(nn.Module, torch.compile(network, fullgraph=True)) if config.compile else network,
         average=WeightAverage(network, config.ema_decay),
         optimizer=make_optimizer(network, config.lr, config.weight_decay, layer_decay),
         scaler=torch.amp.GradScaler(precision.device_type, enabled=precision.needs_scaler),
+        share=torch.zeros((), device=next(network.parameters()).device),
     )
 
 
@@ -74,7 +83,20 @@ def make_optimizer(network: Network, lr: float, weight_decay: float, layer_decay
         scale, decay = rate_scale(name, network.config, layer_decay), 0.0 if plain else weight_decay
         group = groups.setdefault((scale, decay), {"params": [], "weight_decay": decay, "scale": scale})
         group["params"].append(parameter)
-    return torch.optim.AdamW(list(groups.values()), lr=lr, fused=True)
+    optimizer = torch.optim.AdamW(list(groups.values()), lr=lr, fused=True)
+    keep_on_device(optimizer)
+    return optimizer
+
+
+def keep_on_device(optimizer: torch.optim.Optimizer) -> None:
+    """On CUDA: rates as tensors of the device, so that a captured update reads them anew each time.
+
+    For a fresh optimizer, and after a state was loaded, which brings the settings of the machine that wrote it.
+    """
+    for group in optimizer.param_groups:
+        device = group["params"][0].device
+        group["capturable"] = device.type == "cuda"
+        group["lr"] = torch.tensor(float(group["lr"]), device=device) if group["capturable"] else float(group["lr"])
 
 
 def rate_scale(name: str, network: Config, layer_decay: float) -> float:
@@ -85,7 +107,10 @@ def rate_scale(name: str, network: Config, layer_decay: float) -> float:
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group the rate `lr` times its scale."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["scale"]
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(lr * group["scale"])
+        else:
+            group["lr"] = lr * group["scale"]
 
 
 def warmup_updates(warmup_epochs: int, updates_per_epoch: int, total_updates: int) -> int:

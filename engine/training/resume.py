@@ -22,7 +22,7 @@ from engine.provenance import Seen, log_provenance, refuse_test_photos, refuse_v
 from engine.training.changes import refuse_changes
 from engine.training.config import Options
 from engine.training.history import Progress, are_numbers
-from engine.training.learner import Learner, make_learner, set_trainable
+from engine.training.learner import Learner, keep_on_device, make_learner, set_trainable
 from engine.training.plans import FoldPlan, requested_config
 from engine.training.run import Run
 from engine.training.state import POSITION
@@ -170,6 +170,7 @@ def restore_state(
         raise _unusable(source, f"{type(error).__name__}: {error}") from error
     if [_settings(group) for group in learner.optimizer.param_groups] != own:
         raise _unusable(source, "its optimizer has other settings than this run's")
+    keep_on_device(learner.optimizer)
     for group in learner.optimizer.param_groups:
         for parameter in group["params"]:
             moments = learner.optimizer.state.get(parameter, {}).values()

@@ -34,6 +34,11 @@ class Run:
     epoch_plan: EpochPlan
 
     @property
+    def tf32(self) -> bool:
+        """Whether updates round float32 factors to TF32; only CUDA devices can."""
+        return self.device.type == "cuda" and self.options.train.tf32 == "on"
+
+    @property
     def total_updates(self) -> int:
         """Updates of the whole run."""
         return self.options.train.epochs * self.epoch_plan.updates

@@ -16,24 +16,25 @@ import torch
 from tqdm import tqdm
 
 from common import signals
-from common.errors import InputError, RunFailed, Stopped
+from common.errors import InputError, Stopped
 from common.files import remove_stale_temporaries, utc_now
 from common.locks import FolderLock
-from common.log import RunLog, alive
+from common.log import RunLog
 from engine import checkpoint
 from engine.distributed import World
 from engine.inference import identity, mean_metrics, restorer, score
 from engine.training.config import Options
-from engine.training.feed import Feed, open_feed
+from engine.training.execution import make_stepper
+from engine.training.feed import open_feed
 from engine.training.history import Progress, epoch_line, red_flags
-from engine.training.learner import Learner, frozen_stages, set_learning_rate, set_trainable
+from engine.training.learner import Learner, frozen_stages, set_trainable
 from engine.training.plans import FoldPlan
 from engine.training.resume import begin, best_beside_state, finished_before, remove_outputs
 from engine.training.run import Run, describe, make_run
-from engine.training.self_test import MemoryUse, memory_advice, rehearse_on_copy, self_test
+from engine.training.self_test import rehearse_on_copy, self_test
 from engine.training.state import RunFiles
 from engine.training.tracking import Tracker
-from engine.training.update import NonFinite, discard_update, train_step
+from engine.training.updates import Updates
 
 SAVE_SECONDS = 120.0
 
@@ -78,35 +79,41 @@ def train(run: Run) -> None:
     memory = None
     if progress.step == 0:
         # No name for the copy: it would stand on the device as long as the run lasts.
-        memory = self_test(
-            rehearse_on_copy(learner.network, run.objective, run.precision, run.device, config), feed, config, log
-        )
+        memory = self_test(rehearse_on_copy(learner.network, run.objective, run.precision, config), feed, config, log)
     facts = {"data": seen.as_plain(), "config": run.requested, "fold": plan.number, "split": plan.split}
     files = RunFiles(plan.folder, run.options.model.network, facts, run.world.writes)
+
+    execution = progress.execution if progress.step else None
+    stepper = make_stepper(run, learner, feed.first_batch(), execution, run.total_updates - progress.step)
+    progress.execution = stepper.mode
 
     # Its weights stay those of the average, which every update and a restored state change in place.
     restore = restorer(learner.average.network, run.precision, log)
 
     with Tracker(plan.folder, progress.epochs) if run.world.writes else contextlib.nullcontext() as tracker:
-        batches = feed.training(progress.step)
+        made = Updates(run, stepper, feed, progress, memory)
         began, first_epoch = time.monotonic(), progress.epochs + 1
         while progress.epochs < config.epochs and not progress.stopped_early:
             epoch = progress.epochs + 1
-            _unfreeze(run, learner, epoch - 1)
+            if _unfreeze(run, learner, epoch - 1):
+                stepper.recapture()
 
             saved_at, saved_step = time.monotonic(), progress.step
             with _progress_bar(run, epoch, progress.step % updates) as bar:
-                while progress.step < epoch * updates:
-                    one_update(run, learner, progress, feed, batches, memory)
+                while made.started < epoch * updates:
+                    made.start_next()
                     bar.update()
-                    if signal_name := _stop_signal(run):
+                    if made.stop_requested():
+                        made.read()
                         files.save_state(learner, progress)
-                        raise _stopped(signal_name, progress)
-                    every, made = config.checkpoint_every_steps, progress.step - saved_step
-                    due = made >= every if every else time.monotonic() - saved_at >= SAVE_SECONDS
-                    if due and progress.step < epoch * updates:
+                        raise _stopped(signals.requested() or "a signal to another process", progress)
+                    every, done = config.checkpoint_every_steps, made.started - saved_step
+                    due = done >= every if every else time.monotonic() - saved_at >= SAVE_SECONDS
+                    if due and made.started < epoch * updates:
+                        made.read()
                         files.save_state(learner, progress)
                         saved_at, saved_step = time.monotonic(), progress.step
+                made.read()
 
             try:
                 scores = score(restore, feed.validation, plan.val, run.device, run.world)
@@ -115,7 +122,7 @@ def train(run: Run) -> None:
                 raise Stopped(f"{stopped}; state saved, run the same command again") from None
 
             bad_batches, rate = progress.totals["left_out"], run.learning_rate(progress.step - 1)
-            record = progress.end_epoch(scores, mean_metrics(scores), rate, run.epoch_plan.samples_per_update)
+            record = progress.end_epoch(scores, mean_metrics(scores), rate, run.epoch_plan.samples_per_update, run.tf32)
             pretrained = run.options.model.pretrained_path is not None
             flags = red_flags(progress.history, bad_batches, run.options.loss.lambda_l1, pretrained)
             record["flags"] = list(flags)
@@ -155,53 +162,15 @@ def train(run: Run) -> None:
         log(f"{plan.name} finished: {outcome} ({plan.folder})")
 
 
-def one_update(
-    run: Run,
-    learner: Learner,
-    progress: Progress,
-    feed: Feed,
-    batches: Iterator[dict],
-    memory: MemoryUse | None,
-) -> None:
-    """One update with the next batches, timed and counted; one that is not finite is left out when that is allowed.
-
-    Raises RunFailed, with the weights as they were, for numbers that are not finite and for a lack of memory.
-    """
-    alive()
-    config, started = run.options.train, time.monotonic()
-    group = [next(batches) for _ in range(config.accumulate_steps)]
-    set_learning_rate(learner.optimizer, run.learning_rate(progress.step))
-    try:
-        result = train_step(
-            learner, run.objective, group, run.precision, run.device, config.grad_clip, progress.step, run.world
-        )
-    except NonFinite as fault:
-        where = f"{fault.what} is not finite at update {progress.step + 1} (epoch {progress.epochs + 1})"
-        if progress.bad_batches >= config.skip_bad_batches:
-            raise RunFailed(
-                f"{where}; the weights were not changed and the last checkpoint is sound. Photos of the batch: "
-                f"{feed.names(group)}. Look at them, then try a lower --lr or float32; --skip_bad_batches N leaves out up to N "
-                "such updates."
-            ) from fault
-        progress.bad_batches += 1
-        allowed = f"{progress.bad_batches} of {config.skip_bad_batches} allowed"
-        run.log(f"⚠️  {where}: left out, {allowed}. Photos: {feed.names(group)}")
-        discard_update(learner)
-        progress.count_bad_batch(time.monotonic() - started)
-    except torch.OutOfMemoryError as fault:
-        advice = memory_advice(memory, config.batch_size, feed.samples.resolution, feed.resident)
-        raise RunFailed(advice) from fault
-    else:
-        progress.count_update(result.terms, result.grad_norm, result.skipped, time.monotonic() - started)
-
-
-def _unfreeze(run: Run, learner: Learner, epoch: int) -> None:
-    """Freeze and unfreeze stages for epoch `epoch` (from 0), with a line when one begins to learn."""
+def _unfreeze(run: Run, learner: Learner, epoch: int) -> bool:
+    """Freeze and unfreeze stages for epoch `epoch` (from 0); whether one begins to learn, with a line that says so."""
     finetune = run.options.finetune
     set_trainable(learner.network, finetune, epoch, run.objective.needs_side)
     frozen = frozen_stages(finetune, epoch)
-    if frozen < frozen_stages(finetune, max(0, epoch - 1)):
+    more = frozen < frozen_stages(finetune, max(0, epoch - 1))
+    if more:
         run.log(f"Stage {frozen + 1} learns from epoch {epoch + 1} on; {frozen} stay frozen")
+    return more
 
 
 def _progress_bar(run: Run, epoch: int, done: int) -> tqdm:

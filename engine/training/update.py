@@ -1,21 +1,27 @@
-"""One optimizer update: batches in, weights changed, plain numbers out. Nothing is changed when a number is not finite."""
+"""One optimizer update: batches in, weights changed, numbers out. Nothing is changed when a number is not finite.
+
+All of it happens on the device, the decision whether the update counts included, so that the host never waits: it reads the
+numbers of an update when the next one has been started (engine/training/updates.py).
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import nn
 
 from engine.distributed import World, average_gradients
-from engine.inference import to_float
 from engine.runtime import Precision
 from engine.training.learner import Learner
 from losses.objective import Objective
 
 SMALLEST_SCALE = 1.0
+
+Batch = tuple[torch.Tensor, torch.Tensor]  # source and target, uint8 (B, 3, R, R) on the device
+Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class NonFinite(ArithmeticError):
@@ -28,90 +34,106 @@ class NonFinite(ArithmeticError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """terms: the weighted loss terms by name; grad_norm: 2-norm before clipping (0.0 when skipped)."""
+    """terms: the weighted loss terms by name; grad_norm: 2-norm before clipping (0.0 when skipped); stop: a process wishes to."""
 
     terms: dict[str, float]
     grad_norm: float
     skipped: bool
+    stop: bool
 
 
-def train_step(
-    learner: Learner,
-    objective: Objective,
-    batches: list[dict],
-    precision: Precision,
-    device: torch.device,
-    grad_clip: float,
-    update: int,
-    world: World,
-) -> StepResult:
-    """One update from the mean gradient of `batches` (each {"src", "tar": uint8 (B, 3, R, R)}), over all processes of `world`.
+class LossTerms(nn.Module):
+    """Source and target, uint8 (B, 3, R, R) -> the weighted terms, float32 (terms,): all that the compiler sees as one graph."""
 
-    Raises NonFinite before the weights change. A float16 gradient overflow is a skipped step, not an error, until the loss
-    scale falls below 1.
+    def __init__(self, network: nn.Module, objective: Objective, precision: Precision):
+        super().__init__()
+        self.network, self.objective, self.precision = network, objective, precision
+
+    def forward(self, src: torch.Tensor, tar: torch.Tensor) -> torch.Tensor:
+        """In the order of `objective.weights`."""
+        src, tar = src.float() / 255.0, tar.float() / 255.0
+        src = src.contiguous(memory_format=torch.channels_last)
+        with self.precision.autocast():
+            if self.objective.needs_side:
+                restored, side = self.network(src, with_side=True)
+            else:
+                restored, side = self.network(src), None
+            # Inside autocast only VGG's convolutions run in 16 bit: the loss terms take care of their own float32.
+            terms = self.objective(restored.float(), None if side is None else side.float(), tar)
+        return torch.stack(list(terms.values()))
+
+
+def make_gradients(learner: Learner, forward: Forward, batches: list[Batch]) -> torch.Tensor:
+    """Leave the mean gradient of `batches`, times the loss scale, in the network's parameters; returns the mean terms.
+
+    Where a term is not finite the gradient is NaN throughout, so that its norm tells of both.
     """
     learner.optimizer.zero_grad(set_to_none=True)
-    sums: dict[str, torch.Tensor] = {}
+    mean: torch.Tensor | None = None
     for batch in batches:
-        terms = weighted_terms(learner.forward, objective, batch, precision, device)
-        loss = cast(torch.Tensor, sum(terms.values()))
-        learner.scaler.scale(loss / len(batches)).backward()
-        for name, term in terms.items():
-            sums[name] = sums.get(name, 0.0) + term.detach() / len(batches)
-    average_gradients(list(learner.network.parameters()), world)
-    learner.scaler.unscale_(learner.optimizer)
-    norm = clip_gradients(learner.network, grad_clip)
-    # One transfer for all numbers: every .item() would make the host wait for the device again.
-    *values, grad_norm = world.mean(torch.stack([*sums.values(), norm])).tolist()
-    numbers = dict(zip(sums, values, strict=True))
-    skipped = _refuse_non_finite(numbers, grad_norm, learner.scaler)
-    learner.scaler.step(learner.optimizer)
-    learner.scaler.update()
-    if not skipped:
-        learner.average.update(learner.network, update)
-    return StepResult(numbers, 0.0 if skipped else grad_norm, skipped)
+        terms = forward(*batch) / len(batches)
+        known = terms.detach()
+        sound = torch.where(known.isfinite().all(), 1.0, torch.nan)
+        learner.scaler.scale(terms.sum() * sound).backward()
+        mean = known if mean is None else mean + known
+    assert mean is not None
+    return mean
 
 
-def discard_update(learner: Learner) -> None:
-    """Forget the gradients of an update that raised NonFinite, so that the next one starts clean."""
-    learner.optimizer.zero_grad(set_to_none=True)
+def update_weights(
+    learner: Learner, forward: Forward, batches: list[Batch], grad_clip: float, world: World
+) -> torch.Tensor:
+    """One update on the device, at the rates of `learner.prepare`; returns the terms and the gradient's 2-norm, (terms + 1,).
+
+    A norm that is not finite leaves weights, moments and average as they are.
+    """
+    terms = make_gradients(learner, forward, batches)
+    parameters = [parameter for parameter in learner.network.parameters() if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    average_gradients(parameters, world)
     if learner.scaler.is_enabled():
-        learner.scaler.update()
-
-
-def weighted_terms(
-    forward: nn.Module, objective: Objective, batch: dict, precision: Precision, device: torch.device
-) -> dict[str, torch.Tensor]:
-    """Forward pass and the named, weighted float32 loss terms of one batch."""
-    src, tar = to_float(batch["src"], device), to_float(batch["tar"], device)
-    src = src.contiguous(memory_format=torch.channels_last)
-    with precision.autocast():
-        if objective.needs_side:
-            restored, side = forward(src, with_side=True)
-        else:
-            restored, side = forward(src), None
-        # Inside autocast only VGG's convolutions run in 16 bit: the loss terms take care of their own float32.
-        return objective(restored.float(), None if side is None else side.float(), tar)
-
-
-def clip_gradients(network: nn.Module, grad_clip: float) -> torch.Tensor:
-    """Scale all gradients so that their 2-norm is at most `grad_clip` (0: leave them); returns the norm before."""
-    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        # A norm may overflow where no gradient does; the scaler looks at gradients only.
+        sound = torch.where(torch.nn.utils.get_total_norm(gradients).isfinite(), 1.0, torch.nan)
+        torch._foreach_mul_(gradients, sound)
+    learner.scaler.unscale_(learner.optimizer)
     norm = torch.nn.utils.get_total_norm(gradients)
     if grad_clip:
-        torch.nn.utils.clip_grads_with_norm_(network.parameters(), grad_clip, norm)
-    return norm
+        torch.nn.utils.clip_grads_with_norm_(parameters, grad_clip, norm)
+    refused = (~norm.isfinite()).float()
+    if not learner.scaler.is_enabled():
+        # What a loss scaler tells a fused optimizer: it then changes nothing, without the host's knowing.
+        learner.optimizer.found_inf = refused  # type: ignore[attr-defined]
+    learner.scaler.step(learner.optimizer)
+    learner.scaler.update()
+    learner.average.move(learner.network, learner.share * (1.0 - refused))
+    return torch.cat([terms, norm.view(1)])
 
 
-def _refuse_non_finite(terms: dict[str, float], grad_norm: float, scaler: torch.amp.GradScaler) -> bool:
-    """True when a float16 overflow makes this a skipped step; NonFinite when the numbers are really broken."""
-    for name, value in terms.items():
-        if not math.isfinite(value):
-            raise NonFinite(f"loss term {name}")
-    if math.isfinite(grad_norm):
-        return False
-    if not scaler.is_enabled():
-        raise NonFinite("gradient")
-    if scaler.get_scale() / 2 < SMALLEST_SCALE:
-        raise NonFinite(f"gradient at loss scale {scaler.get_scale():g}")
-    return True
+class Started:
+    """The numbers of an update that has been started, on their way to the host."""
+
+    def __init__(self, names: list[str], numbers: torch.Tensor, scaler: torch.amp.GradScaler):
+        self.names, self.scaler = names, scaler
+        self.numbers = numbers.to("cpu", non_blocking=True)
+        self.arrived = torch.cuda.Event() if numbers.is_cuda else None
+        if self.arrived is not None:
+            self.arrived.record()
+
+    def result(self) -> StepResult:
+        """Wait for them. Raises NonFinite when the update was left out for a number that is not finite.
+
+        A float16 gradient overflow is a skipped step, not an error, until the loss scale falls below 1.
+        """
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        *values, grad_norm, stop = self.numbers.tolist()
+        terms = dict(zip(self.names, values, strict=True))
+        for name, value in terms.items():
+            if not math.isfinite(value):
+                raise NonFinite(f"loss term {name}")
+        skipped = not math.isfinite(grad_norm)
+        if skipped and not self.scaler.is_enabled():
+            raise NonFinite("gradient")
+        if skipped and self.scaler.get_scale() < SMALLEST_SCALE:
+            raise NonFinite(f"gradient at loss scale {2 * self.scaler.get_scale():g}")
+        return StepResult(terms, 0.0 if skipped else grad_norm, skipped, stop > 0)

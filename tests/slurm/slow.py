@@ -18,16 +18,16 @@ from common import signals
 signals.install()
 
 if Path(sys.argv[1]).name == "train_darkir_cv.py" and "SLURM_RESTART_COUNT" not in os.environ:
-    from engine.training import train
+    from engine.training import updates
 
-    update = train.train_step
+    update = updates.train_step
 
     def slow_update(*arguments):
         result = update(*arguments)
         time.sleep(float(os.environ["SLOW_SECONDS"]))
         return result
 
-    train.train_step = slow_update
+    updates.train_step = slow_update
 
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")

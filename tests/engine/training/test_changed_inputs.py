@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 from engine.inference import identity
 from engine.training import train as training
+from engine.training import updates
 from tests.helpers.hazard_runs import train
 from tests.helpers.photos import write_pairs
 
@@ -25,14 +26,14 @@ def run(photos, *flags) -> int:
 
 def after_update(monkeypatch, act) -> None:
     """Call `act` after the first update."""
-    real = training.train_step
+    real = updates.train_step
 
     def step(*arguments):
         result = real(*arguments)
         act()
         return result
 
-    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(updates, "train_step", step)
 
 
 def after_last_read(monkeypatch, act) -> None:

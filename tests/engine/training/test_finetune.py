@@ -11,11 +11,11 @@ from darkir import DarkIR, NetworkConfig
 from darkir.architectures import count_stages, stage_of
 from darkir.checkpoint_file import read_checkpoint
 from data.loader import EpochPlan, Mixing
-from engine.training import train as training
+from engine.training import updates
 from engine.training.history import red_flags
 from engine.training.learner import FinetuneConfig, frozen_stages, rate_scale
-from engine.training.update import NonFinite
 from tests.helpers.exits import refusal
+from tests.helpers.live_updates import BrokenUpdate
 from tests.helpers.photos import write_pairs
 from tests.helpers.train_runs import SMALL, stop_at
 
@@ -156,14 +156,12 @@ def test_flags_name_what_goes_wrong():
 
 
 def test_flags_stand_in_the_log_and_in_the_history(photos, tmp_path, monkeypatch, capsys):
-    real, calls = training.train_step, iter(range(1, 10**6))
+    real, calls = updates.train_step, iter(range(1, 10**6))
 
     def step(*arguments):
-        if next(calls) == 3:
-            raise NonFinite("gradient")
-        return real(*arguments)
+        return BrokenUpdate("gradient") if next(calls) == 3 else real(*arguments)
 
-    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(updates, "train_step", step)
     assert train(photos, tmp_path, "--skip_bad_batches", "1", epochs=3) == 0
     flags = [record["flags"] for record in json.loads((tmp_path / "history.json").read_text())]
     assert flags == [[], ["non_finite_steps"], []]

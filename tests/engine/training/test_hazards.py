@@ -15,7 +15,7 @@ import create_data_splits
 import train_darkir_cv
 from common import files, signals
 from common.files import write_jsonl
-from engine.training import train as training
+from engine.training import updates
 from tests.helpers.exits import refusal
 from tests.helpers.hazard_runs import evaluate, train
 from tests.helpers.leftovers import foreign_files, leave
@@ -49,7 +49,7 @@ def test_the_lock_of_a_dead_process_is_taken_over_and_said(own_photos, tmp_path,
 
 def test_a_cache_in_the_output_folder_leaves_the_run_its_lock(own_photos, tmp_path, monkeypatch):
     """Closing another descriptor of the same lock file would drop it."""
-    real, refused = training.train_step, []
+    real, refused = updates.train_step, []
     code = "import sys; from common.locks import FolderLock; FolderLock(sys.argv[1], print).__enter__()"
 
     def step(*arguments):
@@ -58,7 +58,7 @@ def test_a_cache_in_the_output_folder_leaves_the_run_its_lock(own_photos, tmp_pa
             refused.append(subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True).stderr)
         return real(*arguments)
 
-    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(updates, "train_step", step)
     assert train(own_photos, tmp_path / "run", "--cache", "disk", "--cache_dir", tmp_path / "run") == 0
     assert f"in use by process {os.getpid()}" in refused[0]
 

@@ -16,10 +16,10 @@ import train_darkir_cv
 from common import log
 from common.files import write_jsonl
 from darkir.checkpoint_file import read_checkpoint
-from engine.training import train as training
+from engine.training import updates
 from engine.training.learner import Learner
-from engine.training.self_test import MemoryUse, memory_advice
-from engine.training.update import NonFinite
+from engine.training.memory import MemoryUse, memory_advice
+from tests.helpers.live_updates import BrokenUpdate
 from tests.helpers.paths import ROOT
 from tests.helpers.photos import write_pairs
 
@@ -47,15 +47,13 @@ def history(output):
 
 
 def break_updates(monkeypatch, bad):
-    """Let the updates with these numbers (from 1, as they are called) raise NonFinite, as a broken photo would."""
-    real, calls = training.train_step, iter(range(1, 10**6))
+    """Let the updates with these numbers (from 1, as they are called) come out as not finite, as with a broken photo."""
+    real, calls = updates.train_step, iter(range(1, 10**6))
 
-    def step(learner, objective, batches, *rest):
-        if next(calls) in bad:
-            raise NonFinite("loss term l1")
-        return real(learner, objective, batches, *rest)
+    def step(*arguments):
+        return BrokenUpdate("loss term l1") if next(calls) in bad else real(*arguments)
 
-    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(updates, "train_step", step)
 
 
 def test_a_run_that_diverges_stops_before_the_update_and_keeps_its_last_state(photos, tmp_path, capsys):
@@ -104,20 +102,20 @@ def test_a_network_that_cannot_learn_fails_the_self_test(photos, tmp_path, monke
 
 
 def test_the_copy_of_the_self_test_is_gone_when_training_begins(photos, tmp_path, monkeypatch):
-    real, alive = training.train_step, []
+    real, alive = updates.train_step, []
 
     def step(*arguments):
         gc.collect()
         alive.append(sum(type(thing) is Learner for thing in gc.get_objects()))
         return real(*arguments)
 
-    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(updates, "train_step", step)
     assert train(photos, tmp_path, epochs=1) == 0
     assert set(alive) == {1}
 
 
 def test_a_run_that_makes_no_progress_shows_where_it_stands(photos, tmp_path, monkeypatch, capfd):
-    real = training.train_step
+    real = updates.train_step
 
     def stuck(*arguments):
         if (tmp_path / "run").exists() and not calls:
@@ -126,21 +124,21 @@ def test_a_run_that_makes_no_progress_shows_where_it_stands(photos, tmp_path, mo
         return real(*arguments)
 
     calls = []
-    monkeypatch.setattr(training, "train_step", stuck)
+    monkeypatch.setattr(updates, "train_step", stuck)
     assert train(photos, tmp_path / "run", epochs=1) == 0
     assert "stuck" not in capfd.readouterr().err
     calls.clear()
     monkeypatch.setattr(log, "STALL_SECONDS", 1.0)
     assert train(photos, tmp_path / "run", "--overwrite", epochs=1) == 0
     shown = capfd.readouterr().err
-    assert shown.startswith("Timeout (0:00:01)!") and "in stuck" in shown and "in one_update" in shown
+    assert shown.startswith("Timeout (0:00:01)!") and "in stuck" in shown and "in start_next" in shown
 
 
 def test_a_batch_that_does_not_fit_says_what_to_do(photos, tmp_path, monkeypatch, capsys):
     def step(*arguments):
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(updates, "train_step", step)
     assert train(photos, tmp_path) == 1
     errors = capsys.readouterr().err
     assert "--batch_size 2 --resolution 16" in errors and "--accumulate_steps" in errors

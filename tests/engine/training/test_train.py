@@ -36,11 +36,20 @@ def test_history_has_one_complete_record_an_epoch(finished_run):
     numbers = {"train_loss", "val_loss", "val_psnr", "val_ssim", "lr", "grad_norm", "seconds", "images_per_second"}
     assert [record["epoch"] for record in history] == [1, 2]
     for record in history:
-        assert record.keys() == numbers | {"epoch", "train_terms", "is_best", "skipped_steps", "flags"}
+        assert record.keys() == numbers | {
+            "epoch",
+            "train_terms",
+            "is_best",
+            "skipped_steps",
+            "execution",
+            "tf32",
+            "flags",
+        }
         assert all(isinstance(record[name], float) for name in numbers)
         assert record["train_terms"].keys() == {"l1", "ssim"}
         assert record["train_loss"] == pytest.approx(sum(record["train_terms"].values()))
         assert record["flags"] == [] and record["skipped_steps"] == 0
+        assert record["execution"] == "eager" and record["tf32"] is False
 
 
 def test_the_rate_ends_at_one_percent(finished_run):
@@ -131,7 +140,7 @@ FLAGS = """
 --arch --model_size --layer_norm --pretrained_path --allow_partial
 --epochs --batch_size --lr --warmup_epochs --weight_decay --grad_clip --accumulate_steps --ema_decay
 --checkpoint_every_steps --skip_bad_batches --dry_run
---early_stopping_patience --mixed_precision --amp_dtype --compile --checkpoint_activations --seed --save_every
+--early_stopping_patience --mixed_precision --amp_dtype --tf32 --compile --checkpoint_activations --seed --save_every
 --lambda_l1 --lambda_vgg --lambda_ssim --lambda_edge --lambda_freq --lambda_side --vgg_weights
 --freeze_stages --unfreeze_every --layer_decay
 """
