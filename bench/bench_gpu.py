@@ -1,256 +1,282 @@
 """DarkIR on a CUDA device against the literal form of the published network: time, memory and error of each variant.
 
-  python -m bench.bench_gpu [--sizes m l] [--batch 8] [--side 384] [--warm_up 20] [--steps 50] [--cudnn_benchmark]
+  python -m bench.bench_gpu [--output_dir bench_gpu] [--minutes 5] [--tiny]
 
-Two workloads, the forward pass and the full training step (forward, L1, backward, fused AdamW). All variants have the same
-weights and see the same four sets of images in rotation, in one process, called in turn (A B C A B C); times are CUDA
-events, median and distance of the quartiles. The reference is timed twice: by how much its two rows differ says how exact
-the table is. Memory is what a variant adds at its peak, from its first step on. Errors are distances to the reference in
-float64, for the output and for the worst parameter's gradient. Every variant runs with the TF32 flags that are printed.
-A second table times single operators. Markdown on stdout, for bench/RESULTS.md.
+Every variant is a process of its own (bench/gpu_job.py). All get ready at the same time, the compiler's work included; then each is
+timed alone. After that, epochs of train_darkir_cv.py, and the most expensive kernels of the fastest step. results.md and
+results.json are written anew after every measurement, so that a run that is cut short keeps what it has.
+
+--tiny: tiny sizes on the CPU, to try out the command where there is no GPU; its figures mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
+import dataclasses
 import datetime
-import functools
-import importlib.metadata
-import statistics
+import json
+import queue
+import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from bench.gpu_operators import HEADER as OPERATOR_HEADER
-from bench.gpu_operators import operator_rows
-from bench.measure import Values, errors, median_and_spread, table, values
-from bench.reference_darkir import ReferenceDarkIR, make_reference
-from darkir import DarkIR, NetworkConfig
-from darkir.architectures import MODEL_SIZES
+from bench.gpu_job import Job
+from bench.measure import ROOT, machine, table
+from common.files import atomic_output
+from common.memory import usable_cpus
+from losses.perceptual import CONVOLUTIONS
+from tests.helpers.photos import write_pairs
 
-SETS = 4
 HEADER = (
-    "variant", "median ms", "IQR ms", "times the reference", "allocated GB", "reserved GB", "output error", "worst gradient error",
+    "variant", "how", "ms", "times the reference", "allocated GB", "reserved GB", "output error", "worst gradient error",
+    "ready after s",
 )  # fmt: skip
+KERNEL_HEADER = ("kernel", "ms a step", "calls a step")
+EPOCHS = 4
+VGG19 = (64, 64, 128, 128, 256, 256, 256, 256, 512, 512, 512, 512, 512)  # channels of its first 13 convolutions
 
 
-@dataclass(frozen=True)
-class Variant:
-    """What is computed (`reference` or `plain`), under which autocast, and how it is compiled."""
-
-    name: str
-    kind: str
-    dtype: torch.dtype | None = None
-    compile_mode: str | None = None
-
-
-BF16 = torch.bfloat16
-VARIANTS = (
-    Variant("reference", "reference"),
-    Variant("reference, autocast bfloat16", "reference", BF16),
-    Variant("plain", "plain"),
-    Variant("plain, compiled", "plain", None, "default"),
-    Variant("plain, CUDA graphs", "plain", None, "reduce-overhead"),
-    Variant("plain, bfloat16", "plain", BF16),
-    Variant("plain, bfloat16, compiled", "plain", BF16, "default"),
-    Variant("plain, bfloat16, CUDA graphs", "plain", BF16, "reduce-overhead"),
-    Variant("reference, again", "reference"),
-)
-
-
-@dataclass(frozen=True)
-class Workload:
-    """`batch` images of `side` x `side` through a network of `width`, restored or learned from."""
-
-    width: int
-    batch: int
-    side: int
-    training: bool
-
-
-@dataclass
-class Runner:
-    """A variant with its weights and inputs on the device, and what was measured of it."""
-
-    variant: Variant
-    workload: Workload
-    forward: nn.Module
-    network: nn.Module
-    sets: list[tuple[torch.Tensor, torch.Tensor]]
-    optimizer: torch.optim.Optimizer
-    seconds: list[float] = field(default_factory=list)
-    memory: tuple[int, int] | None = None
-    errors: tuple[float, float | None] | None = None
-    failure: str | None = None
-
-    def restore(self, src: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(src.device.type, self.variant.dtype, enabled=self.variant.dtype is not None):
-            output = self.forward(src)
-        return output[0] if isinstance(output, tuple) else output
-
-    def step(self, number: int) -> None:
-        """One forward pass, or one update."""
-        src, tar = self.sets[number % SETS]
-        if self.variant.compile_mode == "reduce-overhead":
-            torch.compiler.cudagraph_mark_step_begin()
-        if not self.workload.training:
-            with torch.no_grad():
-                self.restore(src)
-            return
-        self.optimizer.zero_grad(set_to_none=True)
-        F.l1_loss(self.restore(src).float(), tar).backward()
-        self.optimizer.step()
+def jobs(vgg: str) -> list[Job]:
+    """What is measured, the reference of a group first: rows are compared with the row of the same group that has its name."""
+    both = ("float32", "bf16")
+    forward = [
+        Job(f"{kind}, {format}", kind, precision=format, work="forward")
+        for kind in ("reference", "toolkit")
+        for format in both
+    ]
+    step = [Job(f"reference, {format}", "reference", precision=format) for format in both]
+    step += [Job(f"toolkit, {format}", precision=format) for format in both]
+    step += [
+        Job(f"toolkit, {format}, --compile", precision=format, backend="inductor", profile=format == "bf16")
+        for format in both
+    ]
+    step += [Job("toolkit, bf16, --compile, full objective", precision="bf16", backend="inductor", vgg=vgg)]
+    large = [
+        Job("reference, float32", "reference", size="l"),
+        Job("toolkit, bf16, --compile", size="l", precision="bf16", backend="inductor"),
+    ]
+    wide = [
+        Job("reference, float32", "reference", side=896, batch=2),
+        Job("toolkit, bf16, --compile", side=896, batch=2, precision="bf16", backend="inductor"),
+    ]
+    return [*forward, *step, *large, *wide]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the tables; 2 without a CUDA device."""
+    """Measure and write; 2 without a CUDA device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", choices=["m", "l"], default=["m", "l"], help="networks")
-    parser.add_argument("--batch", type=int, default=8, help="images at a time")
-    parser.add_argument("--side", type=int, default=384, help="pixels of an image's side")
-    parser.add_argument("--warm_up", type=int, default=20, help="steps before the timed ones")
-    parser.add_argument("--steps", type=int, default=50, help="timed steps a variant")
-    parser.add_argument("--cudnn_benchmark", action="store_true", help="let cuDNN choose its kernels by timing them")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("bench_gpu"), help="where results.md and results.json go"
+    )
+    parser.add_argument("--minutes", type=float, default=5.0, help="after which what is not done is left out")
+    parser.add_argument("--only", help="variants whose name holds this")
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes on the CPU")
     args = parser.parse_args(argv)
-    if not torch.cuda.is_available():
+    if not (args.tiny or torch.cuda.is_available()):
         sys.stderr.write(
-            "error: bench_gpu measures a CUDA device, and this machine has none; make bench is for the CPU\n"
+            "error: bench_gpu measures a CUDA device, and this machine has none; --tiny tries it out, make bench is for the CPU\n"
         )
         return 2
-    device = torch.device("cuda")
-    torch.backends.cudnn.benchmark = args.cudnn_benchmark
-    print(conditions(device))
-    for size in args.sizes:
-        for training in (False, True):
-            workload = Workload(MODEL_SIZES["darkir"][size].width, args.batch, args.side, training)
-            name = "full step" if training else "forward"
-            text = compare(workload, VARIANTS, device, args.warm_up, args.steps)
-            print(f"\nDarkIR-{size}, {name}, batch {args.batch}, {args.side} x {args.side}:\n\n{text}", flush=True)
-            torch.compiler.reset()
-    rows = operator_rows(device, args.batch, args.side, lambda call: timed(call, device), args.warm_up, args.steps)
-    print(f"\nOperators, batch {args.batch}:\n\n{table(OPERATOR_HEADER, rows)}")
+    deadline = time.monotonic() + 60 * args.minutes
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    results = Results(args.output_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        vgg = write_random_vgg19(Path(folder) / "vgg19.pth", 4 if args.tiny else None)
+        wanted = [job for job in jobs(str(vgg)) if args.only is None or args.only in job.name]
+        if args.tiny:
+            wanted = [made_tiny(job) for job in wanted]
+        # The epochs need a minute of their own.
+        for result in measured(wanted, deadline - (30 if args.tiny else 60)):
+            results.add("steps", result)
+        for flags in (("--mixed_precision", "--compile", "on"), ("--mixed_precision", "--compile", "off")):
+            results.add("epochs", epoch(Path(folder), flags[:1] if args.tiny else flags, args.tiny, deadline))
+    print(results.text())
     return 0
 
 
-def compare(workload: Workload, variants: Sequence[Variant], device: torch.device, warm_up: int, steps: int) -> str:
-    """The table of one workload; the first variant must be the reference. What fails gets a row that says so."""
-    weights, runners, exact = make_reference(workload.width).state_dict(), [], None
-    for variant in variants:
-        runner = make_runner(variant, workload, weights, device)
-        try:
-            exact = exact or exact_values(runner)
-            prepare(runner, exact, warm_up)
-        except (torch.OutOfMemoryError, torch._dynamo.exc.TorchDynamoException) as error:
-            runner.failure = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:80]}"
-        runners.append(runner)
-    working = [runner for runner in runners if runner.failure is None]
-    for number in range(steps):
-        for runner in working:
-            runner.seconds.append(timed(functools.partial(runner.step, number), device))
-    reference = statistics.median(runners[0].seconds) if runners[0].seconds else None
-    return table(HEADER, [row(runner, reference) for runner in runners])
+class Results:
+    """What has been measured so far, on disk after every figure."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.found: dict[str, Any] = {"conditions": conditions(), "steps": [], "epochs": []}
+
+    def add(self, kind: str, result: dict[str, Any]) -> None:
+        self.found[kind].append(result)
+        for name, text in (("results.json", json.dumps(self.found, indent=1)), ("results.md", self.text())):
+            with atomic_output(self.folder / name) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+
+    def text(self) -> str:
+        """All tables as Markdown."""
+        parts = [self.found["conditions"]]
+        groups: dict[tuple, list[dict[str, Any]]] = {}
+        for result in self.found["steps"]:
+            job = result["job"]
+            groups.setdefault((job["size"], job["work"], job["batch"], job["side"]), []).append(result)
+        for (size, work, batch, side), results in groups.items():
+            name = "training step" if work == "step" else "forward pass"
+            base = next((each.get("ms") for each in results if each["job"]["network"] == "reference"), None)
+            rows = [row(result, base) for result in results]
+            parts.append(f"DarkIR-{size}, {name}, batch {batch}, {side} x {side}:\n\n{table(HEADER, rows)}")
+        if self.found["epochs"]:
+            header = ("train_darkir_cv.py", "seconds an epoch", "images a second", "the step alone")
+            rows = [[each["flags"], *each["figures"]] for each in self.found["epochs"]]
+            parts.append(f"Epochs of the script (m, batch 8, 384 x 384, L1 alone):\n\n{table(header, rows)}")
+        for result in self.found["steps"]:
+            if "kernels" in result:
+                parts.append(f"Kernels of {result['job']['name']}:\n\n{table(KERNEL_HEADER, result['kernels'])}")
+        return "\n\n".join(parts)
 
 
-def make_runner(variant: Variant, workload: Workload, weights: dict, device: torch.device) -> Runner:
-    """The variant on its device."""
-    sets = image_sets(workload, device)
-    if variant.kind == "reference":
-        network: nn.Module = ReferenceDarkIR(workload.width)
-    else:
-        network = DarkIR(NetworkConfig(width=workload.width)).to(memory_format=torch.channels_last)
-        sets = [tuple(image.contiguous(memory_format=torch.channels_last) for image in pair) for pair in sets]
-    network.load_state_dict(weights)
-    network = network.to(device)
-    compiled = variant.compile_mode is not None
-    forward = torch.compile(network, fullgraph=True, dynamic=False, mode=variant.compile_mode) if compiled else network
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6, fused=True)
-    return Runner(variant, workload, forward, network, sets, optimizer)
-
-
-def image_sets(workload: Workload, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Smooth images with noise, darker and not, (batch, 3, side, side) float32 in [0, 1]."""
-    torch.manual_seed(1)
-    shape = (workload.batch, 3, workload.side, workload.side)
-    sets = []
-    for _ in range(SETS):
-        tar = F.interpolate(torch.rand(workload.batch, 3, 12, 12), size=shape[-2:], mode="bicubic").clamp(0, 1)
-        src = (0.5 * tar + 0.02 * torch.randn(shape)).clamp(0, 1)
-        sets.append((src.to(device), tar.to(device)))
-    return sets
-
-
-def exact_values(runner: Runner) -> Values:
-    """The reference's in float64, image by image: a whole batch would not fit."""
-    exact = copy.deepcopy(runner)
-    exact.forward = exact.network = exact.network.double()
-    src, tar = (image.double() for image in runner.sets[0])
-    parts = [
-        values(exact.network, exact.restore, one, other, runner.workload.training)
-        for one, other in zip(src.split(1), tar.split(1), strict=True)
-    ]
-    gradients = {name: sum(part[name] for _, part in parts) / len(parts) for name in parts[0][1]}
-    return torch.cat([output for output, _ in parts]), gradients
-
-
-def prepare(runner: Runner, exact: Values, warm_up: int) -> None:
-    """Errors first, before the weights change; then warm up (FFT plans, graphs). Notes the memory that all of it adds."""
-    device = runner.sets[0][0].device
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
-    found = values(runner.network, runner.restore, *runner.sets[0], runner.workload.training)
-    runner.errors = errors(found, exact)
-    del found
-    for number in range(warm_up):
-        runner.step(number)
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
-        runner.memory = peak[0] - before[0], peak[1] - before[1]
-
-
-def timed(call: Callable[[], None], device: torch.device) -> float:
-    """Seconds of one call: between CUDA events, or on the wall."""
-    if device.type != "cuda":
-        started = time.perf_counter()
-        call()
-        return time.perf_counter() - started
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    call()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1000
-
-
-def row(runner: Runner, reference: float | None) -> list[str]:
-    """A line of the table; reference: its seconds, None when it failed."""
-    if runner.failure:
-        return [runner.variant.name, f"failed: {runner.failure}", *[""] * (len(HEADER) - 2)]
-    median, spread = median_and_spread(runner.seconds)
-    times = [f"{1000 * median:.2f}", f"{1000 * spread:.2f}", "" if reference is None else f"{reference / median:.2f}"]
-    memory = ["not measured"] * 2 if runner.memory is None else [f"{size / 1e9:.2f}" for size in runner.memory]
-    return [runner.variant.name, *times, *memory, *("" if error is None else f"{error:.1e}" for error in runner.errors)]
-
-
-def conditions(device: torch.device) -> str:
-    """Device, versions, date and the flags that decide what a float32 convolution is."""
-    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    flags = f"cudnn.allow_tf32 {cudnn}, matmul.allow_tf32 {matmul}"
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        flags += f", Triton {importlib.metadata.version('triton')}"
+def conditions() -> str:
+    """Device and versions, on which every figure depends."""
+    if not torch.cuda.is_available():
+        return f"No CUDA device: {machine()}"
     return (
-        f"{torch.cuda.get_device_name(device)}; torch {torch.__version__}, CUDA {torch.version.cuda}, "
-        f"cuDNN {torch.backends.cudnn.version()}, cudnn.benchmark {torch.backends.cudnn.benchmark}, {flags}; "
-        f"{datetime.date.today()}"
+        f"{torch.cuda.get_device_name()}; torch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN "
+        f"{torch.backends.cudnn.version()}; TF32 on in all rows of float32, as the toolkit trains; {datetime.date.today()}"
     )
+
+
+def row(result: dict[str, Any], base: float | None) -> list[str]:
+    """A line of a table of steps."""
+    name = result["job"]["name"]
+    if "failure" in result:
+        return [name, f"failed: {result['failure']}", *[""] * (len(HEADER) - 2)]
+    cells = [name, result["execution"], f"{result['ms']:.2f}", "" if base is None else f"{base / result['ms']:.2f}"]
+    cells += [f"{result[key]:.2f}" if key in result else "not measured" for key in ("allocated_gb", "reserved_gb")]
+    cells += [f"{result[key]:.1e}" for key in ("output_error", "gradient_error")]
+    return [*cells, f"{result['ready_seconds']:.0f}"]
+
+
+def made_tiny(job: Job) -> Job:
+    """The same job for a CPU within seconds; tracing stands in for the compiler's code."""
+    backend = None if job.backend is None else "aot_eager"
+    return dataclasses.replace(
+        job, size="tiny", side=job.side // 16, batch=2, backend=backend, device="cpu", warm_up=1, steps=2
+    )
+
+
+def write_random_vgg19(path: Path, width: int | None) -> Path:
+    """VGG19's convolutions at their real shapes (or `width` channels each), with random weights."""
+    channels, tensors = 3, {}
+    for index, real in zip(CONVOLUTIONS, VGG19, strict=True):
+        out = width or real
+        tensors[f"features.{index}.weight"] = torch.randn(out, channels, 3, 3) * (2 / (9 * channels)) ** 0.5
+        tensors[f"features.{index}.bias"] = torch.zeros(out)
+        channels = out
+    torch.save(tensors, path)
+    return path
+
+
+def measured(wanted: list[Job], deadline: float) -> Any:
+    """Yield the result of each job, a failure as one, in their order: all get ready side by side, one is measured at a time."""
+    processes: list[Worker] = []
+    try:
+        for start in range(0, len(wanted), usable_cpus()):
+            group = [Worker(job) for job in wanted[start : start + usable_cpus()]]
+            processes += group
+            for worker in group:
+                worker.wait_until_ready(deadline)
+        for worker in processes:
+            yield worker.result(deadline)
+    finally:
+        for worker in processes:
+            worker.process.kill()
+
+
+class Worker:
+    """A process of bench/gpu_job.py and the lines that it writes."""
+
+    def __init__(self, job: Job):
+        self.job, self.failure = job, None
+        words = [sys.executable, "-m", "bench.gpu_job", json.dumps(dataclasses.asdict(job))]
+        pipes: dict[str, Any] = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+        }
+        self.process = subprocess.Popen(words, cwd=ROOT, **pipes)
+        self.lines: queue.Queue[str | None] = queue.Queue()
+        self.errors: list[str] = []
+        for stream, keep in ((self.process.stdout, self.lines.put), (self.process.stderr, self.errors.append)):
+            threading.Thread(target=self._read, args=(stream, keep), daemon=True).start()
+
+    def _read(self, stream: Any, keep: Any) -> None:
+        for line in stream:
+            keep(line)
+        if stream is self.process.stdout:
+            self.lines.put(None)
+
+    def _line(self, deadline: float) -> str | None:
+        """The next line of stdout; None when it ended or the time is up."""
+        with contextlib.suppress(queue.Empty):
+            return self.lines.get(timeout=max(0.0, deadline - time.monotonic()))
+        self.errors.append("not done in time")
+        return None
+
+    def wait_until_ready(self, deadline: float) -> None:
+        while (line := self._line(deadline)) is not None and line.strip() != "ready":
+            pass
+        if line is None:
+            self.process.wait(5) if self.process.poll() is not None else self.process.kill()
+            self.failure = (self.errors or ["ended without a word"])[-1].strip()[:120]
+
+    def result(self, deadline: float) -> dict[str, Any]:
+        """What was measured, or {"job", "failure"}."""
+        if self.failure is None:
+            assert self.process.stdin is not None
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+            line = self._line(deadline)
+            if line is not None:
+                self.process.wait(30)
+                return json.loads(line)
+            self.failure = (self.errors or ["ended without a word"])[-1].strip()[:120]
+        return {"job": dataclasses.asdict(self.job), "failure": self.failure}
+
+
+def epoch(folder: Path, flags: tuple[str, ...], tiny: bool, deadline: float) -> dict[str, Any]:
+    """The last epochs of a short run of train_darkir_cv.py on photos of 640 x 480, the first one left out."""
+    rows = folder / "photos" / "pairs.jsonl"
+    if not rows.exists():
+        write_pairs(folder / "photos", 8 if tiny else 144, width=32 if tiny else 640, height=24 if tiny else 480)
+    output = folder / f"run{len(list(folder.glob('run*')))}"
+    words = [
+        sys.executable,
+        "train_darkir_cv.py",
+        "--train_jsonl",
+        rows,
+        "--output_dir",
+        output,
+        "--epochs",
+        EPOCHS,
+        *flags,
+    ]
+    words += ["--lambda_vgg", 0, "--lambda_ssim", 0, "--save_every", 0]
+    words += ["--model_size", "tiny", "--resolution", 16, "--batch_size", 2] if tiny else []
+    title = " ".join(flags)
+    try:
+        ended = subprocess.run(
+            [str(word) for word in words], cwd=ROOT, capture_output=True, text=True, check=False,
+            timeout=max(1.0, deadline - time.monotonic()),
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"flags": title, "figures": ["not done in time", "", ""]}
+    if ended.returncode:
+        return {"flags": title, "figures": [f"failed: {ended.stderr.strip()[-120:]}", "", ""]}
+    history = json.loads((output / "history.json").read_text(encoding="utf-8"))[1:]
+    seconds, speed = ([record[name] for record in history] for name in ("seconds", "images_per_second"))
+    return {"flags": title, "figures": [f"{min(seconds):.2f}", f"{max(speed):.1f}", history[-1]["execution"]]}
 
 
 if __name__ == "__main__":
