@@ -1,9 +1,8 @@
-"""Pairs -> the same pairs with digests, sizes and perceptual hashes in their rows; and the rows that look the same.
+"""Pairs -> the same pairs with digests, sizes and looks (perceptual hash, tone print) in their rows.
 
 Each image is read and decoded once. Digest of an image: sha256 of `WxH:` and its RGB8 bytes after the image semantics, so
 that a copy in another container or with other metadata is still found. Digest of a set of rows: sha256 over the sorted
-digests of the rows. Perceptual hash (pHash): the signs of the 8 x 8 lowest DCT frequencies of a 32 x 32 luma against their
-median (Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010, section 3.2.1).
+digests of the rows. `data/perceptual.py` says what a look is, `data/lookalikes.py` finds the rows that look the same.
 """
 
 from __future__ import annotations
@@ -13,10 +12,9 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from common.errors import Faults, InputError
 from common.memory import usable_cpus
@@ -24,26 +22,19 @@ from common.workers import in_threads
 from data.config import MIN_SIDE
 from data.images import DECODER, decode_bytes, read_file
 from data.manifest import Pair
+from data.perceptual import Look, look_of, look_of_texts, text_of_hash, text_of_tone
 
 UNUSABLE = ("images that cannot be used", "Repair these images or remove their rows.")
-ROW_FIELDS = ("sha256", "file_sha256", "bytes", "mtime_ns", "phash")
-
-LUMA_LENGTH = 32
-KEPT = 8
-DCT = np.cos(np.pi * np.outer(np.arange(KEPT), 2 * np.arange(LUMA_LENGTH) + 1) / (2 * LUMA_LENGTH))
-FLAT_STD = 2.0  # in 8-bit codes; below it the signs are those of noise
-MAX_BITS = 6
-MOST_ALIKE = 20  # earlier rows that a row is listed with
-TILE = 2**20  # hashes compared at a time: as many as the caches of a CPU hold
+DIGEST_FIELDS = ("sha256", "file_sha256", "bytes", "mtime_ns")
 
 
 @dataclass(frozen=True)
 class ImagePrint:
-    """What identifies an image: digests of pixels and file, perceptual hash (None: flat), size, file size and time."""
+    """What identifies an image: digests of pixels and file, its look, size, file size and time."""
 
     sha256: str
     file_sha256: str
-    phash: int | None
+    look: Look
     width: int
     height: int
     bytes: int
@@ -88,18 +79,14 @@ def fingerprint_pairs(pairs: list[Pair], known: Iterable[Pair] = ()) -> list[Pai
 
 
 def _recorded_print(row: dict, role: str) -> ImagePrint | None:
-    """The print of one image as `row_fields` wrote it; None when a field lacks, is of another type or decoder."""
-    values: dict[str, Any] = {name: row.get(f"{role}_{name}") for name in ROW_FIELDS}
+    """The print of one image as `row_fields` wrote it; None when a field lacks, or is of another type or decoder."""
+    values: dict[str, Any] = {name: row.get(f"{role}_{name}") for name in DIGEST_FIELDS}
     values |= {name: row.get(name) for name in ("width", "height")}
     texts = all(isinstance(values[name], str) for name in ("sha256", "file_sha256"))
     numbers = all(type(values[name]) is int for name in ("bytes", "mtime_ns", "width", "height"))
-    if row.get("decoder") != DECODER or f"{role}_phash" not in row or not texts or not numbers:
+    if row.get("decoder") != DECODER or not has_look(row, role) or not texts or not numbers:
         return None
-    try:
-        values["phash"] = None if values["phash"] is None else int(values["phash"], 16)
-    except (ValueError, TypeError):
-        return None
-    return ImagePrint(**values)
+    return ImagePrint(**values, look=look_of_row(row, role))
 
 
 def _is_current(path: Path, print_: ImagePrint | None) -> bool:
@@ -178,7 +165,7 @@ def fingerprint_bytes(content: bytes, name: str | Path, mtime_ns: int) -> ImageP
     image = decode_bytes(content, name)
     height, width = image.shape[:2]
     file_digest = hashlib.sha256(content).hexdigest()
-    return ImagePrint(_pixel_digest(image), file_digest, perceptual_hash(image), width, height, len(content), mtime_ns)
+    return ImagePrint(_pixel_digest(image), file_digest, look_of(image), width, height, len(content), mtime_ns)
 
 
 def _pixel_digest(image: np.ndarray) -> str:
@@ -190,12 +177,26 @@ def _pixel_digest(image: np.ndarray) -> str:
 def row_fields(src: ImagePrint, tar: ImagePrint) -> dict[str, str | int | None]:
     """The fields that a row carries about its two images, which have one size."""
     fields: dict[str, str | int | None] = {}
-    for name in ROW_FIELDS:
+    for name in DIGEST_FIELDS:
         fields |= {"src_" + name: getattr(src, name), "tar_" + name: getattr(tar, name)}
-    for name in ("src_phash", "tar_phash"):
-        # JSON readers outside Python cut whole numbers above 2**53, so the hash is text.
-        fields[name] = None if fields[name] is None else f"{fields[name]:016x}"
+    for role, image in (("src", src), ("tar", tar)):
+        fields |= {f"{role}_phash": text_of_hash(image.look.phash), f"{role}_tone": text_of_tone(image.look.tone)}
     return fields | {"width": src.width, "height": src.height, "decoder": DECODER}
+
+
+def has_look(row: dict, role: str) -> bool:
+    """Whether a row carries the look of its `src` or `tar`; rows of earlier versions have a perceptual hash alone."""
+    try:
+        look_of_texts(row[f"{role}_phash"], row[f"{role}_tone"])
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
+def look_of_row(row: dict, role: str) -> Look:
+    """The look of `src` or `tar` that `row_fields` wrote; of a row of an earlier version the perceptual hash alone."""
+    phash, tone = row[f"{role}_phash"], row.get(f"{role}_tone")
+    return Look(int(phash, 16), None) if tone is None and phash is not None else look_of_texts(phash, tone)
 
 
 def row_digest(row: dict) -> str:
@@ -206,76 +207,3 @@ def row_digest(row: dict) -> str:
 def set_digest(rows: Iterable[dict]) -> str:
     """sha256 over the sorted digests of `rows`: the same for the same photos in any order."""
     return hashlib.sha256("\n".join(sorted(row_digest(row) for row in rows)).encode()).hexdigest()
-
-
-def perceptual_hash(image: np.ndarray) -> int | None:
-    """64-bit hash of (H, W, 3) uint8 sRGB; None when the image is flat (luma varies by less than 2 codes)."""
-    small = Image.fromarray(image).convert("L").resize((LUMA_LENGTH, LUMA_LENGTH), Image.Resampling.BOX)
-    luma = np.asarray(small, dtype=np.float64)
-    if luma.std() < FLAT_STD:
-        return None
-    frequencies = (DCT @ luma @ DCT.T).ravel()
-    return int.from_bytes(np.packbits(frequencies > np.median(frequencies)).tobytes(), "big")
-
-
-class NearDuplicate(NamedTuple):
-    """Two rows by index (first < second), and how many bits their src and tar hashes differ."""
-
-    first: int
-    second: int
-    src_bits: int
-    tar_bits: int
-
-
-def near_duplicate_rows(rows: list[dict], sides: list[str] | None = None) -> list[NearDuplicate]:
-    """Which of `rows`, which carry hashes, look the same in src and in tar, as `near_duplicates` lists them."""
-    src_hashes, tar_hashes = (
-        [None if row[name] is None else int(row[name], 16) for row in rows] for name in ("src_phash", "tar_phash")
-    )
-    return near_duplicates(src_hashes, tar_hashes, sides)
-
-
-def near_duplicates(
-    src_hashes: list[int | None], tar_hashes: list[int | None], sides: list[str] | None = None
-) -> list[NearDuplicate]:
-    """Rows whose src and tar hashes both differ by at most 6 bits, two by two and in order; a flat image is like no other.
-
-    sides: one name a row; only rows of different sides are compared. A row is listed with the first MOST_ALIKE rows before it
-    that are like it and, for each cluster that it joins, with one row of it. So thousands of copies make a short list, in which
-    every row that is like another one stands, and what hangs together does.
-    """
-    kept = [row for row, hashes in enumerate(zip(src_hashes, tar_hashes, strict=True)) if None not in hashes]
-    numbers = np.array(kept, dtype=np.int64)
-    src = np.array([src_hashes[row] for row in kept], dtype=np.uint64)
-    tar = np.array([tar_hashes[row] for row in kept], dtype=np.uint64)
-    side = None if sides is None else np.array([sides[row] for row in kept])
-    cluster = np.arange(len(kept))  # rows that the hits so far link have one number
-    step = max(1, TILE // max(1, len(kept)))
-    found: list[NearDuplicate] = []
-    for start in range(0, len(kept), step):
-        stop = min(start + step, len(kept))
-        close = np.bitwise_count(src[start:stop, None] ^ src[None, :stop]) <= MAX_BITS
-        # Few rows pass this first test, so that the others cost little. Flat: numpy is ten times as fast at it.
-        later, earlier = np.divmod(np.flatnonzero(close), stop)
-        later += start
-        alike = (earlier < later) & (np.bitwise_count(tar[later] ^ tar[earlier]) <= MAX_BITS)
-        if side is not None:
-            alike &= side[later] != side[earlier]
-        later, earlier = later[alike], earlier[alike]
-        rows, places = np.unique(later, return_index=True)
-        for row, others in zip(rows, np.split(earlier, places)[1:], strict=True):
-            listed = _listed(row, others, cluster)
-            bits = (np.bitwise_count(hashes[listed] ^ hashes[row]).tolist() for hashes in (src, tar))
-            found += map(NearDuplicate, numbers[listed].tolist(), [kept[row]] * len(listed), *bits)
-    return sorted(found)
-
-
-def _listed(row: int, others: np.ndarray, cluster: np.ndarray) -> np.ndarray:
-    """Which of `others`, the rows before `row` that are like it, it is listed with; `cluster` is told that `row` links them."""
-    first = cluster[others[0]]
-    elsewhere = others[cluster[others] != first]
-    joined, places = np.unique(cluster[elsewhere], return_index=True)
-    cluster[row] = first
-    if len(joined):
-        cluster[np.isin(cluster, joined)] = first
-    return np.union1d(others[:MOST_ALIKE], elsewhere[places])

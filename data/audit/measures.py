@@ -15,9 +15,9 @@ from PIL import ExifTags, Image, ImageCms
 
 from data.audit.alignment import Alignment, align
 from data.colour import parse_profile
-from data.fingerprint import perceptual_hash
 from data.images import FORMATS, decode_bytes, read_file, resize
 from data.manifest import Pair
+from data.perceptual import Look, look_of
 
 LONG_SIDE = 1000  # pixels of what is measured: a 4000-pixel JPEG at a quarter needs no further resizing
 THUMB_LONG_SIDE = 128
@@ -60,13 +60,13 @@ class Small:
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """One image: native size (upright), EXIF orientation, name of the ICC profile, perceptual hash, share of white."""
+    """One image: native size (upright), EXIF orientation, name of the ICC profile, look, share of white."""
 
     width: int
     height: int
     orientation: int
     profile: str
-    phash: int | None
+    look: Look
     white: float
 
 
@@ -186,7 +186,7 @@ def _structure(src: np.ndarray, tar: np.ndarray, alignment: Alignment | None, fa
 
 def _facts(small: Small, middle: np.ndarray) -> ImageFacts:
     white = float((middle >= WHITE).mean())
-    return ImageFacts(small.width, small.height, small.orientation, small.profile, perceptual_hash(small.pixels), white)
+    return ImageFacts(small.width, small.height, small.orientation, small.profile, look_of(small.pixels), white)
 
 
 def _sized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 from data.audit.alignment import Alignment
 from data.audit.measures import SAME_SCENE, Measures
 from data.audit.scores import OUTLIER, Score
-from data.fingerprint import near_duplicates
+from data.lookalikes import near_duplicates
 from data.manifest import Pair
 
 # In the order of the harm that they do in training.
@@ -192,12 +192,12 @@ def _odd_profiles(measures: list[Measures]) -> tuple[set[int], list[str]]:
 
 def _copies(pairs: list[Pair], measures: list[Measures]) -> dict[int, Reason]:
     """Near-duplicates, each reported for the later row, so that dropping what is listed keeps one of them."""
-    hits = near_duplicates([m.src.phash for m in measures], [m.tar.phash for m in measures])
+    hits = near_duplicates([m.src.look for m in measures], [m.tar.look for m in measures])
     found: dict[int, Reason] = {}
-    for hit in sorted(hits, key=lambda hit: hit.src_bits + hit.tar_bits):
-        earlier, bits = pairs[hit.first], f"{hit.src_bits} bits of 64 differ in src, {hit.tar_bits} in tar"
-        text = f"like {earlier.src} ({earlier.where}): {bits}"
-        found.setdefault(hit.second, Reason("duplicate", text, -float(hit.src_bits + hit.tar_bits)))
+    for hit in sorted(hits, key=lambda hit: -hit.likeness):
+        earlier = pairs[hit.first]
+        text = f"like {earlier.src} ({earlier.where}): {hit.describe()}"
+        found.setdefault(hit.second, Reason("duplicate", text, hit.likeness))
     return found
 
 

@@ -21,12 +21,13 @@ from common.errors import InputError
 from common.exits import flagged
 from common.files import write_csv, write_json, write_jsonl
 from common.jsonl import open_input, parse_json
-from data.fingerprint import near_duplicate_rows, set_digest
+from data.fingerprint import set_digest
 from data.fivek.config import FivekConfig
 from data.fivek.find import listed_keys
 from data.fivek.match import IGNORED, REJECTED, UNMATCHED_INPUT, UNMATCHED_TARGET, Found, Leftover
 from data.fivek.records import SCHEMA_VERSION, raw_version
 from data.images import DECODER
+from data.lookalikes import near_duplicate_rows
 
 TRAIN, VAL, LEFT_OUT = "train", "val", "left_out"
 HASH_DIGITS = 13  # 52 bits: exact in a float

@@ -22,8 +22,9 @@ from common.errors import Faults, InputError
 from common.files import jsonl_text, remove_stale_temporaries, write_json, write_text
 from common.jsonl import open_input, parse_jsonl, read_jsonl
 from data.config import SplitConfig
-from data.fingerprint import MAX_BITS, NearDuplicate, near_duplicate_rows, set_digest
+from data.fingerprint import set_digest
 from data.images import DECODER
+from data.lookalikes import ALIKE, MAX_BITS, NearDuplicate, near_duplicate_rows
 from data.manifest import FOLD_NAME, METADATA, Pair, read_metadata, read_pairs, usable_pairs
 from data.splits.split import Split, links
 
@@ -134,9 +135,11 @@ def split_metadata(
         "near_duplicates": {
             "mode": config.near_duplicates,
             "max_bits": MAX_BITS,
+            "min_likeness": ALIKE,
             "pairs": [
                 {"src": [pairs[hit.first].src, pairs[hit.second].src]}
                 | {"src_bits": hit.src_bits, "tar_bits": hit.tar_bits}
+                | {"src_likeness": hit.src_likeness, "tar_likeness": hit.tar_likeness}
                 for hit in near
             ],
         },

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from common.errors import Faults, InputError
 from data.config import SplitConfig
-from data.fingerprint import NearDuplicate
+from data.lookalikes import NearDuplicate
 from data.manifest import Pair
 from data.splits.drawing import Bag
 

@@ -13,7 +13,8 @@ from common.files import is_no_folder
 from common.jsonl import open_input, parse_object
 from common.log import RunLog
 from data.config import SplitConfig
-from data.fingerprint import NearDuplicate, fingerprint_pairs, near_duplicate_rows, row_digest
+from data.fingerprint import fingerprint_pairs, row_digest
+from data.lookalikes import NearDuplicate, near_duplicate_rows
 from data.manifest import METADATA, Pair, find_base_dir, pairs_from_folder, read_pairs
 from data.splits.files import changed_options, known_pairs, recorded_config, rows_of_split, verify_splits
 from data.splits.split import Split
@@ -154,7 +155,7 @@ def find_near_duplicates(pairs: list[Pair], config: SplitConfig, log: RunLog) ->
     kept = "kept on one side" if config.near_duplicates == "group" else "may stand on two sides (report only)"
     log(f"Near-duplicates: {len(near)}" + (f", {kept}" if near else ""))
     for hit in near[:SHOWN]:
-        log(f"  {pairs[hit.first].src} ~ {pairs[hit.second].src} (src {hit.src_bits}, tar {hit.tar_bits} bits)")
+        log(f"  {pairs[hit.first].src} ~ {pairs[hit.second].src} ({hit.describe()})")
     if len(near) > SHOWN:
         log(f"  ... and {len(near) - SHOWN} more, see {METADATA}")
     return near

@@ -14,8 +14,9 @@ from common.exits import flagged
 from common.files import file_digest
 from common.log import RunLog
 from common.options import plain
-from data.fingerprint import fingerprint_pairs, near_duplicate_rows, set_digest
+from data.fingerprint import fingerprint_pairs, set_digest
 from data.images import DECODER
+from data.lookalikes import near_duplicate_rows
 from data.manifest import Pair, read_pairs
 from data.splits.files import verify_splits
 from data.splits.split import hold_out

@@ -1,12 +1,10 @@
-"""Digests, perceptual hashes and the near-duplicate search."""
+"""Digests and looks of images and rows."""
 
 import hashlib
 import os
 import threading
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from common import signals
 from common.errors import InputError, Stopped
@@ -14,24 +12,12 @@ from data import fingerprint as module
 from data.fingerprint import (
     fingerprint,
     fingerprint_pairs,
-    near_duplicate_rows,
-    near_duplicates,
-    perceptual_hash,
     set_digest,
 )
 from data.images import DECODER
 from data.manifest import read_pairs
+from data.perceptual import look_of
 from tests.helpers.image_files import make_pairs, noise, save, write_rows
-
-
-def photo(seed: int, width: int = 96, height: int = 64) -> np.ndarray:
-    """Smooth random shapes, as a photo has them."""
-    small = noise(seed, 8, 6)
-    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def distance(first: np.ndarray, second: np.ndarray) -> int:
-    return (perceptual_hash(first) ^ perceptual_hash(second)).bit_count()
 
 
 def test_digests_are_those_that_the_design_defines(tmp_path):
@@ -53,12 +39,14 @@ def test_a_copy_in_another_container_has_the_same_pixels_digest(tmp_path):
 def test_rows_carry_all_fields_and_their_own(tmp_path):
     pairs = fingerprint_pairs(read_pairs(make_pairs(tmp_path, 3, {1: "room"})))
     wanted = {
-        f"{role}_{name}" for role in ("src", "tar") for name in ("sha256", "file_sha256", "bytes", "mtime_ns", "phash")
+        f"{role}_{name}"
+        for role in ("src", "tar")
+        for name in ("sha256", "file_sha256", "bytes", "mtime_ns", "phash", "tone")
     }
     assert set(pairs[0].row) == wanted | {"src", "tar", "width", "height", "decoder"}
     assert pairs[1].row["group"] == "room" and pairs[1].group == "room"
     assert pairs[2].row["decoder"] == DECODER and pairs[2].row["width"] == 16
-    assert int(pairs[0].row["src_phash"], 16) == perceptual_hash(noise(0))
+    assert int(pairs[0].row["src_phash"], 16) == look_of(noise(0)).phash
 
 
 @pytest.fixture
@@ -144,81 +132,3 @@ def test_the_digest_of_a_set_ignores_order_and_notices_every_change(tmp_path):
     swapped = {**rows[0], "src_sha256": rows[0]["tar_sha256"], "tar_sha256": rows[0]["src_sha256"]}
     digests = [set_digest(rows), set_digest(rows[:2]), set_digest([*rows, rows[0]]), set_digest([swapped, *rows[1:]])]
     assert len(set(digests)) == 4
-
-
-def test_the_same_photo_keeps_its_hash_and_another_does_not(tmp_path):
-    image = photo(1)
-    jpeg = np.asarray(Image.open(save(image, tmp_path / "a.jpg", quality=50)))
-    half = np.asarray(Image.fromarray(image).resize((48, 32)))
-    brighter = np.clip(image * 1.05 + 4, 0, 255).astype(np.uint8)
-    assert max(distance(image, variant) for variant in (jpeg, half, brighter)) <= 6
-    others = [distance(image, photo(seed)) for seed in range(2, 40)]
-    assert min(others) > 12
-    assert distance(image, image[:, ::-1]) > 12
-
-
-def test_flat_images_have_no_hash():
-    assert perceptual_hash(np.full((40, 50, 3), 77, np.uint8)) is None
-    grainy = np.random.default_rng(0).integers(76, 79, (200, 300, 3), dtype=np.uint8)
-    assert perceptual_hash(grainy) is None
-    assert perceptual_hash(photo(1)) is not None
-
-
-def test_near_duplicates_need_both_sides_within_six_bits():
-    rng = np.random.default_rng(0)
-    src, tar = ([int(value) for value in rng.integers(0, 2**64, 3000, dtype=np.uint64)] for _ in range(2))
-    src[2500], tar[2500] = src[3] ^ 0b111111, tar[3]
-    src[2600], tar[2600] = src[4], tar[4] ^ (0b111111 << 58)
-    src[2700], tar[2700] = src[5] ^ 0b1111111, tar[5]
-    src[2800] = src[6]
-    src[7], src[2900], tar[2900] = None, None, tar[7]
-    assert near_duplicates(src, tar) == [(3, 2500, 6, 0), (4, 2600, 0, 6)]
-    assert near_duplicates([], []) == []
-
-
-@pytest.mark.parametrize("sides", [None, "ABC"])
-def test_near_duplicates_are_those_of_a_plain_comparison(monkeypatch, sides):
-    monkeypatch.setattr(module, "TILE", 100)  # a row at a time
-    rng = np.random.default_rng(1)
-    scenes = [[int(value) for value in rng.integers(0, 2**64, 12, dtype=np.uint64)] for _ in range(2)]
-    src, tar = (
-        [scene[place] ^ (1 << int(a)) ^ (1 << int(b)) ^ (1 << int(c)) for place, a, b, c in draws]
-        for scene, draws in zip(scenes, rng.integers((0, 0, 0, 0), (12, 64, 64, 64), (2, 90, 4)), strict=True)
-    )
-    parts = None if sides is None else [sides[number] for number in rng.integers(0, 3, 90)]
-    wanted = []
-    for second in range(90):
-        for first in range(second):
-            bits = [(hashes[first] ^ hashes[second]).bit_count() for hashes in (src, tar)]
-            if max(bits) <= 6 and (parts is None or parts[first] != parts[second]):
-                wanted.append((first, second, *bits))
-    assert near_duplicates(src, tar, parts) == sorted(wanted) and len(wanted) > 10
-
-
-def test_thousands_of_copies_make_a_short_list_with_all_of_them():
-    copies = near_duplicates([7] * 1500, [9] * 1500)
-    assert len(copies) == 20 * 19 // 2 + 20 * 1480 and copies[-1] == (19, 1499, 0, 0)
-    assert {hit.second for hit in copies} == set(range(1, 1500))
-    # Training rows after hundreds of validation rows: each of those is named, though none has more than 20 before it.
-    sides = ["val"] * 700 + ["train"] * 2
-    between = near_duplicates([7] * 702, [9] * 702, sides)
-    assert {hit.first for hit in between} == set(range(700)) and {hit.second for hit in between} == {700, 701}
-    assert len(between) == 700 + 20
-
-
-def test_a_row_that_links_two_clusters_is_listed_with_both():
-    # 30 rows, 30 rows that are 12 bits off, and one row in the middle: 6 bits from either.
-    src = [0] * 30 + [0b111111_111111] * 30 + [0b111111]
-    hits = near_duplicates(src, [9] * 61)
-    assert [(hit.first, hit.src_bits) for hit in hits if hit.second == 60] == [(row, 6) for row in (*range(20), 30)]
-
-
-def test_near_duplicate_rows_are_found_from_files(tmp_path):
-    rows = []
-    for number, seed in enumerate((1, 2, 1)):
-        names = {role: f"{number}_{role}.jpg" for role in ("src", "tar")}
-        save(photo(seed), tmp_path / names["src"], quality=95 - 20 * number)
-        save(photo(seed + 50), tmp_path / names["tar"], quality=95 - 20 * number)
-        rows.append(names)
-    pairs = fingerprint_pairs(read_pairs(write_rows(tmp_path / "pairs.jsonl", rows)))
-    assert [(hit.first, hit.second) for hit in near_duplicate_rows([pair.row for pair in pairs])] == [(0, 2)]

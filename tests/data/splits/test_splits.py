@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from data.config import SplitConfig
-from data.fingerprint import NearDuplicate
+from data.lookalikes import NearDuplicate
 from data.manifest import Pair
 from data.splits.drawing import SubsetSums
 from data.splits.split import components_of, make_split, refuse_repeated_sources
