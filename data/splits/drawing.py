@@ -113,7 +113,7 @@ class SubsetSums:
 
     def is_reachable(self, total: int) -> bool:
         """Whether some subset has this total."""
-        return bool(self._reachable[-1] >> total & 1)
+        return total >= 0 and bool(self._reachable[-1] >> total & 1)
 
     def nearest(self, wanted: int) -> Iterator[int]:
         """Reachable totals between nothing and everything (both left out), nearest to `wanted` first, ties upwards."""
@@ -164,6 +164,25 @@ class SubsetSums:
                 )
             tables.append(fewest)
         return tables
+
+
+def never_drawn(counts: dict[int, int], total: int) -> list[int]:
+    """The sizes of which no component can be in a subset with this total, ascending; `counts` as in SubsetSums."""
+    return [size for size in sorted(counts) if not _others(counts, size).is_reachable(total - size)]
+
+
+def smallest_total_with(counts: dict[int, int], sizes: list[int], least: int, most: int) -> int | None:
+    """The smallest total from `least` to `most` of which subsets with a component of each of `sizes` exist, one at a time."""
+    others = {size: _others(counts, size) for size in sizes}
+    totals = range(least, most + 1)
+    return next(
+        (total for total in totals if all(rest.is_reachable(total - size) for size, rest in others.items())), None
+    )
+
+
+def _others(counts: dict[int, int], size: int) -> SubsetSums:
+    """The sums of all components but one of this size."""
+    return SubsetSums({**counts, size: counts[size] - 1})
 
 
 def _blocks(copies: int) -> Iterator[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import json
+from collections import Counter
 from pathlib import Path
 
 from common.errors import Faults, InputError
@@ -16,6 +17,7 @@ from data.config import SplitConfig
 from data.fingerprint import fingerprint_pairs, row_digest
 from data.lookalikes import NearDuplicate, near_duplicate_rows
 from data.manifest import METADATA, Pair, find_base_dir, pairs_from_folder, read_pairs
+from data.splits.drawing import never_drawn, smallest_total_with
 from data.splits.files import changed_options, known_pairs, recorded_config, rows_of_split, verify_splits
 from data.splits.split import Split
 
@@ -170,6 +172,27 @@ def report_plan(pairs: list[Pair], split: Split, config: SplitConfig, log: RunLo
     log(f"Test: {len(split.test)} pairs{_missed(len(split.test), split.wanted_test)}")
     for number, (fold, size) in enumerate(zip(split.folds, split.wanted_val, strict=True), start=1):
         log(f"Fold {number}: {len(fold.train)} train, {len(fold.val)} val{_missed(len(fold.val), size)}")
+    _report_untestable(split, log)
+
+
+def _report_untestable(split: Split, log: RunLog) -> None:
+    """Which units no seed can draw for a test set of this size, and the --test_size that lets every unit be drawn."""
+    counts, size = Counter(len(rows) for rows in split.components), len(split.test)
+    never = never_drawn(counts, size)
+    if not never:
+        return
+    pairs = sum(length * count for length, count in counts.items())
+    photos, units = sum(length * counts[length] for length in never), sum(counts[length] for length in never)
+    sizes = str(never[0]) if len(never) == 1 else f"{never[0]} to {never[-1]}"
+    # More than half for the test would leave too little to train on.
+    better = smallest_total_with(counts, never, size + 1, pairs // 2)
+    advice = (
+        f"with --test_size {better} every unit can be" if better else "no --test_size up to half of the pairs helps"
+    )
+    log(
+        f"⚠️  {photos} of {pairs} pairs, in {units} units of {sizes}, can never be test photos beside a test set "
+        f"of {size}: the test score says nothing about such photos; {advice}"
+    )
 
 
 def report_written(is_new: bool, config: SplitConfig, log: RunLog) -> None:

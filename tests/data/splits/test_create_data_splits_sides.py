@@ -25,6 +25,15 @@ def test_groups_stay_on_one_side_in_every_fold(rooms):
             assert sum(map(len, parts)) == 24
 
 
+def test_units_that_cannot_be_tested_are_told_with_the_size_that_helps(rooms, capsys):
+    assert run(*rooms_argv(rooms)) == 0
+    assert "can never be test photos" not in capsys.readouterr().out
+    assert run("--input_jsonl", rooms / "photos/pairs.jsonl", "--output_dir", rooms / "s", "--test_size", 3) == 0
+    told = "12 of 24 pairs, in 3 units of 4, can never be test photos beside a test set of 3"
+    line = next(line for line in capsys.readouterr().out.splitlines() if told in line)
+    assert line.endswith("with --test_size 4 every unit can be")
+
+
 def test_another_field_can_be_the_group(rooms, capsys):
     table = [{**row, "scene": number // 3} for number, row in enumerate(rows(rooms / "photos/pairs.jsonl"))]
     write_rows(rooms / "photos/pairs.jsonl", table)

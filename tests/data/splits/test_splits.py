@@ -11,7 +11,7 @@ from common.errors import InputError
 from data.config import SplitConfig
 from data.lookalikes import NearDuplicate
 from data.manifest import Pair
-from data.splits.drawing import SubsetSums
+from data.splits.drawing import SubsetSums, never_drawn, smallest_total_with
 from data.splits.split import components_of, make_split, refuse_repeated_sources
 
 
@@ -246,3 +246,18 @@ def test_subset_sums_agree_with_trying_all_subsets(group_sizes):
             assert sum(size * count for size, count in counts.items()) == total
             assert all(0 <= count <= group_sizes.count(size) for size, count in counts.items())
         assert sum(counts.values()) == fewest[total]
+
+
+def test_units_that_no_seed_can_draw_are_known_and_what_helps_them_does():
+    counts = {1: 40, 5: 10, 20: 2}
+    pairs = fake_pairs([size for size, count in counts.items() for _ in range(count)])
+
+    def tested(size: int) -> set[str | None]:
+        splits = [make_split(pairs, [], config(test_size=size, seed=seed)) for seed in range(12)]
+        return {pairs[row].group for split in splits for row in split.test} & {"g50", "g51"}
+
+    assert never_drawn(counts, 10) == [20] and tested(10) == set()
+    assert smallest_total_with(counts, [20], 11, 65) == 20 and tested(20)
+    # Not too large, but nothing goes with it: 8 is 4 + 4 alone.
+    assert never_drawn({4: 10, 7: 1}, 8) == [7] and smallest_total_with({4: 10, 7: 1}, [7], 9, 23) == 11
+    assert smallest_total_with({3: 2, 60: 1}, [60], 4, 33) is None
