@@ -5,7 +5,8 @@ Example:
     python evaluate_darkir_test.py --cv_dir outputs_darkir_384_m_cv --test_jsonl data_splits/test.jsonl --save_visuals
 
 Writes test_results.json, per_image.csv, report.html and, with --save_visuals, visuals/ in OUTPUT_DIR. The ensemble is
-the mean of the models' clamped outputs. A model that saw one of the test photos is refused. --baseline sets the result
+the mean of the models' clamped outputs. A model that saw one of the test photos, or one
+that looks like it, is refused. --baseline sets the result
 against that of another evaluation of the same photos.
 """
 
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     from data.manifest import read_pairs
     from engine.inference import make_restorers, score_all
     from engine.models import read_models, refuse_leaks
+    from engine.provenance import settle_near_duplicates
     from engine.report import write_test_report
     from engine.runtime import choose_device, choose_precision, describe_device, keep_freed_memory, score_exactly
     from engine.testing.baseline import read_baseline
@@ -57,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     assert config.resolution is not None and config.fit is not None  # settled
     with flagged("--test_jsonl", args.test_jsonl), flagged("--base_dir", args.base_dir):
         pairs = fingerprint_pairs(read_pairs(args.test_jsonl, args.base_dir, warn=log))
-    refuse_leaks(models, pairs, log)
+    near_duplicates = settle_near_duplicates(args.near_duplicates, args.test_jsonl.parent)
+    alike = refuse_leaks(models, pairs, near_duplicates, log)
     baseline = read_baseline(compared_with, pairs, args.output_dir)
     dataset = EvaluationPairs(pairs, config.resolution, config.fit)
     frames = f"--resolution {config.resolution} --fit {config.fit}"
@@ -71,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         records = score_all(restorers, loader, pairs, device, visuals.add)
         settings = describe_settings(config, args.test_jsonl, args.base_dir, precision.describe(), device.type)
         results, rows = build_results(models, records, pairs, settings), per_image_rows(records)
+        results["near_duplicates"] = {"mode": near_duplicates, "photos": alike}
         if baseline is not None:
             results["comparison"] = compare(results, rows, baseline)
         visuals.publish()

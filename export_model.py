@@ -15,6 +15,8 @@ if sys.version_info < (3, 10):
     sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
     sys.exit(2)
 
+from pathlib import Path
+
 from common import signals
 
 if __name__ == "__main__":
@@ -36,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     from engine.exporting.choose import Chosen, choose, find_test_pairs, warnings_about
     from engine.exporting.onnx_export import refuse_without_packages
     from engine.models import refuse_leaks
+    from engine.provenance import settle_near_duplicates
     from engine.runtime import choose_device, describe_device, keep_freed_memory, score_exactly
     from engine.testing.results import summary_of
 
@@ -50,7 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         candidates = candidates_of(args.cv_dir, models)
     with flagged("--test_jsonl", args.test_jsonl):
         pairs = find_test_pairs(args.test_jsonl, args.base_dir, models, log)
-    refuse_leaks(models, pairs, log)
+    near_duplicates = settle_near_duplicates(args.near_duplicates, Path(pairs[0].file).parent if pairs else None)
+    alike = refuse_leaks(models, pairs, near_duplicates, log)
     validation = validation_summaries(candidates)
     candidate, reason = choose(candidates, args.choose, validation, scored=bool(pairs))
     if pairs:
@@ -59,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     test = {name: summary_of(rows) for name, rows in records.items()}
     log_scores(candidates, validation, test, len(pairs), log)
     log(f"Exported: {candidate.name} ({reason})")
-    warnings = warnings_about(candidate, validation, test)
+    warnings = warnings_about(candidate, validation, test, alike)
     for warning in warnings:
         log(f"⚠️  {warning}")
     digest = set_digest([pair.row for pair in pairs]) if pairs else None

@@ -162,11 +162,18 @@ def named_checkpoints(paths: list[Path]) -> dict[str, Path]:
     return {"/".join(real.parts[-depth:]): path for real, path in zip(resolved, paths, strict=True)}
 
 
-def refuse_leaks(models: list[TrainedModel], test: list[Pair], log: RunLog) -> None:
-    """InputError, naming photos, when a model saw a test photo; says openly when a model's provenance is unknown."""
+def refuse_leaks(models: list[TrainedModel], test: list[Pair], near_duplicates: str, log: RunLog) -> list[str]:
+    """The src of the test photos that look like one that a model saw, where `near_duplicates` is "report".
+
+    Raises InputError, naming photos, when a model saw a test photo, or with "refuse" one that looks like it. Says openly when a
+    model's provenance is unknown.
+    """
+    alike: set[str] = set()
     for model in models:
-        refuse_unclean_weights(test, model.seen, f"{model.name} ({model.path})")
-        log_provenance(model.seen, log)
+        seen = model.seen
+        alike |= set(refuse_unclean_weights(test, seen, f"{model.name} ({model.path})", near_duplicates, log))
+        log_provenance(seen, log)
+    return sorted(alike)
 
 
 def recorded_by_all(option: str, models: list[TrainedModel], advice: str) -> Any:

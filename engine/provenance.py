@@ -1,15 +1,24 @@
-"""Content digests of rows and checkpoints -> which photos some weights saw; a test photo among them is refused."""
+"""Content digests and looks of rows and checkpoints -> which photos some weights saw; a test photo among them is refused.
+
+An exact copy is always refused. A photo that only looks like a test photo is refused, reported or not looked for, as
+--near_duplicates says: of the split for its rows, of the command for what a checkpoint carries.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from common.errors import Faults, InputError
 from common.log import RunLog
-from data.manifest import Pair
+from data.fingerprint import look_of_row
+from data.lookalikes import Looks, find_alike
+from data.manifest import METADATA, Pair, read_metadata
+from data.perceptual import Look, look_of_texts, text_of_hash, text_of_tone
 
+SHOWN = 20
 DIGESTS = ("src_sha256", "tar_sha256", "src_file_sha256", "tar_file_sha256")
 
 
@@ -17,13 +26,16 @@ DIGESTS = ("src_sha256", "tar_sha256", "src_file_sha256", "tar_file_sha256")
 class Seen:
     """Digests of every photo that shaped some weights: `own` training and validation data, and what came `earlier`.
 
-    `known` is False when weights without digests (published ones) were the start.
+    `known` is False when weights without digests (published ones) were the start. `looks`: how all these photos look, as text;
+    `sources_without_looks`: weights files of earlier versions behind it, whose photos are known by their digests alone.
     """
 
     own: frozenset[str] = frozenset()
     earlier: frozenset[str] = frozenset()
     known: bool = True
     sources: tuple[str, ...] = ()
+    looks: frozenset[str] = frozenset()
+    sources_without_looks: tuple[str, ...] = ()
 
     def as_plain(self) -> dict[str, Any]:
         """Plain types for a checkpoint."""
@@ -32,6 +44,8 @@ class Seen:
             "earlier": sorted(self.earlier),
             "known": self.known,
             "sources": list(self.sources),
+            "looks": sorted(self.looks),
+            "sources_without_looks": list(self.sources_without_looks),
         }
 
     def describe(self) -> dict[str, Any]:
@@ -44,11 +58,29 @@ class Seen:
         data = content.get("data")
         if not _is_record(data):
             return Seen(known=False, sources=(source,))
-        return Seen(frozenset(data["own"]), frozenset(data["earlier"]), data["known"], tuple(data["sources"]))
+        lacking = data.get("sources_without_looks", [source])
+        names = [data["own"], data["earlier"], data.get("looks", [])]
+        own, earlier, looks = (frozenset(each) for each in names)
+        return Seen(own, earlier, data["known"], tuple(data["sources"]), looks, tuple(lacking))
 
     def then(self, own: Iterable[Pair], mixed: Iterable[Pair]) -> Seen:
         """The record of weights that start from these and train on `own`, with `mixed` among the samples."""
-        return Seen(digests(own), self.own | self.earlier | digests(mixed), self.known, self.sources)
+        own, mixed = list(own), list(mixed)
+        earlier, looks = self.own | self.earlier | digests(mixed), self.looks | looks_of([*own, *mixed])
+        return Seen(digests(own), earlier, self.known, self.sources, looks, self.sources_without_looks)
+
+    @staticmethod
+    def union(many: Iterable[Seen]) -> Seen:
+        """What any of `many` has seen."""
+        every = list(many)
+        return Seen(
+            own=frozenset().union(*(seen.own for seen in every)),
+            earlier=frozenset().union(*(seen.earlier for seen in every)),
+            known=all(seen.known for seen in every),
+            sources=tuple(sorted({source for seen in every for source in seen.sources})),
+            looks=frozenset().union(*(seen.looks for seen in every)),
+            sources_without_looks=tuple(sorted({source for seen in every for source in seen.sources_without_looks})),
+        )
 
 
 def _is_record(data: object) -> TypeGuard[dict[str, Any]]:
@@ -56,7 +88,13 @@ def _is_record(data: object) -> TypeGuard[dict[str, Any]]:
     if not isinstance(data, dict) or not isinstance(data.get("known"), bool):
         return False
     lists = [data.get(name) for name in ("own", "earlier", "sources")]
-    return all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
+    lists += [data.get(name, []) for name in ("looks", "sources_without_looks")]
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
+        return False
+    try:
+        return len([_look_of_text(text) for text in data.get("looks", [])]) >= 0
+    except ValueError:
+        return False
 
 
 def digests(pairs: Iterable[Pair]) -> frozenset[str]:
@@ -64,11 +102,35 @@ def digests(pairs: Iterable[Pair]) -> frozenset[str]:
     return frozenset(pair.row[name] for pair in pairs for name in DIGESTS)
 
 
-def refuse_test_photos(test: list[Pair], pairs: Iterable[Pair], seen: Seen) -> None:
-    """InputError with all rows of `pairs` that are test photos; InputError when the starting weights saw one."""
+def settle_near_duplicates(flag: str | None, split: Path | None) -> str:
+    """What a photo that looks like a test photo means: "refuse", "report" or "off".
+
+    The `flag` --near_duplicates decides, else how the split in the folder `split`, if it is one, was made; else "refuse". Raises
+    InputError for split metadata that cannot be read.
+    """
+    if flag is not None or split is None or not (split / METADATA).is_file():
+        return flag or "refuse"
+    recorded = read_metadata(split / METADATA).get("near_duplicates")
+    mode = recorded.get("mode") if isinstance(recorded, dict) else None
+    return mode if mode in ("report", "off") else "refuse"
+
+
+def looks_of(pairs: Iterable[Pair]) -> frozenset[str]:
+    """The looks of the pairs' images that are not flat, as text: `phash:tone`."""
+    looks = {look_of_row(pair.row, role) for pair in pairs for role in ("src", "tar")}
+    return frozenset(f"{text_of_hash(look.phash)}:{text_of_tone(look.tone)}" for look in looks if look.tone is not None)
+
+
+def _look_of_text(text: str) -> Look:
+    """The way back from `looks_of`; ValueError for any other text."""
+    return look_of_texts(*text.split(":", 1)) if ":" in text else look_of_texts(text, None)
+
+
+def refuse_test_photos(test: list[Pair], pairs: Iterable[Pair], seen: Seen, near_duplicates: str, log: RunLog) -> None:
+    """InputError with all rows of `pairs` that are test photos; InputError when the starting weights saw one, or one like it."""
     faults = _same_content("test", test, pairs)
     faults.raise_if_any("test photos among the training, validation or mixed rows", "Remove these rows.")
-    refuse_unclean_weights(test, seen, "the starting weights")
+    refuse_unclean_weights(test, seen, "the starting weights", near_duplicates, log)
 
 
 def refuse_validation_photos(val: list[Pair], learned: Iterable[Pair]) -> None:
@@ -88,15 +150,46 @@ def _same_content(side: str, held_out: list[Pair], pairs: Iterable[Pair]) -> Fau
     return faults
 
 
-def refuse_unclean_weights(test: list[Pair], seen: Seen, what: str) -> None:
-    """InputError, naming the photos, when `seen` holds the content of a test photo."""
+def refuse_unclean_weights(test: list[Pair], seen: Seen, what: str, near_duplicates: str, log: RunLog) -> list[str]:
+    """The src of the test photos that only look like one that `seen` knows; none with `near_duplicates` "off".
+
+    Raises InputError, naming the photos, when `seen` holds the content of a test photo, and with "refuse" for those that look
+    alike; with "report" these are named in the log.
+    """
     everything = seen.own | seen.earlier
     clashes = [pair for pair in test if any(pair.row[name] in everything for name in DIGESTS)]
     if clashes:
-        names = ", ".join(f"{pair.src} ({pair.where})" for pair in clashes[:20])
+        names = ", ".join(f"{pair.src} ({pair.where})" for pair in clashes[:SHOWN])
         raise InputError(
             f"{what} saw {len(clashes)} of the {len(test)} test photos: {names}; their score would be worthless"
         )
+    if near_duplicates == "off" or not test:
+        return []
+    if seen.known and seen.sources_without_looks:
+        log(f"⚠️  {', '.join(seen.sources_without_looks)} carries digests only: no more than exact copies can be found")
+    alike = _photos_alike(test, seen)
+    if not alike:
+        return []
+    names = ", ".join(f"{pair.src} ({pair.where}, {how})" for pair, how in alike[:SHOWN])
+    more = f" and {len(alike) - SHOWN} more" if len(alike) > SHOWN else ""
+    told = f"{what} saw photos that look like {len(alike)} of the {len(test)} test photos: {names}{more}"
+    if near_duplicates == "refuse":
+        raise InputError(
+            f"{told}; another exposure, a crop or a turned copy of a photo that was learned from scores too well. Take these rows "
+            "out of the test set; or, if they only happen to look alike, go on with --near_duplicates report"
+        )
+    log(f"⚠️  {told}; their scores may flatter")
+    return [pair.src for pair, _ in alike]
+
+
+def _photos_alike(test: list[Pair], seen: Seen) -> list[tuple[Pair, str]]:
+    """The test photos that look like something in `seen`, and by which image and how much."""
+    known = Looks([_look_of_text(text) for text in sorted(seen.looks)])
+    found: dict[int, str] = {}
+    for role in ("src", "tar"):
+        for index, likeness in find_alike(Looks([look_of_row(pair.row, role) for pair in test]), known).items():
+            found.setdefault(index, f"its {role}" + (f", likeness {likeness:.2f}" if likeness else ""))
+    return [(test[index], found[index]) for index in sorted(found)]
 
 
 def log_provenance(seen: Seen, log: RunLog) -> None:

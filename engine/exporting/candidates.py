@@ -119,12 +119,7 @@ def _average(folds: list[Candidate]) -> Candidate:
         name=AVERAGE,
         network=network,
         config=folds[0].config,
-        seen=Seen(
-            own=frozenset().union(*(fold.seen.own for fold in folds)),
-            earlier=frozenset().union(*(fold.seen.earlier for fold in folds)),
-            known=all(fold.seen.known for fold in folds),
-            sources=tuple(sorted({source for fold in folds for source in fold.seen.sources})),
-        ),
+        seen=Seen.union(fold.seen for fold in folds),
         options=folds[0].options,
         epoch=None,
         sources={name: sha256 for fold in folds for name, sha256 in fold.sources.items()},

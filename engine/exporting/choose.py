@@ -54,6 +54,9 @@ def _recorded_split(model: TrainedModel) -> tuple[Path, Path | None]:
     return Path(folder), None if base_dir is None else Path(base_dir)
 
 
+SHOWN = 20
+
+
 @dataclass(frozen=True)
 class Chosen:
     """What is exported, why, and what was measured of it and of the other candidates."""
@@ -86,9 +89,14 @@ def choose(
     return named[requested], "asked for by name"
 
 
-def warnings_about(chosen: Candidate, validation: dict[str, Summary], test: dict[str, Summary]) -> list[str]:
-    """What speaks against this choice, as far as it was measured."""
+def warnings_about(
+    chosen: Candidate, validation: dict[str, Summary], test: dict[str, Summary], alike: list[str]
+) -> list[str]:
+    """What speaks against this choice, as far as it was measured. alike: test photos that look like one that shaped a model."""
     found = []
+    if alike:
+        names = ", ".join(alike[:SHOWN]) + (", ..." if len(alike) > SHOWN else "")
+        found.append(f"{len(alike)} test photos look like photos that the models learned from: {names}")
     if chosen.name == AVERAGE:
         best = best_fold(validation)
         ours, theirs = (test[name]["psnr"]["mean"] for name in (AVERAGE, best))

@@ -26,6 +26,12 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
     photos = parser.add_argument_group("photos")
     photos.add_argument("--test_jsonl", type=Path, help="test pairs; default: those of the split that the run recorded")
     photos.add_argument("--base_dir", type=Path, help="folder that relative paths start from; default: as recorded")
+    photos.add_argument(
+        "--near_duplicates",
+        choices=("refuse", "report", "off"),
+        help="models that saw a photo which looks like a test photo: refuse, report, or off (do not look); default: as the "
+        "split of the test photos was made, where group means refuse; without one: refuse",
+    )
     photos.add_argument("--num_workers", type=int, default=4, help="loader processes (0: load in the main process)")
     files = parser.add_argument_group("files")
     files.add_argument("--output", type=Path, required=True, help="NAME.safetensors; the model card becomes NAME.md")

@@ -74,6 +74,12 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     photos = parser.add_argument_group("photos")
     photos.add_argument("--test_jsonl", type=Path, required=True, help="test pairs, one JSON object a line")
     photos.add_argument("--base_dir", type=Path, help="folder that relative paths start from; default: as recorded")
+    photos.add_argument(
+        "--near_duplicates",
+        choices=("refuse", "report", "off"),
+        help="models that saw a photo which looks like a test photo: refuse, report, or off (do not look); default: as the "
+        "split of the test photos was made, where group means refuse; without one: refuse",
+    )
     add_options(parser, EvaluationConfig, "evaluation")
     add_options(parser, BaselineConfig, "comparison")
     run = parser.add_argument_group("run")

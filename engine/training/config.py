@@ -180,6 +180,12 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     rows.add_argument(
         "--base_dir", type=Path, help="folder that relative paths start from; default: as the split recorded"
     )
+    rows.add_argument(
+        "--near_duplicates",
+        choices=("refuse", "report", "off"),
+        help="starting weights that saw a photo which looks like a test photo: refuse, report, or off (do not look); default: "
+        "as the split of the test photos was made, where group means refuse; without one: refuse",
+    )
     rows.add_argument("--n_folds", type=int, default=3, help="number of folds in the split")
     rows.add_argument("--fold", type=int, help="train only this fold, counted from 1")
     run = parser.add_argument_group("run")

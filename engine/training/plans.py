@@ -20,6 +20,7 @@ from data.lookalikes import near_duplicate_rows
 from data.manifest import Pair, read_pairs
 from data.splits.files import verify_splits
 from data.splits.split import hold_out
+from engine.provenance import settle_near_duplicates
 from engine.training.config import SECTIONS, Options
 from losses.perceptual import vgg_file
 
@@ -30,6 +31,7 @@ SHOWN = 20
 class FoldPlan:
     """One run: fold number (None for a single run), its folder, its rows, the test rows it must not see, and rows mixed in.
 
+    near_duplicates: what starting weights mean that saw a photo which looks like a test photo: "refuse", "report" or "off".
     split: {"folder", "base_dir"} of the split that the rows are from, absolute paths (base_dir: None unless it was given).
     """
 
@@ -40,6 +42,7 @@ class FoldPlan:
     test: list[Pair]
     mix: list[Pair] = field(default_factory=list)
     split: dict[str, str | None] | None = None
+    near_duplicates: str = "refuse"
 
     @property
     def name(self) -> str:
@@ -94,8 +97,9 @@ def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunL
     mix = mixed_pairs(options, log)
     base = None if base_dir is None else str(base_dir.resolve())
     split = {"folder": str(splits_dir.resolve()), "base_dir": base}
+    mode = settle_near_duplicates(args.near_duplicates, splits_dir)
     plans = [
-        FoldPlan(number, args.output_dir / f"fold_{number}", train, val, test, mix, split)
+        FoldPlan(number, args.output_dir / f"fold_{number}", train, val, test, mix, split, mode)
         for number, (train, val) in enumerate(zip(rows[::2], rows[1::2], strict=True), start=1)
     ]
     report_lookalikes({"test": test, "validation": [pair for plan in plans for pair in plan.val], "mixed": mix}, log)
@@ -123,7 +127,8 @@ def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> Fold
     mix = mixed_pairs(options, log)
     report_lookalikes({"training": train, "validation": val, "test": test, "mixed": mix}, log)
     report_shared_groups({"training": train, "validation": val, "test": test}, log)
-    return FoldPlan(None, args.output_dir, train, val, test, mix)
+    mode = settle_near_duplicates(args.near_duplicates, None if test_jsonl is None else test_jsonl.parent)
+    return FoldPlan(None, args.output_dir, train, val, test, mix, near_duplicates=mode)
 
 
 def report_lookalikes(parts: dict[str, list[Pair]], log: RunLog) -> None:

@@ -112,14 +112,14 @@ def find_start(plan: FoldPlan, options: Options, log: RunLog) -> Start:
 def refuse_leaks(plan: FoldPlan, start: Start, log: RunLog) -> Seen:
     """What the weights of this run will have seen in the end.
 
-    Raises InputError for test photos among the rows or in what the starting weights saw, and for validation photos among
-    the rows that are learned from.
+    Raises InputError for test photos among the rows or in what the starting weights saw, there also for photos that look like
+    them, unless the plan's `near_duplicates` allows it; and for validation photos among the rows that are learned from.
     """
     earlier = Seen()
     if start.weights is not None:
         earlier = Seen.from_checkpoint(start.weights.meta, str(start.weights.source))
         log_provenance(earlier, log)
-    refuse_test_photos(plan.test, [*plan.train, *plan.val, *plan.mix], earlier)
+    refuse_test_photos(plan.test, [*plan.train, *plan.val, *plan.mix], earlier, plan.near_duplicates, log)
     refuse_validation_photos(plan.val, [*plan.train, *plan.mix])
     return earlier.then([*plan.train, *plan.val], plan.mix)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
 
 import create_data_splits
 import evaluate_darkir_test
@@ -127,6 +128,46 @@ def test_evaluation_refuses_weights_that_saw_a_copy_of_a_test_photo(world, tmp_p
         message = capsys.readouterr().err
         assert test_row["src"] in message and "test.jsonl:1" in message and "saw 1 of the 2 test photos" in message
     assert not (tmp_path / "results").exists()
+
+
+def resaved(path: Path, folder: Path, name: str) -> Path:
+    """Another picture by its bytes and pixels: mirrored, and saved at quality 96."""
+    ImageOps.mirror(Image.open(path)).save(folder / f"{name}.jpg", quality=96)
+    return folder / f"{name}.jpg"
+
+
+def test_weights_that_saw_a_resaved_test_photo_are_refused_unless_told_otherwise(world, tmp_path, capsys):
+    test_row, rows = planted(world, tmp_path, resaved)
+    test = world / "split" / "test.jsonl"
+    assert train(tmp_path / "own", "--train_jsonl", rows, "--val_ratio", "0.3") == 0
+    own = tmp_path / "own" / "checkpoint_best.pt"
+    other = ["--train_jsonl", world / "other" / "pairs.jsonl", "--val_ratio", "0.3", "--pretrained_path", own]
+    assert train(tmp_path / "earlier", *other) == 0
+    capsys.readouterr()
+    told = f"look like 1 of the 2 test photos: {test_row['src']} ("
+    for weights in (own, tmp_path / "earlier" / "checkpoint_best.pt"):
+        assert evaluate(weights, test, tmp_path / "results") == 2
+        message = capsys.readouterr().err
+        assert told in message and "test.jsonl:1" in message and "--near_duplicates report" in message
+    assert train(tmp_path / "run", *other, "--test_jsonl", test) == 2
+    assert f"the starting weights saw photos that {told}" in capsys.readouterr().err
+    assert train(tmp_path / "run", *other, "--test_jsonl", test, "--near_duplicates", "report", "--dry_run") == 0
+    assert told in capsys.readouterr().out
+    # How the split beside the test rows was made decides, unless the flag does.
+    shutil.copytree(world, tmp_path / "world")
+    metadata = json.loads((tmp_path / "world" / "split" / "split_metadata.json").read_text())
+    metadata["near_duplicates"]["mode"] = "report"
+    (tmp_path / "world" / "split" / "split_metadata.json").write_text(json.dumps(metadata))
+    assert evaluate(own, tmp_path / "world" / "split" / "test.jsonl", tmp_path / "results") == 0
+    assert told in capsys.readouterr().out
+    results = json.loads((tmp_path / "results" / "test_results.json").read_text())
+    assert results["near_duplicates"] == {"mode": "report", "photos": [test_row["src"]]}
+    # What an earlier version trained carries digests alone.
+    content = torch.load(own, weights_only=True)
+    del content["data"]["looks"], content["data"]["sources_without_looks"]
+    torch.save(content, tmp_path / "old.pt")
+    assert evaluate(tmp_path / "old.pt", test, tmp_path / "old") == 0
+    assert f"{tmp_path / 'old.pt'} carries digests only" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["test.jsonl", "fold_1/train.jsonl", "fold_2/val.jsonl"])

@@ -18,7 +18,7 @@ from tests.helpers.evaluate_runs import results_of
 from tests.helpers.exits import refusal
 from tests.helpers.export_runs import argv_of, best_of, change, contents_of, export, metadata_of
 
-FLAGS = "--cv_dir --choose --test_jsonl --base_dir --num_workers --output --onnx --overwrite --device"
+FLAGS = "--cv_dir --choose --test_jsonl --base_dir --near_duplicates --num_workers --output --onnx --overwrite --device"
 
 
 def test_flags_are_exactly_these(capsys):

@@ -74,8 +74,9 @@ def test_result_files_have_the_promised_keys(whole_run):
     results = results_of(whole_run)
     assert list(results) == [
         "schema_version", "test_digest", "n", "photos", "models", "ensemble", "folds", "identity", "gain", "settings",
-        "created_with",
+        "created_with", "near_duplicates",
     ]  # fmt: skip
+    assert results["near_duplicates"] == {"mode": "refuse", "photos": []}
     assert (results["schema_version"], results["n"]) == (1, len(PHOTOS))
     assert [fold["model"] for fold in results["folds"]] == ["fold_1", "fold_2", "fold_3"]
     assert results["settings"]["resolution"] == 64 and results["settings"]["fit"] == "crop"
@@ -190,8 +191,8 @@ def test_flag_list(capsys):
     flags = re.findall(r"^  (?:-h, )?(--\w+)", text, re.MULTILINE)
     assert sorted(flags) == [
         "--arch", "--base_dir", "--baseline", "--baseline_l1", "--batch_size", "--checkpoint", "--cv_dir", "--device", "--fit",
-        "--help", "--mixed_precision", "--model_size", "--n_folds", "--num_workers", "--output_dir", "--resolution",
-        "--save_visuals", "--test_jsonl", "--tta",
+        "--help", "--mixed_precision", "--model_size", "--n_folds", "--near_duplicates", "--num_workers", "--output_dir",
+        "--resolution", "--save_visuals", "--test_jsonl", "--tta",
     ]  # fmt: skip
     assert "None" not in text
 
