@@ -63,7 +63,9 @@ def write_artefact(chosen: Chosen, output: Path, card: Path, onnx: Path | None, 
     finally:
         begun_file(output).unlink()
     seen = len(json.dumps(chosen.candidate.seen.as_plain()))
-    log(f"{output}: {len(content) / 1e6:.1f} MB, {seen / 1e3:.0f} KB of them digests of the photos seen; card: {card}")
+    log(
+        f"{output}: {len(content) / 1e6:.1f} MB, {seen / 1e3:.0f} KB of them digests and looks of the photos seen; card: {card}"
+    )
 
 
 def artefact_bytes(chosen: Chosen) -> bytes:

@@ -14,7 +14,7 @@ from common.exits import flagged
 from common.files import file_digest
 from common.log import RunLog
 from common.options import plain
-from data.fingerprint import fingerprint_pairs, set_digest
+from data.fingerprint import fingerprint_pairs, has_look, set_digest
 from data.images import DECODER
 from data.lookalikes import near_duplicate_rows
 from data.manifest import Pair, read_pairs
@@ -171,6 +171,11 @@ def checked_files(flag: str, named: Path, files: list[Path], base_dir: Path | No
     """
     with flagged(flag, named):
         recorded = [read_pairs(file, base_dir, warn=log) for file in files]
+        older = sum("src_phash" in pair.row and not has_look(pair.row, "src") for rows in recorded for pair in rows)
+        if older:
+            log(
+                f"{named}: {older} rows are of an earlier version and say too little of how their photos look, which are read anew"
+            )
         pairs = fingerprint_pairs([pair for rows in recorded for pair in rows])
     faults, following = Faults(), iter(pairs)
     parts = [list(itertools.islice(following, len(rows))) for rows in recorded]

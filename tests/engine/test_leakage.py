@@ -194,11 +194,22 @@ def test_lookalikes_on_two_sides_of_a_single_run_are_reported_with_both_names(wo
     others = [absolute(row, world / "other") for row in rows_of(world / "other" / "pairs.jsonl")]
     write_jsonl(tmp_path / "train.jsonl", [*others[:3], near])
     write_jsonl(tmp_path / "val.jsonl", others[3:])
-    flags = ["--train_jsonl", tmp_path / "train.jsonl", "--test_jsonl", world / "split" / "test.jsonl", "--dry_run"]
+    # Test rows as an earlier version wrote them, without tone prints.
+    older = [{**row, **absolute(row, world)} for row in rows_of(world / "split" / "test.jsonl")]
+    for row in older:
+        del row["src_tone"], row["tar_tone"]
+    write_jsonl(tmp_path / "test.jsonl", older)
+    flags = ["--train_jsonl", tmp_path / "train.jsonl", "--test_jsonl", tmp_path / "test.jsonl", "--dry_run"]
     assert train(tmp_path / "run", *flags) == 0
     out = capsys.readouterr().out
+    assert f"{tmp_path / 'test.jsonl'}: 2 rows are of an earlier version" in out
     line = next(line for line in out.splitlines() if "looks the same as" in line)
-    assert near["src"] in line and "train.jsonl:4" in line and test_row["src"] in line and "test.jsonl:1" in line
+    assert (
+        near["src"] in line
+        and "train.jsonl:4" in line
+        and str(world / test_row["src"]) in line
+        and "test.jsonl:1" in line
+    )
     assert out.count("looks the same as") == 1
 
 
