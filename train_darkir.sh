@@ -34,7 +34,7 @@ fi
 DARKIR_HOME=${DARKIR_HOME:-$home}
 source "$DARKIR_HOME/slurm/job.sh"
 
-: "${INPUT_JSONL:=}" "${INPUT_DIR:=}" "${BASE_DIR:=}" "${TEST_SIZE:=10}" "${N_FOLDS:=3}" "${SEED:=42}"
+: "${INPUT_JSONL:=}" "${INPUT_DIR:=}" "${BASE_DIR:=}" "${TEST_SIZE:=10}" "${N_FOLDS:=3}" "${SEED:=42}" "${GROUP_KEY:=}"
 : "${MODEL_SIZE:=m}" "${RESOLUTION:=384}" "${EPOCHS:=100}" "${BATCH_SIZE:=8}" "${LR:=1e-4}"
 : "${WARMUP_EPOCHS:=5}" "${PATIENCE:=15}" "${NUM_WORKERS:=4}" "${MIXED_PRECISION:=1}" "${DEVICE:=auto}"
 : "${SPLITS_DIR:=data_splits}" "${RESULTS_DIR:=test_results}" "${OUTPUT_DIR:=outputs_darkir_${RESOLUTION}_${MODEL_SIZE}_cv}"

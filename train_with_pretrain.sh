@@ -36,7 +36,7 @@ fi
 export DARKIR_HOME=${DARKIR_HOME:-$home}
 source "$DARKIR_HOME/slurm/job.sh"
 
-: "${INPUT_JSONL:=}" "${INPUT_DIR:=}" "${BASE_DIR:=}" "${TEST_SIZE:=10}" "${N_FOLDS:=3}" "${SEED:=42}"
+: "${INPUT_JSONL:=}" "${INPUT_DIR:=}" "${BASE_DIR:=}" "${TEST_SIZE:=10}" "${N_FOLDS:=3}" "${SEED:=42}" "${GROUP_KEY:=}"
 : "${MODEL_SIZE:=m}" "${NUM_WORKERS:=4}" "${MIXED_PRECISION:=1}" "${DEVICE:=auto}"
 # FiveK
 : "${FIVEK_DIR:=fivek_dataset}" "${FIVEK_OUTPUT:=fivek_processed}" "${FIVEK_EXPERT:=C}" "${FIVEK_LIMIT:=}"

@@ -19,6 +19,8 @@ from common.files import visible_folders
 from common.jsonl import open_input, parse_json, read_jsonl, twin_hint
 
 METADATA = "split_metadata.json"
+DEFAULT_GROUP_KEY = "group"
+UNIT = "unit"  # field of the rows that a split wrote: what it kept together has one value
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".tif", ".tiff", ".webp", ".bmp"})
 LONG_NAME = {"src": "source", "tar": "target"}
 FOLD_NAME = re.compile(r"fold_[0-9]+")
@@ -55,20 +57,21 @@ class Pair:
 
 
 def read_pairs(
-    path: str | Path, base_dir: str | Path | None = None, *, group_key: str = "group", warn: Warn | None = None
+    path: str | Path, base_dir: str | Path | None = None, *, group_key: str | None = None, warn: Warn | None = None
 ) -> list[Pair]:
     """Read a pairs JSONL in the order of its lines.
 
     Relative paths resolve against `base_dir`, else the base directory that split_metadata.json records (beside the
-    file, or one folder up from `fold_K`), else the file's folder. `warn` is called once for each relative path that
-    leaves that folder.
+    file, or one folder up from `fold_K`), else the file's folder. The field `group_key` names a row's group; without it, the
+    field that the same split_metadata.json records, else `group`. `warn` is called once for each relative path that leaves
+    that folder.
 
     Raises InputError with all bad rows (`file:line: reason`): bad JSON, missing keys, wrong types, missing images, a row
     twice, one src with two tars; and when the file is missing, not UTF-8 or has no row.
     """
     base = find_base_dir(path, base_dir)
     faults = Faults()
-    reader = _RowReader(str(path), base, group_key, faults, warn)
+    reader = _RowReader(str(path), base, group_key or find_group_key(path), faults, warn)
     pairs = [pair for line, row in read_jsonl(path, faults) if (pair := reader.pair(row, line)) is not None]
     faults.raise_if_any(f"{path}: rows that cannot be used")
     if not pairs:
@@ -79,7 +82,7 @@ def read_pairs(
 def usable_pairs(path: str | Path, base_dir: str | Path) -> list[Pair]:
     """The rows of `path` that can still be used, without complaint about the others: to reuse digests, nothing else."""
     faults = Faults()
-    reader = _RowReader(str(path), Path(base_dir).resolve(), "group", faults, None)
+    reader = _RowReader(str(path), Path(base_dir).resolve(), DEFAULT_GROUP_KEY, faults, None)
     return [pair for line, row in read_jsonl(path, faults) if (pair := reader.pair(row, line)) is not None]
 
 
@@ -127,19 +130,33 @@ def find_base_dir(path: str | Path, base_dir: str | Path | None = None) -> Path:
     if base_dir is not None:
         base, source = Path(base_dir), "--base_dir"
     else:
-        here = Path(path).absolute().parent
-        base, source = here, f"folder of {Path(path).absolute()}"
-        # One folder up only from fold_K: a dataset may lie in a folder beside somebody's splits.
-        for folder in (here, here.parent) if FOLD_NAME.fullmatch(here.name) else (here,):
-            metadata = folder / METADATA
-            if metadata.is_file():
-                base, source = folder / read_metadata(metadata)["base_dir"], f"base_dir of {metadata}"
-                break
+        base, source = Path(path).absolute().parent, f"folder of {Path(path).absolute()}"
+        if metadata := _metadata_beside(path):
+            base, source = metadata.parent / read_metadata(metadata)["base_dir"], f"base_dir of {metadata}"
     if not base.is_dir():
         raise InputError(
             f"{source} {base} is {'not a folder' if base.exists() else 'missing'}; name the folder with --base_dir"
         )
     return base.resolve()
+
+
+def find_group_key(path: str | Path) -> str:
+    """The row field by which the split that the JSONL `path` belongs to keeps rows together; `group` where none is recorded."""
+    metadata = _metadata_beside(path)
+    try:
+        groups = read_metadata(metadata).get("groups") if metadata else None
+    except InputError:
+        return DEFAULT_GROUP_KEY  # --base_dir does without that file, and find_base_dir has told everyone else
+    key = groups.get("key") if isinstance(groups, dict) else None
+    return key if isinstance(key, str) and key else DEFAULT_GROUP_KEY
+
+
+def _metadata_beside(path: str | Path) -> Path | None:
+    """The split_metadata.json that the JSONL `path` belongs to, or None."""
+    here = Path(path).absolute().parent
+    # One folder up only from fold_K: a dataset may lie in a folder beside somebody's splits.
+    folders = (here, here.parent) if FOLD_NAME.fullmatch(here.name) else (here,)
+    return next((folder / METADATA for folder in folders if (folder / METADATA).is_file()), None)
 
 
 def read_metadata(path: Path) -> dict:

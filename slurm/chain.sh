@@ -59,6 +59,7 @@ make_split() {
     [[ -n $INPUT_JSONL ]] || input=(--input_dir "$INPUT_DIR")
     [[ -z $BASE_DIR || -z $INPUT_JSONL ]] || input+=(--base_dir "$BASE_DIR")
     input+=(--output_dir "$SPLITS_DIR" --test_size "$TEST_SIZE" --n_folds "$N_FOLDS" --seed "$SEED")
+    [[ -z $GROUP_KEY ]] || input+=(--group_key "$GROUP_KEY")
     if is_there "$SPLITS_DIR/split_metadata.json"; then
         # It must not stand in for other photos or settings: compared by content, wherever and however they are named.
         what="Check of the split in $SPLITS_DIR (set another SPLITS_DIR for another one, or no input to use it as it is)"

@@ -25,7 +25,7 @@ from data.config import SplitConfig
 from data.fingerprint import set_digest
 from data.images import DECODER
 from data.lookalikes import ALIKE, MAX_BITS, NearDuplicate, near_duplicate_rows
-from data.manifest import FOLD_NAME, METADATA, Pair, read_metadata, read_pairs, usable_pairs
+from data.manifest import FOLD_NAME, METADATA, UNIT, Pair, read_metadata, read_pairs, usable_pairs
 from data.splits.split import Split, links
 
 SCHEMA_VERSION = 1
@@ -43,7 +43,8 @@ def write_split_folder(folder: Path, base_dir: Path, pairs: list[Pair], split: S
     files = {TEST: split.test}
     for number, fold in enumerate(split.folds, start=1):
         files |= {f"fold_{number}/train.jsonl": fold.train, f"fold_{number}/val.jsonl": fold.val}
-    contents = {name: jsonl_text(pairs[row].row for row in rows) for name, rows in files.items()}
+    units = split.unit_names(pairs)
+    contents = {name: jsonl_text({**pairs[row].row, UNIT: units[row]} for row in rows) for name, rows in files.items()}
     digests = {name: _digest(text.encode("utf-8")) for name, text in contents.items()}
     metadata = metadata | {"files": digests, "verified": True}
     former = _former_metadata(folder)
@@ -114,6 +115,7 @@ def split_metadata(
     for number, fold in enumerate(split.folds, start=1):
         train, val = ([pairs[row].row for row in part] for part in (fold.train, fold.val))
         folds.append({"fold": number, "train": len(train), "val": len(val)})
+        folds[-1] |= {"train_units": split.count_units(fold.train), "val_units": split.count_units(fold.val)}
         folds[-1] |= {"train_digest": set_digest(train), "val_digest": set_digest(val)}
     return {
         "schema_version": SCHEMA_VERSION,
@@ -124,7 +126,11 @@ def split_metadata(
         "val_ratio": config.val_ratio,
         "base_dir": relative,
         "total_pairs": len(pairs),
-        "test": {"count": len(split.test), "digest": set_digest(pairs[row].row for row in split.test)},
+        "test": {
+            "count": len(split.test),
+            "units": split.count_units(split.test),
+            "digest": set_digest(pairs[row].row for row in split.test),
+        },
         "folds": folds,
         "groups": {
             "key": config.group_key,
@@ -151,7 +157,7 @@ def split_metadata(
 def prove_split(folder: Path, base_dir: Path, pairs: list[Pair], metadata: dict) -> None:
     """Re-read the split files in `folder` and check them against `pairs`, the input, and against `metadata`.
 
-    Disjoint parts by path, pixels, file, group and (when they are kept together) near-duplicates; every pair in each
+    Disjoint parts by path, pixels, file, group, unit and (when they are kept together) near-duplicates; every pair in each
     fold; kfold: every pair outside the test set validated once; sizes and digests. Raises InputError with all faults.
     """
     faults = Faults()
@@ -176,7 +182,8 @@ def prove_split(folder: Path, base_dir: Path, pairs: list[Pair], metadata: dict)
             rows += [(part, pair) for pair in read_set(path, fold[part], fold[f"{part}_digest"])]
         part_of: dict[tuple[str, str], str] = {}
         for part, pair in rows:
-            for kind, value in (("path", str(pair.src_path)), ("path", str(pair.tar_path)), *links(pair)):
+            paths = (("path", str(pair.src_path)), ("path", str(pair.tar_path)))
+            for kind, value in (*paths, (UNIT, str(pair.row.get(UNIT))), *links(pair)):
                 if part_of.setdefault((kind, value), part) != part:
                     faults.add(name, f"{kind} {value} of {pair.src} is in {part_of[kind, value]} and in {part}")
         if metadata["near_duplicates"]["mode"] == "group":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from common.errors import Faults, InputError
 from data.config import SplitConfig
 from data.lookalikes import NearDuplicate
-from data.manifest import Pair
+from data.manifest import UNIT, Pair
 from data.splits.drawing import Bag
 
 TEST_DRAWS = 20
@@ -38,6 +38,15 @@ class Split:
     wanted_val: list[int]
     components: list[list[int]]
 
+    def unit_names(self, pairs: list[Pair]) -> list[str]:
+        """The component of each row, named by the first of its srcs: the same in whatever order the rows stand."""
+        return name_units(pairs, self.components)
+
+    def count_units(self, rows: list[int]) -> int:
+        """How many components the rows of one part are of; a part has whole components only."""
+        wanted = set(rows)
+        return sum(component[0] in wanted for component in self.components)
+
 
 def refuse_repeated_sources(pairs: list[Pair]) -> None:
     """InputError naming both rows for every src whose pixels stand in an earlier row, under whatever name."""
@@ -50,8 +59,21 @@ def refuse_repeated_sources(pairs: list[Pair]) -> None:
     faults.raise_if_any("the same src photo more than once", "Keep one row for each src photo.")
 
 
-def components_of(pairs: list[Pair], near: list[NearDuplicate]) -> list[list[int]]:
-    """Rows that must stay in one part: same group, near-duplicates, or an image (src or tar) with the same content."""
+def name_units(pairs: list[Pair], components: list[list[int]]) -> list[str]:
+    """For each of `pairs`, the least src of its component."""
+    names = [""] * len(pairs)
+    for rows in components:
+        name = min(pairs[row].src for row in rows)
+        for row in rows:
+            names[row] = name
+    return names
+
+
+def components_of(pairs: list[Pair], near: list[NearDuplicate], recorded: bool = False) -> list[list[int]]:
+    """Rows that must stay in one part: same group, near-duplicates, or an image (src or tar) with the same content.
+
+    recorded: also those that an earlier split kept together, as its rows say.
+    """
     parents = list(range(len(pairs)))
 
     def root(row: int) -> int:
@@ -62,7 +84,8 @@ def components_of(pairs: list[Pair], near: list[NearDuplicate]) -> list[list[int
 
     first: dict[tuple[str, str], int] = {}
     for row, pair in enumerate(pairs):
-        for link in links(pair):
+        earlier = [(UNIT, unit)] if recorded and (unit := recorded_unit(pair)) else []
+        for link in (*links(pair), *earlier):
             parents[root(row)] = root(first.setdefault(link, row))
     for hit in near:
         parents[root(hit.second)] = root(hit.first)
@@ -79,6 +102,12 @@ def links(pair: Pair) -> Iterator[tuple[str, str]]:
     for role in ("src", "tar"):
         yield "pixels", pair.row[f"{role}_sha256"]
         yield "file", pair.row[f"{role}_file_sha256"]
+
+
+def recorded_unit(pair: Pair) -> str | None:
+    """The unit that a split wrote into the row; None in rows without one (older, or made by hand)."""
+    unit = pair.row.get(UNIT)
+    return unit if isinstance(unit, str) and unit else None
 
 
 def make_split(pairs: list[Pair], near: list[NearDuplicate], config: SplitConfig) -> Split:
@@ -111,9 +140,11 @@ def make_split(pairs: list[Pair], near: list[NearDuplicate], config: SplitConfig
 def hold_out(pairs: list[Pair], near: list[NearDuplicate], ratio: float, seed: int) -> tuple[list[Pair], list[Pair]]:
     """Part `pairs` into (training, validation) with about `ratio` of them, at least one, for validation.
 
+    What belongs together stays so, also what an earlier split kept together.
+
     Raises InputError when all pairs belong together, so that no part of them can be held out.
     """
-    components = components_of(pairs, near)
+    components = components_of(pairs, near, recorded=True)
     if len(components) < 2:
         raise InputError(f"{len(pairs)} pairs all belong together: give validation pairs of their own with --val_jsonl")
     bag = Bag(components, [_component_key(pairs, rows) for rows in components], seed)

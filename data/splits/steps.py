@@ -16,12 +16,12 @@ from common.log import RunLog
 from data.config import SplitConfig
 from data.fingerprint import fingerprint_pairs, row_digest
 from data.lookalikes import NearDuplicate, near_duplicate_rows
-from data.manifest import METADATA, Pair, find_base_dir, pairs_from_folder, read_pairs
+from data.manifest import DEFAULT_GROUP_KEY, METADATA, UNIT, Pair, find_base_dir, pairs_from_folder, read_pairs
 from data.splits.drawing import never_drawn, smallest_total_with
 from data.splits.files import changed_options, known_pairs, recorded_config, rows_of_split, verify_splits
 from data.splits.split import Split
+from data.units import FEWEST_UNITS, refuse_unknown_group_key
 
-DEFAULT_GROUP_KEY = "group"
 SHOWN = 20
 
 
@@ -41,10 +41,8 @@ def read_input(config: SplitConfig, log: RunLog) -> tuple[list[Pair], Path]:
             pairs = read_pairs(config.input_jsonl, base_dir, group_key=config.group_key, warn=warn)
     named = sum(pair.group is not None for pair in pairs)
     fields = {name for pair in pairs for name in pair.row} - {"src", "tar"}
-    if not named and config.group_key != DEFAULT_GROUP_KEY:
-        raise InputError(
-            f"--group_key {config.group_key}: no row has that field; fields: {', '.join(sorted(fields)) or 'none'}"
-        )
+    if config.group_key != DEFAULT_GROUP_KEY:
+        refuse_unknown_group_key(config.group_key, pairs)
     log(f"Pairs: {len(pairs)} from {config.input_jsonl or config.input_dir}, base directory {base_dir}")
     near = difflib.get_close_matches(config.group_key, fields - {config.group_key}, 1)
     hint = f" (is {near[0]!r} meant? give --group_key {near[0]})" if near and not named else ""
@@ -124,12 +122,13 @@ def reusable_pairs(config: SplitConfig, base_dir: Path, dropped: list[str] | Non
 
 def refuse_other_split(pairs: list[Pair], base_dir: Path, config: SplitConfig, log: RunLog) -> None:
     """--check: InputError with the differences unless the split in --output_dir is of these photos, by content, and of this
-    --test_size, --n_folds and --seed. What its --drop left out may be among `pairs`."""
+    --test_size, --n_folds, --seed and, where one is named, --group_key. What its --drop left out may be among `pairs`."""
     folder = Path(config.output_dir)
     recorded = recorded_config(verify_splits(folder), folder)
+    compared = ("test_size", "n_folds", "seed", *(("group_key",) if config.group_key != DEFAULT_GROUP_KEY else ()))
     differences = [
         f"--{name} {recorded.get(name)} there, {getattr(config, name)} now"
-        for name in ("test_size", "n_folds", "seed")
+        for name in compared
         if recorded.get(name) != getattr(config, name)
     ]
     dropped = set(recorded.get("drop") or ())  # not read: an image that cannot be is a reason to drop its pair
@@ -167,11 +166,21 @@ def report_plan(pairs: list[Pair], split: Split, config: SplitConfig, log: RunLo
     """Sizes of the sets, and where groups made them differ from the requested sizes."""
     largest = max(len(rows) for rows in split.components)
     log(f"Kept together: {len(pairs)} pairs form {len(split.components)} units, the largest of {largest}")
+    units = split.unit_names(pairs)
+    if own := sum(pair.row.get(UNIT, name) != name for pair, name in zip(pairs, units, strict=True)):
+        log(
+            f"Note: {own} rows of the input have a {UNIT!r} of their own; the split's files hold the one found here instead"
+        )
     if not config.draws_validation:
         log("Note: --val_ratio is not used with --scheme kfold, which validates every pair once")
-    log(f"Test: {len(split.test)} pairs{_missed(len(split.test), split.wanted_test)}")
+    tested = split.count_units(split.test)
+    log(f"Test: {len(split.test)} pairs in {tested} units{_missed(len(split.test), split.wanted_test)}")
+    if tested < FEWEST_UNITS:
+        log(f"Note: an interval of a test score needs {FEWEST_UNITS} independent units or more: raise --test_size")
     for number, (fold, size) in enumerate(zip(split.folds, split.wanted_val, strict=True), start=1):
-        log(f"Fold {number}: {len(fold.train)} train, {len(fold.val)} val{_missed(len(fold.val), size)}")
+        train, val = split.count_units(fold.train), split.count_units(fold.val)
+        sizes = f"{len(fold.train)} train, {len(fold.val)} val in {train} and {val} units"
+        log(f"Fold {number}: {sizes}{_missed(len(fold.val), size)}")
     _report_untestable(split, log)
 
 

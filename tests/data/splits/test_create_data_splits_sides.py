@@ -6,8 +6,10 @@ import shutil
 import pytest
 
 from common.errors import InputError
+from data.manifest import read_pairs
 from data.splits import split as splits
 from data.splits.files import verify_splits
+from data.units import unit_names
 from tests.helpers.image_files import write_rows
 from tests.helpers.split_runs import add_near_duplicate, refused, rooms_argv, rows, run, sides
 
@@ -39,12 +41,50 @@ def test_another_field_can_be_the_group(rooms, capsys):
     write_rows(rooms / "photos/pairs.jsonl", table)
     assert run(*rooms_argv(rooms, "--group_key", "scene", "--test_size", 6)) == 0
     assert len({row["scene"] for row in rows(rooms / "s" / "test.jsonl")}) == 2
+    (first, *_) = pairs = read_pairs(rooms / "s" / "fold_1" / "val.jsonl")
+    assert first.group == str(first.row["scene"]), "whoever reads the split's files groups by the same field"
+    assert len(set(unit_names(pairs))) == len({pair.group for pair in pairs}) < len(pairs)
     message = refused(capsys, *rooms_argv(rooms, "--group_key", "sceen"))
     assert "--group_key sceen" in message and "scene" in message
     renamed = [{"src": row["src"], "tar": row["tar"], "groupe": "x"} for row in table]
     write_rows(rooms / "photos/pairs.jsonl", renamed)
     assert run(*rooms_argv(rooms)) == 0
     assert "is 'groupe' meant?" in capsys.readouterr().out
+
+
+def test_every_row_names_its_unit_and_the_metadata_count_them(rooms, capsys):
+    """Groups of 4, a tar of two srcs, near-duplicates: each is one unit, and its name does not hang on the order of rows."""
+    add_near_duplicate(rooms / "photos")
+    shutil.copy(rooms / "photos/images/12_tar.png", rooms / "photos/images/13_tar.png")
+    table = rows(rooms / "photos/pairs.jsonl")
+    table[20]["unit"] = "my own"
+    write_rows(rooms / "photos/pairs.jsonl", table)
+    assert run(*rooms_argv(rooms)) == 0
+    said, unit = capsys.readouterr().out, {}
+    for name in ("test.jsonl", "fold_1/train.jsonl", "fold_1/val.jsonl"):
+        unit |= {row["src"]: row["unit"] for row in rows(rooms / "s" / name)}
+    assert {unit[f"images/{number}_src.png"] for number in range(8, 12)} == {"images/10_src.png"}
+    assert unit["images/12_src.png"] == unit["images/13_src.png"] == "images/12_src.png"
+    assert unit["images/90_src.jpg"] == unit["images/91_src.jpg"] == "images/90_src.jpg"
+    assert unit["images/20_src.png"] == "images/20_src.png" and "1 rows of the input have a 'unit' of their own" in said
+    metadata = verify_splits(rooms / "s")
+    counts = [metadata["test"]["units"], metadata["folds"][0]["train_units"], metadata["folds"][0]["val_units"]]
+    assert sum(counts) == metadata["groups"]["kept_together"] == len(set(unit.values())) == 26 - 9 - 1 - 1
+    assert f"Test: 5 pairs in {counts[0]} units" in said
+    write_rows(rooms / "photos/pairs.jsonl", table[::-1])
+    assert run(*rooms_argv(rooms)) == 0
+    assert {row["src"]: row["unit"] for row in rows(rooms / "s" / "test.jsonl")}.items() <= unit.items()
+
+
+def test_few_test_units_are_told(rooms, capsys):
+    for number, row in enumerate(table := rows(rooms / "photos/pairs.jsonl")):
+        row["group"] = number // 6
+    write_rows(rooms / "photos/pairs.jsonl", table)
+    assert run(*rooms_argv(rooms)) == 0
+    said = capsys.readouterr().out
+    assert (
+        "Test: 6 pairs in 1 units" in said and "an interval of a test score needs 5 independent units or more" in said
+    )
 
 
 def test_one_tar_with_several_srcs_stays_on_one_side(rooms):
