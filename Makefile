@@ -6,7 +6,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO ?= demo
 
-.PHONY: demo test soak fuzz lint bench bench-gpu ablation test-slurm install-slurm clean
+.PHONY: demo test soak fuzz lint bench bench-gpu coverage ablation test-slurm install-slurm clean
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed (PYTHON=...)")'
@@ -60,6 +60,10 @@ bench: $(VENV)/.installed-dev
 # Times, memory and errors on a CUDA device, as Markdown for bench/RESULTS.md; exit 2 without one.
 bench-gpu: $(VENV)/.installed-dev
 	$(PY) -m bench.bench_gpu
+
+# How often the 95 % intervals hold the truth, simulated; two or three minutes.
+coverage: $(VENV)/.installed
+	$(PY) -m bench.coverage
 
 # Freezing, layer decay, gradual unfreezing and mixing on pairs of your own: make ablation PAIRS=photos
 # PAIRS: a pairs JSONL, or a folder that holds pairs.jsonl; each row with a `group`, its scene.

@@ -36,8 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     from data.dataset import EvaluationPairs
     from data.fingerprint import fingerprint_pairs
     from data.loader import equal_size_batches, evaluation_loader
-    from data.manifest import read_pairs
+    from data.manifest import find_group_key, read_pairs
+    from data.units import describe_units, refuse_unknown_group_key, unit_names
     from engine.inference import make_restorers, score_all
+    from engine.intervals import interval_words
     from engine.models import read_models, refuse_leaks
     from engine.provenance import settle_near_duplicates
     from engine.report import write_test_report
@@ -58,13 +60,18 @@ def main(argv: list[str] | None = None) -> int:
     config = settle_frames(config, models, log)
     assert config.resolution is not None and config.fit is not None  # settled
     with flagged("--test_jsonl", args.test_jsonl), flagged("--base_dir", args.base_dir):
-        pairs = fingerprint_pairs(read_pairs(args.test_jsonl, args.base_dir, warn=log))
+        pairs = read_pairs(args.test_jsonl, args.base_dir, group_key=args.group_key, warn=log)
+        if args.group_key is not None:
+            refuse_unknown_group_key(args.group_key, pairs)
+        pairs = fingerprint_pairs(pairs)
     near_duplicates = settle_near_duplicates(args.near_duplicates, args.test_jsonl.parent)
     alike = refuse_leaks(models, pairs, near_duplicates, log)
+    units = unit_names(pairs)
     baseline = read_baseline(compared_with, pairs, args.output_dir)
     dataset = EvaluationPairs(pairs, config.resolution, config.fit)
     frames = f"--resolution {config.resolution} --fit {config.fit}"
     log(f"Scoring {len(pairs)} photos, {frames}, {precision.describe()}, {describe_device(device)}")
+    log(describe_units(pairs, units, args.group_key or find_group_key(args.test_jsonl)))
     visuals = VisualsFolder(args.output_dir, pairs, config.save_visuals)
     with flagged("--output_dir", args.output_dir), FolderLock(args.output_dir, log), visuals:
         remove_stale_temporaries(args.output_dir)
@@ -73,16 +80,16 @@ def main(argv: list[str] | None = None) -> int:
         restorers = make_restorers(models, config.tta, precision, device, log)
         records = score_all(restorers, loader, pairs, device, visuals.add)
         settings = describe_settings(config, args.test_jsonl, args.base_dir, precision.describe(), device.type)
-        results, rows = build_results(models, records, pairs, settings), per_image_rows(records)
+        results, rows = build_results(models, records, pairs, units, settings), per_image_rows(records)
         results["near_duplicates"] = {"mode": near_duplicates, "photos": alike}
         if baseline is not None:
-            results["comparison"] = compare(results, rows, baseline)
+            results["comparison"] = compare(results, rows, baseline, units)
         visuals.publish()
         write_results(args.output_dir, results, rows)
         write_test_report(args.output_dir, results, rows, visuals.thumbnails())
     for line in [*result_table(results), *comparison_lines(results)]:
         log(line)
-    log(f"{len(pairs)} photos, mean and 95 % bootstrap interval; open {args.output_dir / 'report.html'}")
+    log(f"Means; {interval_words(results['n'], results['units'])}; open {args.output_dir / 'report.html'}")
     return DONE
 
 

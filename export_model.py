@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv, __doc__)
     # Only now what imports torch: --help and a mistyped flag answer at once.
     from data.fingerprint import set_digest
+    from data.units import unit_names
     from engine.exporting.artefact import write_artefact
     from engine.exporting.candidates import candidates_of, log_scores, read_folds, score_on_test, validation_summaries
     from engine.exporting.choose import Chosen, choose, find_test_pairs, warnings_about
@@ -50,24 +51,25 @@ def main(argv: list[str] | None = None) -> int:
         refuse_without_packages()
     models = read_folds(args.cv_dir, log)
     with flagged("--cv_dir", args.cv_dir):
-        candidates = candidates_of(args.cv_dir, models)
+        candidates = candidates_of(args.cv_dir, models, log)
     with flagged("--test_jsonl", args.test_jsonl):
-        pairs = find_test_pairs(args.test_jsonl, args.base_dir, models, log)
+        pairs = find_test_pairs(args.test_jsonl, args.base_dir, args.group_key, models, log)
     near_duplicates = settle_near_duplicates(args.near_duplicates, Path(pairs[0].file).parent if pairs else None)
     alike = refuse_leaks(models, pairs, near_duplicates, log)
+    units = unit_names(pairs)
     validation = validation_summaries(candidates)
     candidate, reason = choose(candidates, args.choose, validation, scored=bool(pairs))
     if pairs:
         log(f"Scoring {len(candidates)} candidates on {len(pairs)} test photos, float32, {describe_device(device)}")
     records = score_on_test(candidates, pairs, device, args.num_workers, log)
-    test = {name: summary_of(rows) for name, rows in records.items()}
-    log_scores(candidates, validation, test, len(pairs), log)
+    test = {name: summary_of(rows, units) for name, rows in records.items()}
+    log_scores(candidates, validation, test, units, log)
     log(f"Exported: {candidate.name} ({reason})")
     warnings = warnings_about(candidate, validation, test, alike)
     for warning in warnings:
         log(f"⚠️  {warning}")
     digest = set_digest([pair.row for pair in pairs]) if pairs else None
-    chosen = Chosen(candidate, reason, warnings, validation, test, len(pairs), digest)
+    chosen = Chosen(candidate, reason, warnings, validation, test, len(pairs), len(set(units)), digest)
     with flagged("--output", args.output), flagged("--onnx", args.onnx):
         write_artefact(chosen, args.output, args.card, args.onnx, log)
     return DONE

@@ -5,7 +5,7 @@
 whole: the frame in one pass. local pooling: the channel attention's mean taken over windows of the training size (TLC: Chu et
 al., "Improving Image Restoration by Revisiting Global Information Aggregation", ECCV 2022); the spectrum stays that of the frame.
 carried over: one pass at the training size, its change of colours carried over to the frame (engine/enhancing/restore.py). Prints
-a Markdown table of means, and the difference to whole with its 95 % bootstrap interval over the photos.
+a Markdown table of means, and the difference to whole with its 95 % interval over independent units.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ from darkir.network import DarkIR
 from data.dataset import EvaluationPairs
 from data.fingerprint import fingerprint_pairs
 from data.manifest import read_pairs
+from data.units import unit_names
 from engine.enhancing.restore import carry_over
 from engine.inference import restorer, to_float
-from engine.metrics import image_metrics, paired_difference
+from engine.intervals import interval_words, paired_difference
+from engine.metrics import image_metrics
 from engine.models import read_models
 from engine.runtime import Precision
+from engine.testing.results import cell
 
 CPU = torch.device("cpu")
 WAYS = ("untouched", "whole", "local pooling", "carried over")
@@ -77,16 +80,15 @@ def scores(network: DarkIR, pairs: list, sizes: list[int], side: int) -> dict[tu
     return psnr
 
 
-def psnr_table(psnr: dict[tuple[int, str], list[float]], sizes: list[int]) -> str:
-    """Markdown: a row a way, a column a size."""
+def psnr_table(psnr: dict[tuple[int, str], list[float]], sizes: list[int], units: list[str]) -> str:
+    """Markdown: a row a way, a column a size. units: of each photo."""
     rows = []
     for way in WAYS:
         cells = []
         for size in sizes:
             cells.append(f"{np.mean(psnr[size, way]):.2f} dB")
             if way in WAYS[2:]:
-                interval = paired_difference(psnr[size, "whole"], psnr[size, way])
-                cells[-1] += f" ({interval['mean']:+.2f} [{interval['ci95'][0]:+.2f}, {interval['ci95'][1]:+.2f}])"
+                cells[-1] += f" ({cell(paired_difference(psnr[size, 'whole'], psnr[size, way], units), 2, '+')})"
         rows.append([way, *cells])
     return table(["", *(f"{size} px" for size in sizes)], rows)
 
@@ -104,8 +106,9 @@ def main() -> None:
         parser.error(f"--checkpoint {args.checkpoint}: it must record the --resolution of a training with --fit crop")
     pairs = fingerprint_pairs(read_pairs(args.pairs)[:: args.every])
     psnr = scores(model.network, pairs, args.sizes, side)
-    print(f"{len(pairs)} photos, trained at {side} px\n")
-    print(psnr_table(psnr, args.sizes))
+    units = unit_names(pairs)
+    print(f"Trained at {side} px; {interval_words(len(pairs), len(set(units)))}\n")
+    print(psnr_table(psnr, args.sizes, units))
 
 
 if __name__ == "__main__":

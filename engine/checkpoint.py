@@ -23,6 +23,7 @@ from darkir.architectures import Config, description
 from darkir.checkpoint_file import read_checkpoint
 from darkir.errors import ModelError
 from darkir.weights import is_dense
+from data.manifest import UNIT
 from engine.runtime import created_with
 
 SCHEMA_VERSION = 1
@@ -133,6 +134,18 @@ def finished(folder: Path) -> dict[str, Any] | None:
     content = read_checkpoint(path)
     _require_parts(content, FINAL_PARTS, f"{path}: not the last file of a run of this toolkit")
     return content
+
+
+def scored_units(content: dict[str, Any], log: RunLog) -> list[dict]:
+    """The scores in a finished run's file, each with the `unit` of its photo; a file that records none makes every photo one."""
+    scores = content["scores"]
+    if all(isinstance(score.get(UNIT), str) for score in scores):
+        return scores
+    fold = content["finished"].get("fold")
+    log(
+        f"⚠️  fold {fold} was trained before units were recorded: each of its photos counts as independent of the others"
+    )
+    return [{**score, UNIT: score["src"]} for score in scores]
 
 
 def finished_soundly(folder: Path, log: RunLog) -> dict[str, Any] | None:

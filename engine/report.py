@@ -11,8 +11,10 @@ from urllib.parse import quote
 from common.files import write_text
 from common.options import flat
 from common.pages import fill
+from data.manifest import UNIT
 from engine.inference import IDENTITY
-from engine.metrics import DIGITS, METRICS, paired_difference
+from engine.intervals import interval_words, paired_difference
+from engine.metrics import DIGITS, METRICS
 from engine.testing.comparison import epochs_text, improvement_text, verdict_text
 from engine.testing.results import final_model
 
@@ -73,14 +75,16 @@ def write_cv_report(
 ) -> None:
     """Write `output_dir`/report.html of a cross-validation, whole or with folds still missing.
 
-    summary: content of cv_summary.json. predictions: rows of oof_predictions.csv. histories: fold -> history.json's
-    records. curves: fold -> curves.png somewhere below `output_dir`; a file that is not there is named, not linked.
+    summary: content of cv_summary.json. predictions: rows of oof_predictions.csv, each with its `unit`. histories: fold ->
+    history.json's records. curves: fold -> curves.png somewhere below `output_dir`; a file that is not there is named, not
+    linked.
     """
     folds = [_fold_row(fold, predictions, histories.get(fold["fold"])) for fold in summary["folds"]]
     gain = None
     if predictions:
         columns = {key: [row[key] for row in predictions] for name in METRICS for key in (name, f"identity_{name}")}
-        gain = {name: paired_difference(columns[f"identity_{name}"], columns[name]) for name in METRICS}
+        units = [row[UNIT] for row in predictions]
+        gain = {name: paired_difference(columns[f"identity_{name}"], columns[name], units) for name in METRICS}
     linked = {
         fold: quote(path.relative_to(output_dir).as_posix()) if path.exists() else None for fold, path in curves.items()
     }
@@ -124,4 +128,4 @@ def _render(template: str, **values: Any) -> str:
         "verdict": verdict_text,
         "epochs": epochs_text,
     }
-    return fill(template, filters, metrics=METRICS, **values)
+    return fill(template, filters, metrics=METRICS, words=interval_words, **values)

@@ -17,6 +17,7 @@ from common.options import flat, plain
 from common.pages import fill
 from darkir.architectures import NAMES, NetworkConfig, arch_of, description, size_of, title
 from darkir.checkpoint_file import seen_digest, to_bytes
+from data.units import FEWEST_UNITS
 from engine.exporting import onnx_export
 from engine.exporting.candidates import AVERAGE, UNSCORED_AVERAGE, Candidate, untouched_summary
 from engine.exporting.choose import Chosen
@@ -76,9 +77,11 @@ def artefact_bytes(chosen: Chosen) -> bytes:
         "validation": validation,
         "validation_identity": untouched_summary([candidate]),
         "validation_photos": len(candidate.validation or ()),
+        "validation_units": len(set(candidate.validation_units)),
         "test": chosen.test.get(candidate.name),
         "test_of_all": chosen.test or None,
         "test_photos": chosen.test_photos,
+        "test_units": chosen.test_units,
         "test_digest": chosen.test_digest,
     }
     meta = {
@@ -158,7 +161,7 @@ def _score_rows(chosen: Chosen) -> list[dict[str, str]]:
     """Rows of the card's table: the exported weights first, then what they are to be compared with."""
     candidate, rows = chosen.candidate, []
     if candidate.validation is not None:
-        photos = f"validation, {len(candidate.validation)}"
+        photos = f"validation, {len(candidate.validation)} in {len(set(candidate.validation_units))} units"
         untouched = untouched_summary([candidate])
         assert untouched is not None  # it has validation scores
         rows += [
@@ -167,7 +170,8 @@ def _score_rows(chosen: Chosen) -> list[dict[str, str]]:
         ]
     others = [name for name in chosen.test if name not in (candidate.name, IDENTITY, ENSEMBLE)]
     order = [candidate.name, IDENTITY, *others, ENSEMBLE]
-    rows += [(f"test, {chosen.test_photos}", name, chosen.test[name]) for name in order if name in chosen.test]
+    photos = f"test, {chosen.test_photos} in {chosen.test_units} units"
+    rows += [(photos, name, chosen.test[name]) for name in order if name in chosen.test]
     return [
         {"photos": photos, "model": name} | {metric: cell(summary[metric], DIGITS[metric], "") for metric in METRICS}
         for photos, name, summary in rows
@@ -176,6 +180,11 @@ def _score_rows(chosen: Chosen) -> list[dict[str, str]]:
 
 def _notes(chosen: Chosen) -> list[str]:
     """How to read the numbers."""
+    counts = [
+        (len(set(chosen.candidate.validation_units)), chosen.candidate.validation),
+        (chosen.test_units, chosen.test),
+    ]
+    few = [str(units) for units, scores in counts if scores and units < FEWEST_UNITS]
     if chosen.candidate.validation is None:
         notes = [f"The average has {UNSCORED_AVERAGE}"]
     else:
@@ -183,6 +192,10 @@ def _notes(chosen: Chosen) -> list[str]:
             "Validation photos took no part in the updates, but decided which epoch, and by default which fold, was kept: "
             "their scores flatter a little"
         ]
+    if few:
+        notes.append(
+            f"{' and '.join(few)} independent units are too few for an interval: it takes {FEWEST_UNITS} or more"
+        )
     if not chosen.test:
         notes.append("Not scored on test photos")
     if ENSEMBLE in chosen.test:

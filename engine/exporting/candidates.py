@@ -18,9 +18,10 @@ from darkir.architectures import Config
 from darkir.weights import Network, make_network
 from data.dataset import EvaluationPairs
 from data.loader import equal_size_batches, evaluation_loader
-from data.manifest import Pair
-from engine.checkpoint import BEST, finished
+from data.manifest import UNIT, Pair
+from engine.checkpoint import BEST, finished, scored_units
 from engine.inference import ENSEMBLE, IDENTITY, make_restorers, score_all
+from engine.intervals import interval_words
 from engine.metrics import METRICS
 from engine.models import TrainedModel, read_models
 from engine.provenance import Seen
@@ -42,7 +43,8 @@ class Candidate:
     """One network that can be exported: eval mode, float32, on the CPU.
 
     sources: the checkpoints that it is made of, relative to --cv_dir, with their sha256. validation: the recorded scores of
-    the photos that the fold did not learn from, with the identity's beside them; None for the average, which has no such photo.
+    the photos that the fold did not learn from, with the identity's and the photo's unit beside them; None for the average,
+    which has no such photo.
     """
 
     name: str
@@ -53,6 +55,11 @@ class Candidate:
     epoch: int | None
     sources: dict[str, str]
     validation: list[dict] | None
+
+    @property
+    def validation_units(self) -> list[str]:
+        """The independent unit of each of these photos; empty for the average."""
+        return [row[UNIT] for row in self.validation or ()]
 
     @property
     def data(self) -> dict[str, Any]:
@@ -74,16 +81,16 @@ def read_folds(cv_dir: Path, log: RunLog) -> list[TrainedModel]:
     return models
 
 
-def candidates_of(cv_dir: Path, models: list[TrainedModel]) -> list[Candidate]:
+def candidates_of(cv_dir: Path, models: list[TrainedModel], log: RunLog) -> list[Candidate]:
     """Every fold with its recorded validation scores; then, when there are several folds, the average.
 
     Raises InputError, naming the file, when a fold's record is not of its best checkpoint.
     """
-    folds = [_fold(cv_dir, model) for model in models]
+    folds = [_fold(cv_dir, model, log) for model in models]
     return [*folds, _average(folds)] if len(folds) > 1 else folds
 
 
-def _fold(cv_dir: Path, model: TrainedModel) -> Candidate:
+def _fold(cv_dir: Path, model: TrainedModel, log: RunLog) -> Candidate:
     record = finished(cv_dir / model.name)
     assert record is not None  # read_models refuses unfinished folds
     scores, epoch = record["scores"], model.meta.get("epoch")
@@ -103,7 +110,7 @@ def _fold(cv_dir: Path, model: TrainedModel) -> Candidate:
         options=model.meta["config"],
         epoch=epoch,
         sources={f"{model.name}/{BEST}": model.sha256},
-        validation=scores,
+        validation=scored_units(record, log),
     )
 
 
@@ -153,7 +160,7 @@ def score_on_test(
 
 def validation_summaries(candidates: list[Candidate]) -> dict[str, Summary]:
     """Name -> mean and interval of each metric over the fold's own validation photos, and the identity's over all of them."""
-    folds = {c.name: summary_of(c.validation) for c in candidates if c.validation is not None}
+    folds = {c.name: summary_of(c.validation, c.validation_units) for c in candidates if c.validation is not None}
     untouched = untouched_summary(candidates)
     assert untouched is not None  # there are folds, and all have scores
     return {IDENTITY: untouched, **folds}
@@ -162,21 +169,24 @@ def validation_summaries(candidates: list[Candidate]) -> dict[str, Summary]:
 def untouched_summary(candidates: list[Candidate]) -> Summary | None:
     """The identity on the validation photos of these candidates; None when they have none."""
     rows = [row for candidate in candidates for row in candidate.validation or ()]
-    return summary_of([{name: row[f"identity_{name}"] for name in METRICS} for row in rows]) if rows else None
+    untouched = [{name: row[f"identity_{name}"] for name in METRICS} for row in rows]
+    return summary_of(untouched, [row[UNIT] for row in rows]) if rows else None
 
 
 def log_scores(
-    candidates: list[Candidate], validation: dict[str, Summary], test: dict[str, Summary], photos: int, log: RunLog
+    candidates: list[Candidate], validation: dict[str, Summary], test: dict[str, Summary], units: list[str], log: RunLog
 ) -> None:
-    """Both tables, with the average's missing number said."""
-    counts = ", ".join(f"{c.name}: {len(c.validation)}" for c in candidates if c.validation is not None)
-    log(f"Validation, each fold on its own photos ({counts}), as recorded in training; mean and 95 % interval:")
+    """Both tables, with the average's missing number said. units: of each test photo."""
+    for c in candidates:
+        if c.validation is not None:
+            log(f"{c.name}: {interval_words(len(c.validation), len(set(c.validation_units)))} in validation")
+    log("Validation, each fold on its own photos, as recorded in training; mean and interval:")
     for line in metric_table([(name, summary, "") for name, summary in validation.items()]):
         log(f"   {line}")
     if any(candidate.name == AVERAGE for candidate in candidates):
         log(f"   {AVERAGE}: {UNSCORED_AVERAGE}")
     if test:
-        log(f"Test, {photos} photos, mean and 95 % interval:")
+        log(f"Test, {len(units)} photos, mean; {interval_words(len(units), len(set(units)))}:")
         order = [IDENTITY, *(c.name for c in candidates), ENSEMBLE]
         for line in metric_table([(name, test[name], "") for name in order if name in test]):
             log(f"   {line}")

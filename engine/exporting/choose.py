@@ -12,6 +12,7 @@ from common.log import RunLog
 from data.fingerprint import fingerprint_pairs
 from data.manifest import Pair, read_pairs
 from data.splits.files import TEST, verify_splits
+from data.units import refuse_unknown_group_key
 from engine.exporting.candidates import AVERAGE, UNSCORED_AVERAGE, Candidate, Summary, untouched_summary
 from engine.exporting.config import BEST_FOLD
 from engine.inference import IDENTITY
@@ -19,17 +20,20 @@ from engine.models import TrainedModel
 
 
 def find_test_pairs(
-    test_jsonl: Path | None, base_dir: Path | None, models: list[TrainedModel], log: RunLog
+    test_jsonl: Path | None, base_dir: Path | None, group_key: str | None, models: list[TrainedModel], log: RunLog
 ) -> list[Pair]:
     """The test photos with their digests: those of `test_jsonl`, else of the split that the run recorded, if that still stands.
 
-    No photos, with the reason in the log, without both. Raises InputError for rows of `test_jsonl` that cannot be used, and for a
-    `base_dir` that is no folder.
+    No photos, with the reason in the log, without both. Raises InputError for rows of `test_jsonl` that cannot be used, for a
+    `group_key` that none of them has, and for a `base_dir` that is no folder.
     """
     if base_dir is not None and not base_dir.is_dir():
         raise InputError(f"--base_dir {base_dir} is {'not a folder' if base_dir.exists() else 'missing'}")
     if test_jsonl is not None:
-        return fingerprint_pairs(read_pairs(test_jsonl, base_dir, warn=log))
+        rows = read_pairs(test_jsonl, base_dir, group_key=group_key, warn=log)
+        if group_key is not None:
+            refuse_unknown_group_key(group_key, rows)
+        return fingerprint_pairs(rows)
     try:
         folder, recorded_base = _recorded_split(models[0])
         metadata = verify_splits(folder)
@@ -67,6 +71,7 @@ class Chosen:
     validation: dict[str, Summary]
     test: dict[str, Summary]
     test_photos: int
+    test_units: int
     test_digest: str | None
 
 

@@ -32,6 +32,10 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
         help="models that saw a photo which looks like a test photo: refuse, report, or off (do not look); default: as the "
         "split of the test photos was made, where group means refuse; without one: refuse",
     )
+    photos.add_argument(
+        "--group_key",
+        help="row field of --test_jsonl; rows with the same value are one unit; default: as recorded, or group",
+    )
     photos.add_argument("--num_workers", type=int, default=4, help="loader processes (0: load in the main process)")
     files = parser.add_argument_group("files")
     files.add_argument("--output", type=Path, required=True, help="NAME.safetensors; the model card becomes NAME.md")
@@ -51,6 +55,8 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
     there = [path for path in wanted if path.exists() and path not in left]
     if there and not args.overwrite:
         parser.error(f"{', '.join(map(str, there))} exists; choose another --output, or replace it with --overwrite")
+    if args.group_key is not None and args.test_jsonl is None:
+        parser.error("--group_key belongs to --test_jsonl; the split that the run recorded has its own")
     if args.num_workers < 0:
         parser.error(f"--num_workers {args.num_workers}: must be 0 or more")
     return args

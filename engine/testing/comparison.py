@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.metrics import METRICS, paired_difference, paired_improvement, percent_less, summarise
+from data.units import FEWEST_UNITS
+from engine.intervals import paired_difference, paired_improvement, percent_less, summarise
+from engine.metrics import METRICS
 from engine.testing.baseline import Baseline
 from engine.testing.results import final_model
 
@@ -12,10 +14,12 @@ TARGETS = (10, 15, 20)  # percent of L1
 SAME_MEASURE = ("resolution", "fit", "tta", "precision")
 
 
-def compare(results: dict[str, Any], rows: list[dict], baseline: Baseline) -> dict[str, Any]:
+def compare(results: dict[str, Any], rows: list[dict], baseline: Baseline, units: list[str]) -> dict[str, Any]:
     """`comparison` of `results` with `baseline`; rows: those of per_image.csv. Plain types, None where nothing is known.
 
-    `difference` is these results minus the baseline's, photo by photo; `l1_improvement_percent` is positive when L1 fell.
+    units: the independent unit of each photo. `difference` is these results minus the baseline's, photo by photo;
+    `l1_improvement_percent` is positive when L1 fell. A `verdict` is `reached`, `not reached` or `undecided`, by what it says:
+    the interval of the improvement, or with a bare number the mean alone.
     """
     if baseline.records is None:
         ours, theirs = results["ensemble"]["l1"]["mean"], baseline.l1
@@ -26,25 +30,31 @@ def compare(results: dict[str, Any], rows: list[dict], baseline: Baseline) -> di
         final = final_model(results["folds"])
         ours = [row for row in rows if row["model"] == final]
         before, after = ({name: [row[name] for row in side] for name in METRICS} for side in (baseline.records, ours))
-        summary = {name: summarise(before[name]) for name in METRICS}
-        difference = {name: paired_difference(before[name], after[name]) for name in METRICS}
-        improvement = paired_improvement(before["l1"], after["l1"])
+        summary = {name: summarise(before[name], units) for name in METRICS}
+        difference = {name: paired_difference(before[name], after[name], units) for name in METRICS}
+        improvement = paired_improvement(before["l1"], after["l1"], units)
     path = None if baseline.results is None else str(baseline.path)
     names = [] if baseline.results is None else [model["name"] for model in baseline.results["models"]]
-    verdict = []
-    for target in TARGETS:
-        reached, interval = improvement["mean"] >= target, improvement["ci95"]
-        inside = None if interval is None else interval[0] < target <= interval[1]
-        verdict.append({"target_percent": target, "reached": reached, "inside_interval": inside})
     return {
         "baseline": {"path": path, "models": names, **summary},
         "difference": difference,
         "l1_improvement_percent": improvement,
-        "verdict": verdict,
+        "verdict": [_verdict(target, improvement, bare=baseline.records is None) for target in TARGETS],
         "epochs_to_best": {"ours": _epochs(results), "baseline": _epochs(baseline.results)},
         "networks": {"ours": _networks(results), "baseline": _networks(baseline.results)},
         "notes": _notes(results, baseline, improvement["mean"]),
     }
+
+
+def _verdict(target: int, improvement: dict[str, Any], bare: bool) -> dict[str, Any]:
+    """Whether the improvement reached `target` percent: the whole interval must lie on one side. Too few units decide nothing."""
+    interval = [improvement["mean"]] * 2 if bare else improvement["ci95"]
+    verdict = "undecided"
+    if interval is not None and interval[0] >= target:
+        verdict = "reached"
+    elif interval is not None and interval[1] < target:
+        verdict = "not reached"
+    return {"target_percent": target, "verdict": verdict, "by": "mean" if bare else "interval"}
 
 
 def _epochs(results: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -67,10 +77,15 @@ def _notes(results: dict[str, Any], baseline: Baseline, improvement: float) -> l
     notes = []
     if baseline.results is None:
         notes.append(
-            "--baseline_l1 is a bare number: no values photo by photo, so no interval, and nothing shows that it was "
-            "measured on these photos"
+            "--baseline_l1 is a bare number: no values photo by photo, so no interval; the verdict is by the mean alone, and "
+            "nothing shows that it was measured on these photos"
         )
     else:
+        if results["units"] < FEWEST_UNITS:
+            notes.append(
+                f"{results['units']} independent units (of {results['n']} photos) are too few for an interval, so that +10 %, "
+                f"+15 % and +20 % stay undecided: test on {FEWEST_UNITS} units or more"
+            )
         here, there = results["settings"], baseline.results.get("settings", {})
         changed = [
             f"{name} {there[name]} there, {here[name]} here"
@@ -114,9 +129,9 @@ def improvement_text(comparison: dict[str, Any]) -> str:
 
 
 def verdict_text(entry: dict[str, Any]) -> str:
-    """`+10 % reached`, and whether the interval leaves it open."""
-    text = f"+{entry['target_percent']} % {'reached' if entry['reached'] else 'not reached'}"
-    return f"{text} (open: inside the interval)" if entry["inside_interval"] else text
+    """`+10 % reached`, `+15 % undecided`; `+20 % not reached (by the mean)` where there was no interval to ask."""
+    text = f"+{entry['target_percent']} % {entry['verdict']}"
+    return f"{text} (by the mean)" if entry["by"] == "mean" else text
 
 
 def epochs_text(epochs: dict[str, Any] | None) -> str:

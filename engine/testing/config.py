@@ -80,6 +80,9 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
         help="models that saw a photo which looks like a test photo: refuse, report, or off (do not look); default: as the "
         "split of the test photos was made, where group means refuse; without one: refuse",
     )
+    photos.add_argument(
+        "--group_key", help="row field; rows with the same value are one unit; default: as the split recorded, or group"
+    )
     add_options(parser, EvaluationConfig, "evaluation")
     add_options(parser, BaselineConfig, "comparison")
     run = parser.add_argument_group("run")

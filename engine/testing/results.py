@@ -9,7 +9,8 @@ from common.files import write_csv, write_json
 from data.fingerprint import row_digest, set_digest
 from data.manifest import Pair
 from engine.inference import ENSEMBLE, IDENTITY
-from engine.metrics import DIGITS, METRICS, paired_difference, summarise
+from engine.intervals import paired_difference, summarise
+from engine.metrics import DIGITS, METRICS
 from engine.models import TrainedModel
 from engine.runtime import created_with
 
@@ -23,26 +24,30 @@ Records = dict[str, list[dict]]
 
 
 def build_results(
-    models: list[TrainedModel], records: Records, pairs: list[Pair], settings: dict[str, Any]
+    models: list[TrainedModel], records: Records, pairs: list[Pair], units: list[str], settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """test_results.json's content.
+    """test_results.json's content. units: the independent unit of each photo, over which the intervals are.
 
     `ensemble` is what one would deploy: with one model it is that model, and `records` has no separate entry for it.
     `gain` is the image-by-image difference to the untouched photo. `photos` lets a later comparison find a photo by
     its content, under whatever path it was listed.
     """
-    folds = [{"model": model.name, **summary_of(records[model.name])} for model in models]
+    folds = [{"model": model.name, **summary_of(records[model.name], units)} for model in models]
     untouched, final = records[IDENTITY], records[final_model(folds)]
     return {
         "schema_version": SCHEMA_VERSION,
         "test_digest": set_digest([pair.row for pair in pairs]),
         "n": len(pairs),
-        "photos": [{"src": pair.src, "digest": row_digest(pair.row)} for pair in pairs],
+        "units": len(set(units)),
+        "photos": [
+            {"src": pair.src, "digest": row_digest(pair.row), "unit": unit}
+            for pair, unit in zip(pairs, units, strict=True)
+        ],
         "models": [model.describe() for model in models],
-        "ensemble": summary_of(final),
+        "ensemble": summary_of(final, units),
         "folds": folds,
-        "identity": summary_of(untouched),
-        "gain": {name: paired_difference(_column(untouched, name), _column(final, name)) for name in METRICS},
+        "identity": summary_of(untouched, units),
+        "gain": {name: paired_difference(_column(untouched, name), _column(final, name), units) for name in METRICS},
         "settings": settings,
         "created_with": created_with(),
     }
@@ -53,9 +58,9 @@ def final_model(folds: list[dict[str, Any]]) -> str:
     return ENSEMBLE if len(folds) > 1 else folds[0]["model"]
 
 
-def summary_of(records: list[dict]) -> dict[str, Any]:
-    """Mean, spread and interval of each metric over the photos of `records`."""
-    return {name: summarise(_column(records, name)) for name in METRICS}
+def summary_of(records: list[dict], units: list[str]) -> dict[str, Any]:
+    """Mean, spread and interval of each metric over the photos of `records`, each of which has its unit in `units`."""
+    return {name: summarise(_column(records, name), units) for name in METRICS}
 
 
 def _column(records: list[dict], name: str) -> list[float]:
@@ -98,9 +103,10 @@ def metric_table(named: list[tuple[str, dict[str, Any], str]]) -> list[str]:
     return lines
 
 
-def cell(summary: dict[str, Any] | None, digits: int, sign: str) -> str:
-    """`mean [low, high]`; a bare number has no interval, and a metric that a baseline lacks no cell."""
+def cell(summary: dict[str, Any] | None, digits: int, sign: str, decibel: str = "") -> str:
+    """`mean [low, high]`; too few units and a bare number have no interval, and a metric that a baseline lacks no cell."""
     if summary is None:
         return ""
     numbers = [f"{value:{sign}.{digits}f}" for value in (summary["mean"], *(summary["ci95"] or ()))]
-    return numbers[0] if summary["ci95"] is None else f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
+    mean = f"{numbers[0]}{decibel}"
+    return mean if summary["ci95"] is None else f"{mean} [{numbers[1]}, {numbers[2]}]"

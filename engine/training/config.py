@@ -186,6 +186,10 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
         help="starting weights that saw a photo which looks like a test photo: refuse, report, or off (do not look); default: "
         "as the split of the test photos was made, where group means refuse; without one: refuse",
     )
+    rows.add_argument(
+        "--group_key",
+        help="row field of a single run; rows with the same value stay on one side; default: as the split recorded, or group",
+    )
     rows.add_argument("--n_folds", type=int, default=3, help="number of folds in the split")
     rows.add_argument("--fold", type=int, help="train only this fold, counted from 1")
     run = parser.add_argument_group("run")
@@ -224,6 +228,8 @@ def _refuse_contradictions(args: argparse.Namespace, options: Options, parser: a
         parser.error("--fold belongs to --data_splits_dir; a run from --train_jsonl has no folds")
     if args.data_splits_dir is not None and (args.val_jsonl or args.test_jsonl):
         parser.error("--val_jsonl and --test_jsonl belong to --train_jsonl; a split brings its own")
+    if args.data_splits_dir is not None and args.group_key is not None:
+        parser.error("--group_key belongs to --train_jsonl; a split records its own")
     if not 0 < args.val_ratio < 1:
         parser.error(f"--val_ratio {args.val_ratio}: must be between 0 and 1")
     if args.resume is not None and args.overwrite:

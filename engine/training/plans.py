@@ -17,9 +17,10 @@ from common.options import plain
 from data.fingerprint import fingerprint_pairs, has_look, set_digest
 from data.images import DECODER
 from data.lookalikes import near_duplicate_rows
-from data.manifest import Pair, read_pairs
+from data.manifest import Pair, find_group_key, read_pairs
 from data.splits.files import verify_splits
 from data.splits.split import hold_out
+from data.units import refuse_unknown_group_key
 from engine.provenance import settle_near_duplicates
 from engine.training.config import SECTIONS, Options
 from losses.perceptual import vgg_file
@@ -109,21 +110,25 @@ def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunL
 def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> FoldPlan:
     """The plan of one run. Validation pairs: --val_jsonl, else val.jsonl beside the rows, else a group-safe share of them."""
     train_jsonl, val_jsonl, test_jsonl, base_dir = args.train_jsonl, args.val_jsonl, args.test_jsonl, args.base_dir
-    train = checked_pairs("--train_jsonl", train_jsonl, base_dir, log)
+    group_key = args.group_key
+    train = checked_pairs("--train_jsonl", train_jsonl, base_dir, log, group_key)
+    if group_key is not None:
+        refuse_unknown_group_key(group_key, train)
     beside = train_jsonl.parent / "val.jsonl"
     if val_jsonl is None and beside.exists():
         val_jsonl = beside
         log(f"Validation pairs: {beside}")
     if val_jsonl is not None:
-        val = checked_pairs("--val_jsonl", val_jsonl, base_dir, log)
+        val = checked_pairs("--val_jsonl", val_jsonl, base_dir, log, group_key)
     else:
         near = near_duplicate_rows([pair.row for pair in train])
+        group_key = group_key or find_group_key(train_jsonl)
         train, val = hold_out(train, near, args.val_ratio, options.train.seed)
         share = f"{len(val)} held out of {train_jsonl} (--val_ratio {args.val_ratio:g})"
-        log(f"Validation pairs: {share}, {len(train)} left for training")
+        log(f"Validation pairs: {share}, {len(train)} left for training; no {group_key!r} stands on both sides")
     if test_jsonl is None:
         log("No --test_jsonl: nothing checks these rows against a test set")
-    test = [] if test_jsonl is None else checked_pairs("--test_jsonl", test_jsonl, base_dir, log)
+    test = [] if test_jsonl is None else checked_pairs("--test_jsonl", test_jsonl, base_dir, log, args.group_key)
     mix = mixed_pairs(options, log)
     report_lookalikes({"training": train, "validation": val, "test": test, "mixed": mix}, log)
     report_shared_groups({"training": train, "validation": val, "test": test}, log)
@@ -158,19 +163,25 @@ def mixed_pairs(options: Options, log: RunLog) -> list[Pair]:
     return [] if path is None else checked_pairs("--mix_jsonl", Path(path), None, log)
 
 
-def checked_pairs(flag: str, path: Path, base_dir: Path | None, log: RunLog) -> list[Pair]:
+def checked_pairs(
+    flag: str, path: Path, base_dir: Path | None, log: RunLog, group_key: str | None = None
+) -> list[Pair]:
     """`checked_files` of the one file `path`, which `flag` named."""
-    return checked_files(flag, path, [path], base_dir, log)[0]
+    return checked_files(flag, path, [path], base_dir, log, group_key)[0]
 
 
-def checked_files(flag: str, named: Path, files: list[Path], base_dir: Path | None, log: RunLog) -> list[list[Pair]]:
+def checked_files(
+    flag: str, named: Path, files: list[Path], base_dir: Path | None, log: RunLog, group_key: str | None = None
+) -> list[list[Pair]]:
     """The rows of each file with the content digests of their photos; unchanged photos are not decoded again, others once.
+
+    group_key: the field of a row's group; None: the one that the file's split recorded, else `group`.
 
     Raises InputError, with the `flag` and the path `named` by it, for every photo whose pixels are no longer those that the
     row's digest was made from.
     """
     with flagged(flag, named):
-        recorded = [read_pairs(file, base_dir, warn=log) for file in files]
+        recorded = [read_pairs(file, base_dir, group_key=group_key, warn=log) for file in files]
         older = sum("src_phash" in pair.row and not has_look(pair.row, "src") for rows in recorded for pair in rows)
         if older:
             log(

@@ -14,6 +14,7 @@ import torch
 
 from common.files import write_json
 from darkir.architectures import Config
+from data.manifest import UNIT
 from engine import checkpoint
 from engine.metrics import METRICS
 from engine.training.history import Progress
@@ -58,14 +59,17 @@ class RunFiles:
         metrics = {name: progress.best_epoch[name] for name in METRICS}
         checkpoint.save(self.folder / checkpoint.BEST, self._average(learner, metrics=metrics, epoch=progress.epochs))
 
-    def save_final(self, learner: Learner, progress: Progress, identity_scores: list[dict]) -> None:
-        """checkpoint_final.pt: the outcome, and the scores of every validation photo beside those of the untouched photo."""
+    def save_final(self, learner: Learner, progress: Progress, identity_scores: list[dict], units: list[str]) -> None:
+        """checkpoint_final.pt: the outcome, and the scores of every validation photo beside those of the untouched photo.
+
+        units: the independent unit of each of these photos; the intervals of the scores are over units.
+        """
         if not self.writes:
             return
         best, last = progress.best_epoch, progress.history[-1]
         scores = [
-            {**ours, **{f"identity_{name}": theirs[name] for name in METRICS}}
-            for ours, theirs in zip(best["scores"], identity_scores, strict=True)
+            {**ours, **{f"identity_{name}": theirs[name] for name in METRICS}, UNIT: unit}
+            for ours, theirs, unit in zip(best["scores"], identity_scores, units, strict=True)
         ]
         outcome = {
             "fold": self.facts["fold"],

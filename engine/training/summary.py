@@ -5,15 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.files import remove_stale_temporaries, write_csv, write_json
 from common.locks import FolderLock
 from common.log import RunLog
 from darkir.errors import ModelError
+from data.manifest import UNIT
 from engine import checkpoint
-from engine.metrics import DIGITS, METRICS, summarise
+from engine.intervals import interval_words, summarise
+from engine.metrics import DIGITS, METRICS
 from engine.provenance import Seen
 from engine.report import write_cv_report
 from engine.runtime import created_with
+from engine.testing.results import cell
 
 SCHEMA_VERSION = 1
 OOF_COLUMNS = ["src", "fold", *METRICS, *(f"identity_{name}" for name in METRICS)]
@@ -29,10 +34,14 @@ def update_summary(output_dir: Path, n_folds: int, log: RunLog) -> None:
         remove_stale_temporaries(output_dir)
         contents = {fold: _outcome(output_dir / f"fold_{fold}", log) for fold in range(1, n_folds + 1)}
         done = {fold: content for fold, content in contents.items() if content is not None}
-        rows = [{"fold": fold, **score} for fold, content in done.items() for score in content["scores"]]
+        rows = [
+            {"fold": fold, **score} for fold, content in done.items() for score in checkpoint.scored_units(content, log)
+        ]
         summary = _content(contents, rows)
         write_json(output_dir / "cv_summary.json", summary)
-        write_csv(output_dir / "oof_predictions.csv", OOF_COLUMNS, rows)
+        write_csv(
+            output_dir / "oof_predictions.csv", OOF_COLUMNS, [{name: row[name] for name in OOF_COLUMNS} for row in rows]
+        )
         histories = {fold: content["history"] for fold, content in done.items()}
         curves = {fold: output_dir / f"fold_{fold}" / "curves.png" for fold in done}
         write_cv_report(output_dir, summary, rows, histories, curves)
@@ -53,8 +62,9 @@ def _content(contents: dict[int, dict | None], rows: list[dict]) -> dict[str, An
     done = [content for content in contents.values() if content is not None]
     best = {}
     for name in METRICS:
-        whole = summarise([content["finished"][f"best_{name}"] for content in done]) if done else None
-        best[f"best_{name}"] = {"mean": whole["mean"], "std": whole["std"]} if whole else None
+        values = np.array([content["finished"][f"best_{name}"] for content in done])
+        std = float(values.std(ddof=1)) if len(done) > 1 else 0.0
+        best[f"best_{name}"] = {"mean": float(values.mean()), "std": std} if done else None
     return {
         "schema_version": SCHEMA_VERSION,
         "created_with": created_with(),
@@ -75,9 +85,10 @@ def _fold_entry(fold: int, content: dict | None) -> dict[str, Any]:
 
 
 def _pooled(rows: list[dict], prefix: str) -> dict[str, Any]:
-    """Mean, standard deviation and bootstrap interval of each metric over all pooled photos; None without photos."""
-    metrics = {name: summarise([row[prefix + name] for row in rows]) if rows else None for name in METRICS}
-    return {"n": len(rows), **metrics}
+    """Mean, standard deviation and interval of each metric over all pooled photos and their units; None without photos."""
+    units = [row[UNIT] for row in rows]
+    metrics = {name: summarise([row[prefix + name] for row in rows], units) if rows else None for name in METRICS}
+    return {"n": len(rows), "units": len(set(units)), **metrics}
 
 
 def _log(summary: dict[str, Any], log: RunLog) -> None:
@@ -87,12 +98,9 @@ def _log(summary: dict[str, Any], log: RunLog) -> None:
         log(f"Folds still missing from the summary: {', '.join(missing)}")
     if not summary["oof"]["n"]:
         return
-    log(f"Out of fold, {summary['oof']['n']} photos, mean and 95 % interval:")
+    oof = summary["oof"]
+    log(f"Out of fold, {oof['n']} photos, mean; {interval_words(oof['n'], oof['units'])}:")
     for name, digits in DIGITS.items():
-        unit = " dB" if name == "psnr" else ""
-        ours, theirs = summary["oof"][name], summary["identity"][name]
-        low, high = ours["ci95"]
-        log(
-            f"   {name.upper():4s} {ours['mean']:.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
-            f"   identity {theirs['mean']:.{digits}f}{unit}"
-        )
+        decibel = " dB" if name == "psnr" else ""
+        untouched = f"{summary['identity'][name]['mean']:.{digits}f}{decibel}"
+        log(f"   {name.upper():4s} {cell(oof[name], digits, '', decibel)}   identity {untouched}")

@@ -20,6 +20,7 @@ from common.errors import InputError, Stopped
 from common.files import remove_stale_temporaries, utc_now
 from common.locks import FolderLock
 from common.log import RunLog
+from data.units import unit_names
 from engine import checkpoint
 from engine.distributed import World
 from engine.inference import identity, mean_metrics, restorer, score
@@ -49,7 +50,8 @@ def train_fold(plan: FoldPlan, options: Options, device: torch.device, world: Wo
         if finished_before(plan, options, log):
             log(f"{plan.name}: finished before, skipped ({plan.folder})")
         else:
-            sizes = f"{len(plan.train)} training pairs, {len(plan.val)} validation pairs"
+            units = " and ".join(str(len(set(unit_names(part)))) for part in (plan.train, plan.val))
+            sizes = f"{len(plan.train)} training pairs, {len(plan.val)} validation pairs, in {units} units"
             log(f"===== {plan.name}: {sizes}, {utc_now()} =====")
             train(make_run(plan, options, device, world, log))
         world.wait_for_all()  # for what rank 0 has written
@@ -157,7 +159,7 @@ def train(run: Run) -> None:
             # Marked, or the same command would finish the run from this state as if nothing had been.
             files.save_state(learner, progress, unsound=fault)
             raise InputError(fault)
-        files.save_final(learner, progress, untouched)
+        files.save_final(learner, progress, untouched, unit_names(plan.val))
         outcome = f"best PSNR {progress.best_epoch['psnr']:.2f}dB at epoch {progress.best_epoch['epoch']}"
         log(f"{plan.name} finished: {outcome} ({plan.folder})")
 

@@ -184,8 +184,7 @@ def test_darkir_is_compared_with_restormer_on_the_same_photos(finished_run, rest
         assert ours.keys() == theirs.keys() and ours != theirs
         mean = sum(ours[src] - theirs[src] for src in ours) / len(ours)
         assert comparison["difference"][metric]["mean"] == pytest.approx(mean, abs=1e-9)
-        low, high = comparison["difference"][metric]["ci95"]
-        assert low <= mean <= high
+        assert comparison["difference"][metric]["ci95"] is None, "two test photos are too few"
 
 
 def ensemble_values(folder: Path, metric: str) -> dict[str, float]:

@@ -33,7 +33,7 @@ def model(name, provenance="known"):
 
 def results(models):
     return {
-        "schema_version": 1, "test_digest": "d" * 64, "n": 3, "models": models, "ensemble": metrics(25.0),
+        "schema_version": 1, "test_digest": "d" * 64, "n": 3, "units": 3, "models": models, "ensemble": metrics(25.0),
         "folds": [{"model": entry["name"], **metrics(24.0)} for entry in models], "identity": metrics(14.0),
         "gain": metrics(11.0), "settings": {"resolution": 384, "base_dir": None}, "created_with": CREATED,
     }  # fmt: skip
@@ -59,7 +59,7 @@ def ensemble_page(folder, photos=(("x.jpg", 20.0), ("y.jpg", 10.0), ("z.jpg", 15
 def oof_rows(fold, count=4):
     return [
         {"fold": fold, "src": f"f{fold}_{i}.jpg", "psnr": 20.0 + i, "ssim": 0.8, "l1": 0.1,
-         "identity_psnr": 15.0, "identity_ssim": 0.6, "identity_l1": 0.2}
+         "identity_psnr": 15.0, "identity_ssim": 0.6, "identity_l1": 0.2, "unit": f"f{fold}_{i}.jpg"}
         for i in range(count)
     ]  # fmt: skip
 
@@ -83,7 +83,7 @@ def cv_page(folder, finished=(1, 2, 3), missing=(), curves=None, provenance=None
         "schema_version": 1, "created_with": CREATED, "config": {"data": {"resolution": 96}, "seed": 42},
         "folds": sorted(folds, key=lambda fold: fold["fold"]),
         **{f"best_{name}": {"mean": 21.5, "std": 0.3} if finished else None for name in METRICS},
-        "oof": {"n": len(rows), **(metrics(21.5) if rows else dict.fromkeys(METRICS))},
+        "oof": {"n": len(rows), "units": len(rows), **(metrics(21.5) if rows else dict.fromkeys(METRICS))},
         "identity": {"n": len(rows), **(metrics(15.0) if rows else dict.fromkeys(METRICS))},
     }  # fmt: skip
     write_cv_report(folder, content, rows, {fold: history() for fold in finished}, curves or {})
@@ -172,6 +172,9 @@ def test_cv_report_has_folds_out_of_fold_and_identity(tmp_path):
     assert len(photos) == 12 and photos[:4] == ["f1_0.jpg", "f2_0.jpg", "f3_0.jpg", "f1_1.jpg"]
     assert ["data.resolution", "96"] in page.cells("data.") and ["seed", "42"] in page.cells("seed")
     assert "Not finished" not in page.text
+    assert "Brackets: 95 % interval over 12 independent units (of 12 photos)." in page.text
+    assert "Brackets: no interval: 4 independent units (of 4 photos), too few for one." in cv_page(tmp_path, (1,)).text
+    assert page.cells("gain")[0][1].startswith("+6.50 [+") and cv_page(tmp_path, (1,)).cells("gain")[0][1] == "+6.50"
 
 
 def test_cv_report_names_missing_folds_and_curves(tmp_path):
@@ -205,7 +208,7 @@ def test_long_list_of_photos_is_cut_and_says_so(tmp_path):
     folds = [{"fold": 1, "status": "finished", "best_epoch": 1, "best_psnr": 1.0, "best_ssim": 1.0, "best_l1": 1.0,
               "epochs_run": 1, "stopped_early": False, **KNOWN}]  # fmt: skip
     content = {
-        "created_with": CREATED, "config": {}, "folds": folds, "oof": {"n": 60, **metrics(1.0)},
+        "created_with": CREATED, "config": {}, "folds": folds, "oof": {"n": 60, "units": 60, **metrics(1.0)},
         "identity": {"n": 60, **metrics(1.0)}, **{f"best_{name}": {"mean": 1.0, "std": 0.0} for name in METRICS},
     }  # fmt: skip
     write_cv_report(tmp_path, content, rows, {1: history()}, {})

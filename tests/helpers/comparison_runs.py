@@ -19,19 +19,19 @@ COLUMNS = ["src", "model", "psnr", "ssim", "l1"]
 SIDE = 16
 SRC = 100
 # The network adds nothing, so its L1 on each gray photo is this difference, in code values.
-OURS = {"a_src.png": 20, "b_src.png": 25, "c_src.png": 30}
-THEIRS = {"a_src.png": (20.0, 0.7, 24), "b_src.png": (19.0, 0.8, 31), "c_src.png": (18.5, 0.6, 33)}
+OURS = {f"{letter}_src.png": step for letter, step in zip("abcdef", (20, 25, 30) * 2, strict=True)}
+THEIRS = {src: {20: (20.0, 0.7, 24), 25: (19.0, 0.8, 31), 30: (18.5, 0.6, 33)}[step] for src, step in OURS.items()}
 
 
 @pytest.fixture(scope="session")
 def gray_pairs(tmp_path_factory):
-    """Three gray pairs, and a model that leaves photos as they are."""
+    """Six gray pairs, each of its own width (equal pictures would be one unit), and a model that leaves photos as they are."""
     folder = tmp_path_factory.mktemp("world")
     rows = []
-    for src, step in OURS.items():
+    for width, (src, step) in enumerate(OURS.items(), start=SIDE):
         tar = src.replace("src", "tar")
-        Image.new("RGB", (SIDE, SIDE), (SRC,) * 3).save(folder / src)
-        Image.new("RGB", (SIDE, SIDE), (SRC + step,) * 3).save(folder / tar)
+        Image.new("RGB", (width, SIDE), (SRC,) * 3).save(folder / src)
+        Image.new("RGB", (width, SIDE), (SRC + step,) * 3).save(folder / tar)
         rows.append({"src": src, "tar": tar})
     write_jsonl(folder / "test.jsonl", rows)
     save_model(folder / "best.pt", 0)

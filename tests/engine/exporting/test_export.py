@@ -18,7 +18,7 @@ from tests.helpers.evaluate_runs import results_of
 from tests.helpers.exits import refusal
 from tests.helpers.export_runs import argv_of, best_of, change, contents_of, export, metadata_of
 
-FLAGS = "--cv_dir --choose --test_jsonl --base_dir --near_duplicates --num_workers --output --onnx --overwrite --device"
+FLAGS = "--cv_dir --choose --test_jsonl --base_dir --group_key --near_duplicates --num_workers --output --onnx --overwrite --device"
 
 
 def test_flags_are_exactly_these(capsys):
@@ -48,7 +48,12 @@ def test_the_file_holds_the_best_fold_and_says_what_it_is(exported, finished_run
     assert list(json.loads(metadata["source_sha256"])) == [f"{best}/checkpoint_best.pt"]
     scores = json.loads(metadata["scores"])
     assert scores["validation"]["psnr"]["mean"] == pytest.approx(source.meta["metrics"]["psnr"])
-    assert scores["test_photos"] == 2 and scores["test_of_all"].keys() >= {"identity", "fold_1", "fold_2", "average"}
+    assert scores["test_photos"] == 2 == scores["test_units"] and scores["test_of_all"].keys() >= {
+        "identity",
+        "fold_1",
+        "fold_2",
+        "average",
+    }
 
 
 def test_the_toolkit_reads_back_what_a_checkpoint_says(exported, finished_run):
@@ -71,7 +76,8 @@ def test_both_tables_and_the_missing_score_of_the_average_are_in_the_log(finishe
     validation, test = log.split("Test, 2 photos", 1)
     assert "average: no validation score" in validation and "average " not in validation.split("Validation, each", 1)[1]
     for name in ("identity", "fold_1", "fold_2", "average", "ensemble"):
-        assert re.search(rf"^   {name} +\d+\.\d\d \[", test, re.MULTILINE), name
+        assert re.search(rf"^   {name} +\d+\.\d\d +\d\.\d{{4}} ", test, re.MULTILINE), name
+    assert "no interval: 2 independent units (of 2 photos), too few for one:" in test
     assert f"Exported: {best_of(finished_run)} (highest validation PSNR of 2 folds" in log
 
 
@@ -173,7 +179,7 @@ def test_a_split_record_that_is_nonsense_is_no_record(own_run, capsys, nonsense)
     split, reason = NONSENSE[nonsense]
     change(own_run / "fold_1" / "checkpoint_best.pt", split=split)
     models = read_folds(own_run, lambda line: None)
-    assert find_test_pairs(None, None, models, print) == []
+    assert find_test_pairs(None, None, None, models, print) == []
     out = capsys.readouterr().out
     assert out.startswith("⚠️  not scored on test photos") and reason in out
 

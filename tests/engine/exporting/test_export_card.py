@@ -94,9 +94,10 @@ def test_the_card_tells_scores_data_options_and_limits(exported, finished_run):
     card = (exported / "model.md").read_text(encoding="utf-8")
     best = best_of(finished_run)
     assert card.startswith("# DarkIR-tiny (width 8): model.safetensors\n")
-    for row in ("validation, ", "test, 2"):
-        assert re.search(rf"^\| {row}\d* \| {best} \| \d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\] \|", card, re.MULTILINE), row
-    assert re.search(r"^\| test, 2 \| identity \|", card, re.MULTILINE)
+    for row in (r"validation, (\d) in \1 units", "test, 2 in 2 units"):
+        assert re.search(rf"^\| {row} \| {best} \| \d+\.\d\d \|", card, re.MULTILINE), row
+    assert re.search(r"^\| test, 2 in 2 units \| identity \|", card, re.MULTILINE)
+    assert re.search(r"^- \d and 2 independent units are too few for an interval", card, re.MULTILINE)
     assert metadata_of(exported / "model.safetensors")["seen_sha256"] in card
     assert "| data.resolution | 16 |" in card and "| loss.lambda_vgg | 0.0 |" in card
     assert "Provenance: known" in card and "FiveK" not in card and "--scale training" in card

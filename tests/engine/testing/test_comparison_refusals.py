@@ -58,7 +58,7 @@ MISTAKES = {
     "other columns": (lambda f: replace(f, "per_image.csv", "src,model", "photo,model"), ["per_image.csv:1", "src"]),
     "binary rows": (lambda f: (f / "per_image.csv").write_bytes(b"src,model,psnr,ssim,l1\n\xff"), ["not CSV"]),
     "bad rows": (two_bad_rows, ["psnr is 'soon'", "l1 is '0.0'", "(2 faults)", "per_image.csv:"]),
-    "row missing": (drop_rows, ["does not belong", "2 rows of ensemble"]),
+    "row missing": (drop_rows, ["does not belong", "5 rows of ensemble"]),
     "no rows": (lambda f: replace(f, "per_image.csv", "ensemble", "other"), ["does not belong", "0 rows of ensemble"]),
     "rows of another run": (lambda f: replace(f, "per_image.csv", ",18.5,", ",18.6,"), ["does not belong", "psnr"]),
     "unknown photo": (rename_photo, ["without c_src.png"]),

@@ -11,6 +11,7 @@ import torch
 import evaluate_darkir_test
 from engine import checkpoint
 from engine.inference import with_flips
+from engine.intervals import summarise
 from tests.helpers.evaluate_runs import (
     METRICS,
     PHOTOS,
@@ -67,13 +68,13 @@ def test_metrics_and_ensemble_equal_an_independent_computation(three_folds, whol
             assert summary[name]["mean"] == pytest.approx(np.mean(values), abs=2e-4)
             assert summary[name]["std"] == pytest.approx(np.std(values, ddof=1), abs=2e-4)
             low, high = summary[name]["ci95"]
-            assert min(values) - 1e-3 <= low <= summary[name]["mean"] <= high <= max(values) + 1e-3
+            assert [low, high] == pytest.approx(summarise(values, list(PHOTOS))["ci95"], abs=2e-3)
 
 
 def test_result_files_have_the_promised_keys(whole_run):
     results = results_of(whole_run)
     assert list(results) == [
-        "schema_version", "test_digest", "n", "photos", "models", "ensemble", "folds", "identity", "gain", "settings",
+        "schema_version", "test_digest", "n", "units", "photos", "models", "ensemble", "folds", "identity", "gain", "settings",
         "created_with", "near_duplicates",
     ]  # fmt: skip
     assert results["near_duplicates"] == {"mode": "refuse", "photos": []}
@@ -191,8 +192,8 @@ def test_flag_list(capsys):
     flags = re.findall(r"^  (?:-h, )?(--\w+)", text, re.MULTILINE)
     assert sorted(flags) == [
         "--arch", "--base_dir", "--baseline", "--baseline_l1", "--batch_size", "--checkpoint", "--cv_dir", "--device", "--fit",
-        "--help", "--mixed_precision", "--model_size", "--n_folds", "--near_duplicates", "--num_workers", "--output_dir",
-        "--resolution", "--save_visuals", "--test_jsonl", "--tta",
+        "--group_key", "--help", "--mixed_precision", "--model_size", "--n_folds", "--near_duplicates", "--num_workers", "--output_dir", "--resolution",
+        "--save_visuals", "--test_jsonl", "--tta",
     ]  # fmt: skip
     assert "None" not in text
 

@@ -36,6 +36,21 @@ def test_provenance_of_each_fold_stands_in_summary_and_report(split, tmp_path):
     assert [page.cells(fold)[0][-1] for fold in ("1", "2")] == ["known", "unknown"]
 
 
+def test_a_fold_that_records_no_units_counts_each_photo_and_says_so(split, tmp_path, capsys):
+    arguments = ["--data_splits_dir", str(split), "--output_dir", str(tmp_path / "run"), *SMALL]
+    assert train_darkir_cv.main([*arguments, "--fold", "1"]) == 0
+    path = tmp_path / "run" / "fold_1" / "checkpoint_final.pt"
+    content = torch.load(path, weights_only=True)
+    units = [score.pop("unit") for score in content["scores"]]
+    assert len(units) == 2
+    torch.save(content, path)
+    capsys.readouterr()
+    assert train_darkir_cv.main([*arguments, "--fold", "1"]) == 0
+    assert "fold 1 was trained before units were recorded" in capsys.readouterr().out
+    oof = json.loads((tmp_path / "run" / "cv_summary.json").read_text(encoding="utf-8"))["oof"]
+    assert (oof["n"], oof["units"], oof["psnr"]["ci95"]) == (2, 2, None)
+
+
 def folds_of(output):
     summary = json.loads((output / "cv_summary.json").read_text(encoding="utf-8"))
     return [(fold["status"], fold.get("provenance"), fold.get("provenance_sources")) for fold in summary["folds"]]

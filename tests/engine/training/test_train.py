@@ -63,6 +63,8 @@ def test_every_photo_outside_the_test_set_is_scored_once_out_of_fold(finished_ru
     val = [json.loads(line)["src"] for fold in (1, 2) for line in open(two_folds / f"fold_{fold}" / "val.jsonl")]
     assert sorted(row["src"] for row in rows) == sorted(val) and len(rows) == 7
     summary = json.loads((finished_run / "cv_summary.json").read_text())
+    assert [(summary[side]["n"], summary[side]["units"]) for side in ("oof", "identity")] == [(7, 7), (7, 7)]
+    assert "95 % interval over 7 independent units (of 7 photos)" in (finished_run / "train.log").read_text()
     for name in ("psnr", "ssim", "l1"):
         assert summary["oof"][name]["mean"] == pytest.approx(sum(float(row[name]) for row in rows) / 7)
         assert summary["identity"][name]["mean"] == pytest.approx(
@@ -111,6 +113,7 @@ USER_MISTAKES = {
     "both kinds of rows": (["--data_splits_dir", "x", "--train_jsonl", "y"], ["--data_splits_dir", "--train_jsonl"]),
     "missing split": (["--data_splits_dir", "no_such_folder"], ["no_such_folder", "create_data_splits.py"]),
     "missing jsonl": (["--train_jsonl", "no_such.jsonl"], ["no_such.jsonl does not exist"]),
+    "a split's own group": (["--data_splits_dir", "x", "--group_key", "property"], ["--group_key", "--train_jsonl"]),
     "fold out of range": (["--data_splits_dir", "x", "--fold", "4"], ["--fold 4"]),
     "abbreviated flag": (["--data_splits", "x"], ["--data_splits"]),
     "unknown device": (["--data_splits_dir", "x", "--device", "quantum"], ["--device quantum"]),
@@ -134,7 +137,7 @@ def test_user_mistakes_end_with_exit_2_and_leave_nothing(two_folds, tmp_path, mo
 
 
 FLAGS = """
---data_splits_dir --train_jsonl --val_jsonl --test_jsonl --val_ratio --base_dir --near_duplicates --n_folds --fold
+--data_splits_dir --train_jsonl --val_jsonl --test_jsonl --val_ratio --base_dir --near_duplicates --group_key --n_folds --fold
 --output_dir --overwrite --resume --device
 --resolution --fit --preprocess --num_workers --cache --cache_dir --mix_jsonl --mix_ratio
 --arch --model_size --layer_norm --pretrained_path --allow_partial
