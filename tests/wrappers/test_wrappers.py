@@ -60,12 +60,19 @@ def test_settings_and_arguments_reach_the_steps(desk):
         "OUTPUT_DIR": "my models",
         "RESULTS_DIR": "my results",
     }
-    settings |= {"SEED": "7", "BASE_DIR": "my photos", "DEVICE": "cpu", "EVALUATION_OPTIONS": "--tta --batch_size 2"}
+    settings |= {
+        "SEED": "7",
+        "GROUP_KEY": "property",
+        "BASE_DIR": "my photos",
+        "DEVICE": "cpu",
+        "EVALUATION_OPTIONS": "--tta --batch_size 2",
+    }
     code, _, err = desk.run("train_darkir.sh", "--ema_decay", "0.5", **settings)
     assert code == 0, err
     assert desk.scripts() == [SPLIT, TRAIN, EVALUATE]
     split, train, evaluate = map(options, desk.calls())
     assert split | {"input_jsonl": "my pairs.jsonl", "base_dir": "my photos", "n_folds": "2", "seed": "7"} == split
+    assert split["group_key"] == "property" and "group_key" not in train | evaluate, "who reads the split knows its key"
     assert train["data_splits_dir"] == split["output_dir"] == "my splits"
     assert (
         train | {"lr": "3e-4", "resolution": "384", "epochs": "100", "mixed_precision": True, "device": "cpu"} == train

@@ -121,6 +121,8 @@ def test_check_compares_by_content_whatever_the_names(rooms, tmp_path, capsys, m
     message = refused(capsys, *argv, "--check", "--seed", 7, "--n_folds", 2)
     assert "--seed 42 there, 7 now" in message and "--n_folds 3 there, 2 now" in message
     lines = (rooms / "photos/pairs.jsonl").read_text().splitlines()
+    (rooms / "photos/pairs.jsonl").write_text("\n".join(line.replace('"src"', '"scene": 1, "src"') for line in lines))
+    assert "--group_key group there, scene now" in refused(capsys, *argv, "--check", "--group_key", "scene")
     (rooms / "photos/pairs.jsonl").write_text("\n".join(lines[1:]))
     assert "1 of 24 of its photos are not here" in refused(capsys, *argv, "--check")
     assert {path: path.read_bytes() for path in (rooms / "s").rglob("*.json*")} == before

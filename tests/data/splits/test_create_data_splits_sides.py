@@ -44,6 +44,9 @@ def test_another_field_can_be_the_group(rooms, capsys):
     (first, *_) = pairs = read_pairs(rooms / "s" / "fold_1" / "val.jsonl")
     assert first.group == str(first.row["scene"]), "whoever reads the split's files groups by the same field"
     assert len(set(unit_names(pairs))) == len({pair.group for pair in pairs}) < len(pairs)
+    for pair in pairs:
+        del pair.row["unit"]  # a split of an older version
+    assert len(set(unit_names(pairs))) == len({pair.group for pair in pairs})
     message = refused(capsys, *rooms_argv(rooms, "--group_key", "sceen"))
     assert "--group_key sceen" in message and "scene" in message
     renamed = [{"src": row["src"], "tar": row["tar"], "groupe": "x"} for row in table]
@@ -115,7 +118,7 @@ def test_near_duplicates_are_named_and_kept_together_unless_told_otherwise(rooms
     assert parted, "without grouping some seed parts them: otherwise this test shows nothing"
 
 
-@pytest.mark.parametrize("fault", ["swap", "lose", "group", "near"])
+@pytest.mark.parametrize("fault", ["swap", "lose", "group", "near", "unit"])
 def test_the_proof_refuses_a_split_that_leaks(rooms, capsys, monkeypatch, fault):
     """The proof must not trust what drew the split: here the drawing is broken on purpose."""
     add_near_duplicate(rooms / "photos")
@@ -131,6 +134,8 @@ def test_the_proof_refuses_a_split_that_leaks(rooms, capsys, monkeypatch, fault)
             split.folds[0].train[0] = split.test[0]
         if fault == "lose":
             del split.folds[1].train[0]
+        if fault == "unit":
+            split.components[:] = [sorted(row for rows in split.components for row in rows)]
         return split
 
     monkeypatch.setattr(splits, "make_split", broken)
@@ -140,9 +145,8 @@ def test_the_proof_refuses_a_split_that_leaks(rooms, capsys, monkeypatch, fault)
         if run(*rooms_argv(rooms, "--seed", seed)) == 2:
             messages.append(capsys.readouterr().err)
             assert not (rooms / "s" / "split_metadata.json").exists()
-    word = {"swap": "is in test and in train", "lose": "every pair", "group": "group room 0", "near": "look the same"}[
-        fault
-    ]
+    words = {"swap": "is in test and in train", "lose": "every pair", "group": "group room 0", "near": "look the same"}
+    word = {**words, "unit": "unit images/0_src.png of"}[fault]
     assert messages and all("failed their check" in message and word in message for message in messages)
 
 
