@@ -89,7 +89,8 @@ def main(argv: list[str] | None = None) -> int:
         write_test_report(args.output_dir, results, rows, visuals.thumbnails())
     for line in [*result_table(results), *comparison_lines(results)]:
         log(line)
-    log(f"Means; {interval_words(results['n'], results['units'])}; open {args.output_dir / 'report.html'}")
+    brackets = interval_words(results["n"], results["units"], results["ensemble"]["psnr"]["ci95"])
+    log(f"Means; {brackets}; open {args.output_dir / 'report.html'}")
     return DONE
 
 

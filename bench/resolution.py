@@ -29,7 +29,7 @@ from data.manifest import read_pairs
 from data.units import unit_names
 from engine.enhancing.restore import carry_over
 from engine.inference import restorer, to_float
-from engine.intervals import interval_words, paired_difference
+from engine.intervals import interval_words, paired_difference, summarise
 from engine.metrics import image_metrics
 from engine.models import read_models
 from engine.runtime import Precision
@@ -107,7 +107,8 @@ def main() -> None:
     pairs = fingerprint_pairs(read_pairs(args.pairs)[:: args.every])
     psnr = scores(model.network, pairs, args.sizes, side)
     units = unit_names(pairs)
-    print(f"Trained at {side} px; {interval_words(len(pairs), len(set(units)))}\n")
+    ci95 = summarise(psnr[args.sizes[0], "whole"], units)["ci95"]
+    print(f"Trained at {side} px; {interval_words(len(pairs), len(set(units)), ci95)}\n")
     print(psnr_table(psnr, args.sizes, units))
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from data.units import FEWEST_UNITS
 
 CONFIDENCE = 0.95
+LEAST_FREEDOM = 2.0  # degrees; with fewer, one unit outweighs all others, and t is of no use
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
@@ -27,8 +28,8 @@ def summarise(values: Sequence[float] | np.ndarray, units: Sequence[str]) -> dic
     """{"mean", "std", "ci95": [low, high] or None} of `values` (at least one, finite), as plain floats.
 
     units: the unit of each value. The mean is over values, whatever their units' sizes; std, over values, has ddof 1 and is
-    0.0 for one value. ci95 is None for fewer than 5 units. Raises ValueError when there is no value, one is not finite, or the
-    lengths differ.
+    0.0 for one value. ci95 is None for fewer than 5 units, and when one of them outweighs the others. Raises ValueError when
+    there is no value, one is not finite, or the lengths differ.
     """
     sample = _checked(values, units)
     interval = _interval_of_ratio(sample, np.ones_like(sample), units, skew=True)
@@ -62,11 +63,14 @@ def percent_less(before: Any, after: Any) -> Any:
     return 100.0 * (1.0 - after / before)
 
 
-def interval_words(photos: int, units: int) -> str:
-    """What the numbers in brackets are, or why there are none: one clause for logs, reports and cards."""
-    if units >= FEWEST_UNITS:
-        return f"95 % interval over {units} independent units (of {photos} photos)"
-    return f"no interval: {units} independent unit{'s' * (units != 1)} (of {photos} photos), too few for one"
+def interval_words(photos: int, units: int, ci95: list[float] | None) -> str:
+    """What the numbers in brackets are, or why there are none (ci95 None): one clause for logs, reports and cards."""
+    counted = f"{units} independent unit{'s' * (units != 1)} (of {photos} photos)"
+    if ci95 is not None:
+        return f"95 % interval over {counted}"
+    if units < FEWEST_UNITS:
+        return f"no interval: {counted}, too few for one"
+    return f"no interval: one of {counted} outweighs the others"
 
 
 def _checked(values: Sequence[float] | np.ndarray, units: Sequence[str]) -> np.ndarray:
@@ -81,20 +85,22 @@ def _checked(values: Sequence[float] | np.ndarray, units: Sequence[str]) -> np.n
 def _interval_of_ratio(
     above: np.ndarray, below: np.ndarray, units: Sequence[str], skew: bool = False
 ) -> list[float] | None:
-    """The interval of sum(above) / sum(below) over units; None for too few of them. skew: correct for the skewness of units."""
+    """The interval of sum(above) / sum(below) over units; None for too few or too unequal ones. skew: correct for skewness."""
     _, unit, photos = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
     tops, bottoms, count = np.bincount(unit, above), np.bincount(unit, below), len(photos)
     if count < FEWEST_UNITS:
         return None
     top, bottom, weights = tops.sum(), bottoms.sum(), photos / photos.sum()
+    freedom = (1 - 2 / count) / float(np.square(weights).sum())
+    if freedom < LEAST_FREEDOM:
+        return None
     ratio = top / bottom
     left_out = (top - tops) / (bottom - bottoms)
     error = math.sqrt((count - 1) / count * np.square(left_out - left_out.mean()).sum())
     if not error > 1e-12 * abs(ratio):
         return [float(ratio), float(ratio)]
     skewness = _skewness_of_mean((tops - ratio * bottoms) / photos, weights) if skew else 0.0
-    effective = 1 / float(np.square(weights).sum())
-    quantile = t_quantile(0.5 + CONFIDENCE / 2, max(1.0, effective * (1 - 2 / count)))
+    quantile = t_quantile(0.5 + CONFIDENCE / 2, freedom)
     return [float(ratio - error * _with_skewness(score, skewness)) for score in (quantile, -quantile)]
 
 

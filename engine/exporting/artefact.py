@@ -17,12 +17,12 @@ from common.options import flat, plain
 from common.pages import fill
 from darkir.architectures import NAMES, NetworkConfig, arch_of, description, size_of, title
 from darkir.checkpoint_file import seen_digest, to_bytes
-from data.units import FEWEST_UNITS
 from engine.exporting import onnx_export
 from engine.exporting.candidates import AVERAGE, UNSCORED_AVERAGE, Candidate, untouched_summary
 from engine.exporting.choose import Chosen
 from engine.exporting.config import begun_file, left_by_killed_export
 from engine.inference import ENSEMBLE, IDENTITY
+from engine.intervals import interval_words
 from engine.metrics import DIGITS, METRICS
 from engine.runtime import created_with, versions
 from engine.testing.results import cell
@@ -180,11 +180,6 @@ def _score_rows(chosen: Chosen) -> list[dict[str, str]]:
 
 def _notes(chosen: Chosen) -> list[str]:
     """How to read the numbers."""
-    counts = [
-        (len(set(chosen.candidate.validation_units)), chosen.candidate.validation),
-        (chosen.test_units, chosen.test),
-    ]
-    few = [str(units) for units, scores in counts if scores and units < FEWEST_UNITS]
     if chosen.candidate.validation is None:
         notes = [f"The average has {UNSCORED_AVERAGE}"]
     else:
@@ -192,10 +187,14 @@ def _notes(chosen: Chosen) -> list[str]:
             "Validation photos took no part in the updates, but decided which epoch, and by default which fold, was kept: "
             "their scores flatter a little"
         ]
-    if few:
-        notes.append(
-            f"{' and '.join(few)} independent units are too few for an interval: it takes {FEWEST_UNITS} or more"
-        )
+    candidate = chosen.candidate
+    photos, units = len(candidate.validation or ()), len(set(candidate.validation_units))
+    for where, counts, scores in (
+        ("Validation", (photos, units), chosen.validation.get(candidate.name)),
+        ("Test", (chosen.test_photos, chosen.test_units), chosen.test.get(candidate.name)),
+    ):
+        if scores is not None and scores["psnr"]["ci95"] is None:
+            notes.append(f"{where}: {interval_words(*counts, None)}")
     if not chosen.test:
         notes.append("Not scored on test photos")
     if ENSEMBLE in chosen.test:

@@ -179,14 +179,16 @@ def log_scores(
     """Both tables, with the average's missing number said. units: of each test photo."""
     for c in candidates:
         if c.validation is not None:
-            log(f"{c.name}: {interval_words(len(c.validation), len(set(c.validation_units)))} in validation")
+            ci95 = validation[c.name]["psnr"]["ci95"]
+            log(f"{c.name}: {interval_words(len(c.validation), len(set(c.validation_units)), ci95)} in validation")
     log("Validation, each fold on its own photos, as recorded in training; mean and interval:")
     for line in metric_table([(name, summary, "") for name, summary in validation.items()]):
         log(f"   {line}")
     if any(candidate.name == AVERAGE for candidate in candidates):
         log(f"   {AVERAGE}: {UNSCORED_AVERAGE}")
     if test:
-        log(f"Test, {len(units)} photos, mean; {interval_words(len(units), len(set(units)))}:")
+        ci95 = test[IDENTITY]["psnr"]["ci95"]
+        log(f"Test, {len(units)} photos, mean; {interval_words(len(units), len(set(units)), ci95)}:")
         order = [IDENTITY, *(c.name for c in candidates), ENSEMBLE]
         for line in metric_table([(name, test[name], "") for name in order if name in test]):
             log(f"   {line}")

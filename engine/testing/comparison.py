@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from data.units import FEWEST_UNITS
-from engine.intervals import paired_difference, paired_improvement, percent_less, summarise
+from engine.intervals import interval_words, paired_difference, paired_improvement, percent_less, summarise
 from engine.metrics import METRICS
 from engine.testing.baseline import Baseline
 from engine.testing.results import final_model
@@ -42,7 +41,7 @@ def compare(results: dict[str, Any], rows: list[dict], baseline: Baseline, units
         "verdict": [_verdict(target, improvement, bare=baseline.records is None) for target in TARGETS],
         "epochs_to_best": {"ours": _epochs(results), "baseline": _epochs(baseline.results)},
         "networks": {"ours": _networks(results), "baseline": _networks(baseline.results)},
-        "notes": _notes(results, baseline, improvement["mean"]),
+        "notes": _notes(results, baseline, improvement),
     }
 
 
@@ -72,7 +71,7 @@ def _networks(results: dict[str, Any] | None) -> list[str]:
     return sorted({name for name in named if isinstance(name, str)})
 
 
-def _notes(results: dict[str, Any], baseline: Baseline, improvement: float) -> list[str]:
+def _notes(results: dict[str, Any], baseline: Baseline, improvement: dict[str, Any]) -> list[str]:
     """What makes the comparison weaker than it looks; and what to try when these results are the worse ones."""
     notes = []
     if baseline.results is None:
@@ -81,11 +80,9 @@ def _notes(results: dict[str, Any], baseline: Baseline, improvement: float) -> l
             "nothing shows that it was measured on these photos"
         )
     else:
-        if results["units"] < FEWEST_UNITS:
-            notes.append(
-                f"{results['units']} independent units (of {results['n']} photos) are too few for an interval, so that +10 %, "
-                f"+15 % and +20 % stay undecided: test on {FEWEST_UNITS} units or more"
-            )
+        if improvement["ci95"] is None:
+            why = interval_words(results["n"], results["units"], None)
+            notes.append(f"{why}, so that +10 %, +15 % and +20 % stay undecided: test on more units")
         here, there = results["settings"], baseline.results.get("settings", {})
         changed = [
             f"{name} {there[name]} there, {here[name]} here"
@@ -97,7 +94,7 @@ def _notes(results: dict[str, Any], baseline: Baseline, improvement: float) -> l
         unknown = [model["name"] for model in baseline.results["models"] if model.get("provenance") == "unknown"]
         if unknown:
             notes.append(f"the baseline's provenance is unknown ({', '.join(unknown)}): it may have seen these photos")
-    if improvement < 0:
+    if improvement["mean"] < 0:
         notes.append(
             "the test L1 is worse than the baseline's: look at the worst photos in the report and at the flags in "
             "history.json; when fine-tuning try a lower --lr, --layer_decay 0.8 or --freeze_stages, else more epochs"

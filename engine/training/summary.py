@@ -99,7 +99,7 @@ def _log(summary: dict[str, Any], log: RunLog) -> None:
     if not summary["oof"]["n"]:
         return
     oof = summary["oof"]
-    log(f"Out of fold, {oof['n']} photos, mean; {interval_words(oof['n'], oof['units'])}:")
+    log(f"Out of fold, {oof['n']} photos, mean; {interval_words(oof['n'], oof['units'], oof['psnr']['ci95'])}:")
     for name, digits in DIGITS.items():
         decibel = " dB" if name == "psnr" else ""
         untouched = f"{summary['identity'][name]['mean']:.{digits}f}{decibel}"

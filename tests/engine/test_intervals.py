@@ -47,11 +47,14 @@ def test_photos_of_one_unit_count_as_one():
 
 
 def test_a_unit_with_many_photos_weighs_as_many_and_is_counted_as_one():
-    values, units = [10.0] * 50 + [20.0, 21.0, 19.0, 20.5, 22.0, 18.0], ["large"] * 50 + list("abcdef")
+    values, units = [10.0] * 8 + [20.0, 21.0, 19.0, 20.5, 22.0, 18.0, 21.0, 23.0], ["large"] * 8 + list("abcdefgh")
     summary = summarise(values, units)
     assert summary["mean"] == pytest.approx(np.mean(values))
-    low, high = summary["ci95"]
-    assert high - low > 5, "one unit decides the mean, so little is known of it"
+    # Half of the weight is one unit's: 16 * 16 / (8 * 8 + 8) effective units of 9, 2.8 degrees of freedom instead of 7.
+    assert summary["ci95"][1] - summary["mean"] > 6.5
+    most = summarise([10.0] * 50 + values[8:], ["large"] * 50 + units[8:])
+    assert most["ci95"] is None and most["mean"] == pytest.approx((500 + sum(values[8:])) / 58)
+    assert interval_words(58, 9, None) == "no interval: one of 9 independent units (of 58 photos) outweighs the others"
 
 
 def test_a_skew_sample_reaches_further_to_its_long_side():
@@ -67,7 +70,7 @@ def test_too_few_units_give_no_interval_however_many_photos(units):
     summary = summarise(values, labels)
     assert summary["ci95"] is None and summary["mean"] == pytest.approx(25) and summary["std"] > 0
     assert paired_improvement(values, 0.9 * values, labels) == {"mean": pytest.approx(10), "ci95": None}
-    assert interval_words(40, units).startswith(f"no interval: {units} independent unit")
+    assert interval_words(40, units, None).startswith(f"no interval: {units} independent unit")
 
 
 def test_one_value_has_no_spread_and_no_interval():

@@ -86,6 +86,9 @@ def cv_page(folder, finished=(1, 2, 3), missing=(), curves=None, provenance=None
         "oof": {"n": len(rows), "units": len(rows), **(metrics(21.5) if rows else dict.fromkeys(METRICS))},
         "identity": {"n": len(rows), **(metrics(15.0) if rows else dict.fromkeys(METRICS))},
     }  # fmt: skip
+    if 0 < len(rows) < 5:
+        for name in METRICS:
+            content["oof"][name]["ci95"] = None
     write_cv_report(folder, content, rows, {fold: history() for fold in finished}, curves or {})
     return Page(folder / "report.html")
 

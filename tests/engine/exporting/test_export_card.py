@@ -97,7 +97,9 @@ def test_the_card_tells_scores_data_options_and_limits(exported, finished_run):
     for row in (r"validation, (\d) in \1 units", "test, 2 in 2 units"):
         assert re.search(rf"^\| {row} \| {best} \| \d+\.\d\d \|", card, re.MULTILINE), row
     assert re.search(r"^\| test, 2 in 2 units \| identity \|", card, re.MULTILINE)
-    assert re.search(r"^- \d and 2 independent units are too few for an interval", card, re.MULTILINE)
+    assert re.search(
+        r"^- Test: no interval: 2 independent units \(of 2 photos\), too few for one\.$", card, re.MULTILINE
+    )
     assert metadata_of(exported / "model.safetensors")["seen_sha256"] in card
     assert "| data.resolution | 16 |" in card and "| loss.lambda_vgg | 0.0 |" in card
     assert "Provenance: known" in card and "FiveK" not in card and "--scale training" in card
