@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         "--output_dir", type=Path, default=Path("bench_gpu"), help="where results.md and results.json go"
     )
     parser.add_argument("--minutes", type=float, default=5.0, help="after which what is not done is left out")
-    parser.add_argument("--only", help="variants whose name holds this")
+    parser.add_argument("--only", help="variants whose name holds this, and no epochs")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes on the CPU")
     args = parser.parse_args(argv)
     if not (args.tiny or torch.cuda.is_available()):
@@ -95,7 +95,9 @@ def main(argv: list[str] | None = None) -> int:
         # The epochs need a minute of their own.
         for result in measured(wanted, deadline - (30 if args.tiny else 60)):
             results.add("steps", result)
-        for flags in (("--mixed_precision", "--compile", "on"), ("--mixed_precision", "--compile", "off")):
+        for flags in (
+            () if args.only else (("--mixed_precision", "--compile", "on"), ("--mixed_precision", "--compile", "off"))
+        ):
             results.add("epochs", epoch(Path(folder), flags[:1] if args.tiny else flags, args.tiny, deadline))
     print(results.text())
     return 0
@@ -220,7 +222,7 @@ class Worker:
     def _line(self, deadline: float) -> str | None:
         """The next line of stdout; None when it ended or the time is up."""
         with contextlib.suppress(queue.Empty):
-            return self.lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            return self.lines.get(timeout=max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX)))
         self.errors.append("not done in time")
         return None
 

@@ -1,0 +1,138 @@
+"""How updates are run: compiled code is compared before it is used, and nothing is changed by numbers that are not finite."""
+
+import copy
+import functools
+import json
+
+import pytest
+import torch
+
+import train_darkir_cv
+from darkir import DarkIR, NetworkConfig
+from darkir.checkpoint_file import read_checkpoint
+from engine.distributed import World
+from engine.runtime import Precision
+from engine.training import execution, updates
+from engine.training.config import TrainConfig
+from engine.training.execution import Stepper, train_step
+from engine.training.learner import make_learner
+from engine.training.update import NonFinite
+from losses.config import LossConfig
+from losses.objective import Objective
+from tests.helpers.photos import write_pairs
+from tests.helpers.train_runs import SMALL, stop_at
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    write_pairs(folder, 6, first_seed=700)
+    return folder
+
+
+def train(photos, output, *flags, epochs=2):
+    argv = ["--train_jsonl", str(photos / "pairs.jsonl"), "--output_dir", str(output), "--epochs", str(epochs)]
+    return train_darkir_cv.main([*argv, *SMALL, *flags])
+
+
+def executions(output):
+    return [record["execution"] for record in json.loads((output / "history.json").read_text())]
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The graph is traced and run operator by operator: the compiler's own code takes minutes on a CPU."""
+    monkeypatch.setattr(
+        execution, "compiled_forward", functools.partial(execution.compiled_forward, backend="aot_eager")
+    )
+
+
+def test_a_compiled_run_learns_the_same_and_continues_as_it_began(photos, tmp_path, traced, monkeypatch, capsys):
+    assert train(photos, tmp_path / "whole", "--compile") == 0
+    assert "equal to the plain form" in capsys.readouterr().out
+    assert executions(tmp_path / "whole") == ["compiled", "compiled"]
+    assert train(photos, tmp_path / "plain", "--compile", "off") == 0
+    assert executions(tmp_path / "plain") == ["eager", "eager"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        assert train(photos, tmp_path / "stopped", "--compile") == 75
+    assert train(photos, tmp_path / "stopped", "--compile", "off") == 0
+    assert "this run began with the compiler and goes on so" in capsys.readouterr().out
+    whole, plain, stopped = (
+        read_checkpoint(tmp_path / name / "checkpoint_last.pt")["raw_params"] for name in ("whole", "plain", "stopped")
+    )
+    for name, tensor in whole.items():
+        assert torch.equal(tensor, stopped[name]), name
+        torch.testing.assert_close(plain[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_what_the_compiler_cannot_do_costs_a_line_not_the_run(photos, tmp_path, monkeypatch, capsys):
+    def fail(*arguments, **options):
+        raise torch._dynamo.exc.TorchDynamoException("no such operator\nmore")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    assert train(photos, tmp_path, "--compile", "on", epochs=1) == 0
+    out = capsys.readouterr().out
+    assert "--compile: TorchDynamoException: no such operator; going on without the compiler" in out
+    assert executions(tmp_path) == ["eager"]
+
+
+def test_compiled_code_that_computes_something_else_is_not_used(photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch, "compile", lambda module, **options: lambda src, tar: 1.01 * module(src, tar))
+    assert train(photos, tmp_path, "--compile", "on", epochs=1) == 0
+    assert "the compiled loss terms differ from the plain form by 1.0e-02" in capsys.readouterr().out
+    assert executions(tmp_path) == ["eager"]
+
+
+@pytest.fixture
+def stepper():
+    torch.manual_seed(0)
+    network = DarkIR(NetworkConfig(width=4, enc_blocks=(1,), middle_enc_blocks=0, middle_dec_blocks=0, dec_blocks=(1,)))
+    learner = make_learner(network, Precision("cpu", None), TrainConfig())
+    return Stepper(learner, Objective(LossConfig(lambda_vgg=0), "cpu"), Precision("cpu", None), World(), 1.0)
+
+
+def images():
+    return {name: torch.randint(0, 255, (2, 3, 16, 16), dtype=torch.uint8) for name in ("src", "tar")}
+
+
+def everything(learner):
+    moments = [tensor for state in learner.optimizer.state.values() for tensor in state.values()]
+    parts = [*learner.network.parameters(), *learner.average.network.parameters(), *moments]
+    return copy.deepcopy([part.detach() for part in parts])
+
+
+@pytest.mark.parametrize(("broken", "named"), [("term", "loss term ssim"), ("gradient", "gradient")])
+def test_an_update_that_is_not_finite_changes_nothing(stepper, broken, named):
+    train_step(stepper, [images()], 0, 1e-3).result()
+    before, plain = everything(stepper.learner), stepper.forward
+
+    def forward(src, tar):
+        terms = plain(src, tar)
+        if broken == "term":
+            return terms + torch.tensor([0.0, torch.inf])
+        return terms + next(stepper.learner.network.parameters()).sum().mul(0).sqrt()  # its gradient is 0 / 0
+
+    stepper.forward = forward
+    with pytest.raises(NonFinite, match=named):
+        train_step(stepper, [images()], 1, 1e-3).result()
+    assert all(torch.equal(one, other) for one, other in zip(before, everything(stepper.learner), strict=True))
+    stepper.forward = plain
+    train_step(stepper, [images()], 1, 1e-3).result()
+    assert not all(torch.equal(one, other) for one, other in zip(before, everything(stepper.learner), strict=True))
+
+
+def test_numbers_are_read_when_the_next_update_has_been_started(photos, tmp_path, monkeypatch):
+    real, order = updates.train_step, []
+
+    def step(*arguments):
+        started = real(*arguments)
+        order.append("start")
+        result = started.result
+        started.result = lambda: order.append("read") or result()
+        return started
+
+    monkeypatch.setattr(updates, "train_step", step)
+    assert train(photos, tmp_path, epochs=1) == 0
+    assert order[:4] == ["start", "start", "read", "start"] and order[-1] == "read"
+    assert order.count("start") == order.count("read")
