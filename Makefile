@@ -6,7 +6,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO ?= demo
 
-.PHONY: demo test soak fuzz lint bench bench-gpu coverage ablation test-slurm install-slurm clean
+.PHONY: demo test soak fuzz lint bench check-gpu bench-gpu coverage ablation test-slurm install-slurm clean
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed (PYTHON=...)")'
@@ -57,9 +57,14 @@ bench: $(VENV)/.installed-dev
 	$(PY) -m bench.bench_architectures
 	$(PY) -m bench.same_quality
 
-# Times, memory and errors on a CUDA device, as Markdown for bench/RESULTS.md; exit 2 without one.
+# Both need a CUDA device, end with 2 without one, and leave Markdown and JSON in check_gpu/ and bench_gpu/. GPU_FLAGS=--tiny tries them
+# out on a CPU. What must hold there, in four minutes; then times, memory and errors, in five.
+GPU_FLAGS ?=
+check-gpu: $(VENV)/.installed-dev
+	$(PY) -m tests.gpu.check $(GPU_FLAGS)
+
 bench-gpu: $(VENV)/.installed-dev
-	$(PY) -m bench.bench_gpu
+	$(PY) -m bench.bench_gpu $(GPU_FLAGS)
 
 # How often the 95 % intervals hold the truth, simulated; two or three minutes.
 coverage: $(VENV)/.installed
