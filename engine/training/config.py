@@ -238,7 +238,7 @@ def _refuse_contradictions(args: argparse.Namespace, options: Options, parser: a
         parser.error(f"--fold {args.fold}: must be 1 to {args.n_folds} (--n_folds)")
     if args.kernels not in (None, "plain"):
         parser.error(
-            f"--kernels {args.kernels}: the Triton kernels are gone; on a GPU, plain PyTorch with --compile is faster than "
+            f"--kernels {args.kernels}: the Triton kernels are gone; on a GPU, plain PyTorch with the compiler is faster than "
             "they were. Leave --kernels out"
         )
     model, stages = options.model, encoder_stages(options.model.network)
