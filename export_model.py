@@ -35,7 +35,14 @@ def main(argv: list[str] | None = None) -> int:
     from data.fingerprint import set_digest
     from data.units import unit_names
     from engine.exporting.artefact import write_artefact
-    from engine.exporting.candidates import candidates_of, log_scores, read_folds, score_on_test, validation_summaries
+    from engine.exporting.candidates import (
+        candidates_of,
+        contaminated_scores,
+        log_scores,
+        read_folds,
+        score_on_test,
+        validation_summaries,
+    )
     from engine.exporting.choose import Chosen, choose, find_test_pairs, warnings_about
     from engine.exporting.onnx_export import refuse_without_packages
     from engine.models import refuse_leaks
@@ -65,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     test = {name: summary_of(rows, units) for name, rows in records.items()}
     log_scores(candidates, validation, test, units, log)
     log(f"Exported: {candidate.name} ({reason})")
-    warnings = warnings_about(candidate, validation, test, alike)
+    warnings = [*contaminated_scores(candidates), *warnings_about(candidate, validation, test, alike)]
     for warning in warnings:
         log(f"⚠️  {warning}")
     digest = set_digest([pair.row for pair in pairs]) if pairs else None

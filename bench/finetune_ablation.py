@@ -84,7 +84,9 @@ def fine_tuned(
     """Fine-tune once for each test scene; the scores of all test photos, in a fixed order."""
     scores: dict[str, list[float]] = {"psnr": [], "forgotten": []}
     label = name.split("{")[0].strip().replace(" ", "_").replace(",", "")
-    start = [] if flags is None else ["--pretrained_path", args.output_dir / "pretrain" / "checkpoint_best.pt"]
+    # What is forgotten is measured on the validation photos of the pre-training.
+    weights = ["--allow_seen_validation", "--pretrained_path", args.output_dir / "pretrain" / "checkpoint_best.pt"]
+    start = [] if flags is None else weights
     for test_scene in new:
         place = args.output_dir / f"{label}_{test_scene}"
         few = [row for scene in new if scene != test_scene for row in new[scene][: args.pairs_per_scene]]

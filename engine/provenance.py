@@ -1,7 +1,8 @@
 """Content digests and looks of rows and checkpoints -> which photos some weights saw; a test photo among them is refused.
 
 An exact copy is always refused. A photo that only looks like a test photo is refused, reported or not looked for, as
---near_duplicates says: of the split for its rows, of the command for what a checkpoint carries.
+--near_duplicates says: of the split for its rows, of the command for what a checkpoint carries. Validation photos that the
+starting weights of a run saw are refused in the same way, or with --allow_seen_validation marked wherever their scores stand.
 """
 
 from __future__ import annotations
@@ -89,12 +90,16 @@ def _is_record(data: object) -> TypeGuard[dict[str, Any]]:
         return False
     lists = [data.get(name) for name in ("own", "earlier", "sources")]
     lists += [data.get(name, []) for name in ("looks", "sources_without_looks")]
-    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
+    if not all(map(_are_texts, lists)):
         return False
     try:
         return len([_look_of_text(text) for text in data.get("looks", [])]) >= 0
     except ValueError:
         return False
+
+
+def _are_texts(names: object) -> TypeGuard[list[str]]:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def digests(pairs: Iterable[Pair]) -> frozenset[str]:
@@ -150,6 +155,86 @@ def _same_content(side: str, held_out: list[Pair], pairs: Iterable[Pair]) -> Fau
     return faults
 
 
+@dataclass(frozen=True)
+class SeenValidation:
+    """The src of the validation photos of a run that its starting weights saw, and of those that only look like one they saw.
+
+    photos: how many validation photos there are. Their scores are contaminated: no model that never saw them made them.
+    """
+
+    photos: int
+    exact: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.exact or self.alike)
+
+    def __str__(self) -> str:
+        alike = f", and photos that look like {len(self.alike)} more" if self.alike else ""
+        return f"the starting weights saw {len(self.exact)} of the {self.photos} validation photos{alike}"
+
+    def as_plain(self) -> dict[str, Any]:
+        """Plain types for a checkpoint."""
+        return {"photos": self.photos, "exact": list(self.exact), "alike": list(self.alike)}
+
+    @staticmethod
+    def from_checkpoint(content: dict[str, Any]) -> SeenValidation | None:
+        """What a run recorded. Of an earlier version's run: none, when nothing that came before was among its own photos;
+        else None, as its validation photos cannot be told from the photos that it learned from."""
+        record = content.get("seen_validation")
+        if isinstance(record, dict) and type(record.get("photos")) is int:
+            exact, alike = record.get("exact"), record.get("alike")
+            if _are_texts(exact) and _are_texts(alike):
+                return SeenValidation(record["photos"], tuple(exact), tuple(alike))
+        seen = Seen.from_checkpoint(content, "")
+        return None if seen.own & seen.earlier else SeenValidation(0)
+
+    def and_before(self, content: dict[str, Any] | None) -> SeenValidation:
+        """This, and what an earlier start of the same run recorded in its state `content`: flags may have changed since."""
+        before = None if content is None else SeenValidation.from_checkpoint(content)
+        if before is None:
+            return self
+        exact = sorted({*self.exact, *before.exact})
+        alike = sorted({*self.alike, *before.alike} - {*exact})
+        return SeenValidation(self.photos, tuple(exact), tuple(alike))
+
+
+def refuse_seen_validation(
+    val: list[Pair], seen: Seen, near_duplicates: str, allowed: bool, log: RunLog
+) -> SeenValidation:
+    """The validation photos that the starting weights saw; `allowed`: by --allow_seen_validation, with a log line.
+
+    Raises InputError unless `allowed` for exact copies, and with near_duplicates "refuse" for photos that look alike.
+    """
+    everything = seen.own | seen.earlier
+    exact = [pair for pair in val if any(pair.row[name] in everything for name in DIGESTS)]
+    alike = []
+    if near_duplicates != "off" and val:
+        _warn_of_digests_only(seen, "validation", log)
+        known = {pair.where for pair in exact}
+        alike = [(pair, how) for pair, how in _photos_alike(val, seen) if pair.where not in known]
+    found = SeenValidation(len(val), tuple(pair.src for pair in exact), tuple(pair.src for pair, _ in alike))
+    if not found:
+        return found
+    places = [f"{pair.src} ({pair.where})" for pair in exact]
+    places += [f"{pair.src} ({pair.where}, {how})" for pair, how in alike]
+    told = f"{found}: {', '.join(places[:SHOWN])}" + (f" and {len(places) - SHOWN} more" * (len(places) > SHOWN))
+    if not allowed and (exact or near_duplicates == "refuse"):
+        way_out = "" if exact else "if they only happen to look alike, go on with --near_duplicates report; "
+        raise InputError(
+            f"{told}; a validation score would be of photos that were learned from. Start from weights that never saw them; "
+            f"{way_out}--allow_seen_validation trains all the same and marks every such score as contaminated"
+        )
+    log(f"⚠️  {told}; every validation and out-of-fold score of this run is contaminated")
+    return found
+
+
+def _warn_of_digests_only(seen: Seen, side: str, log: RunLog) -> None:
+    if seen.known and seen.sources_without_looks:
+        files = ", ".join(seen.sources_without_looks)
+        log(f"⚠️  {files} carries digests only: no more than exact copies of {side} photos can be found")
+
+
 def refuse_unclean_weights(test: list[Pair], seen: Seen, what: str, near_duplicates: str, log: RunLog) -> list[str]:
     """The src of the test photos that only look like one that `seen` knows; none with `near_duplicates` "off".
 
@@ -165,8 +250,7 @@ def refuse_unclean_weights(test: list[Pair], seen: Seen, what: str, near_duplica
         )
     if near_duplicates == "off" or not test:
         return []
-    if seen.known and seen.sources_without_looks:
-        log(f"⚠️  {', '.join(seen.sources_without_looks)} carries digests only: no more than exact copies can be found")
+    _warn_of_digests_only(seen, "test", log)
     alike = _photos_alike(test, seen)
     if not alike:
         return []
@@ -182,14 +266,14 @@ def refuse_unclean_weights(test: list[Pair], seen: Seen, what: str, near_duplica
     return [pair.src for pair, _ in alike]
 
 
-def _photos_alike(test: list[Pair], seen: Seen) -> list[tuple[Pair, str]]:
-    """The test photos that look like something in `seen`, and by which image and how much."""
+def _photos_alike(held_out: list[Pair], seen: Seen) -> list[tuple[Pair, str]]:
+    """The `held_out` photos that look like something in `seen`, and by which image and how much."""
     known = Looks([_look_of_text(text) for text in sorted(seen.looks)])
     found: dict[int, str] = {}
     for role in ("src", "tar"):
-        for index, likeness in find_alike(Looks([look_of_row(pair.row, role) for pair in test]), known).items():
+        for index, likeness in find_alike(Looks([look_of_row(pair.row, role) for pair in held_out]), known).items():
             found.setdefault(index, f"its {role}" + (f", likeness {likeness:.2f}" if likeness else ""))
-    return [(test[index], found[index]) for index in sorted(found)]
+    return [(held_out[index], found[index]) for index in sorted(found)]
 
 
 def log_provenance(seen: Seen, log: RunLog) -> None:

@@ -78,6 +78,7 @@ def artefact_bytes(chosen: Chosen) -> bytes:
         "validation_identity": untouched_summary([candidate]),
         "validation_photos": len(candidate.validation or ()),
         "validation_units": len(set(candidate.validation_units)),
+        "validation_contaminated": candidate.contaminated is not None,
         "test": chosen.test.get(candidate.name),
         "test_of_all": chosen.test or None,
         "test_photos": chosen.test_photos,
@@ -161,7 +162,8 @@ def _score_rows(chosen: Chosen) -> list[dict[str, str]]:
     """Rows of the card's table: the exported weights first, then what they are to be compared with."""
     candidate, rows = chosen.candidate, []
     if candidate.validation is not None:
-        photos = f"validation, {len(candidate.validation)} in {len(set(candidate.validation_units))} units"
+        marked = "contaminated validation" if candidate.contaminated else "validation"
+        photos = f"{marked}, {len(candidate.validation)} in {len(set(candidate.validation_units))} units"
         untouched = untouched_summary([candidate])
         assert untouched is not None  # it has validation scores
         rows += [
@@ -182,6 +184,8 @@ def _notes(chosen: Chosen) -> list[str]:
     """How to read the numbers."""
     if chosen.candidate.validation is None:
         notes = [f"The average has {UNSCORED_AVERAGE}"]
+    elif chosen.candidate.contaminated is not None:
+        notes = ["Validation photos are no measure here: weights that it started from learned from them, or may have"]
     else:
         notes = [
             "Validation photos took no part in the updates, but decided which epoch, and by default which fold, was kept: "

@@ -24,7 +24,7 @@ from engine.inference import ENSEMBLE, IDENTITY, make_restorers, score_all
 from engine.intervals import interval_words
 from engine.metrics import METRICS
 from engine.models import TrainedModel, read_models
-from engine.provenance import Seen
+from engine.provenance import Seen, SeenValidation
 from engine.runtime import Precision
 from engine.testing.results import Records, metric_table, summary_of
 
@@ -44,7 +44,7 @@ class Candidate:
 
     sources: the checkpoints that it is made of, relative to --cv_dir, with their sha256. validation: the recorded scores of
     the photos that the fold did not learn from, with the identity's and the photo's unit beside them; None for the average,
-    which has no such photo.
+    which has no such photo. seen_validation: which of them its starting weights saw; None when nobody recorded it.
     """
 
     name: str
@@ -55,6 +55,14 @@ class Candidate:
     epoch: int | None
     sources: dict[str, str]
     validation: list[dict] | None
+    seen_validation: SeenValidation | None
+
+    @property
+    def contaminated(self) -> str | None:
+        """What is wrong with its validation scores, when its starting weights saw the photos or may have; else None."""
+        if self.seen_validation is None:
+            return f"{self.name}: an earlier version did not record whether its starting weights saw validation photos"
+        return f"{self.name}: {self.seen_validation}" if self.seen_validation else None
 
     @property
     def validation_units(self) -> list[str]:
@@ -111,6 +119,7 @@ def _fold(cv_dir: Path, model: TrainedModel, log: RunLog) -> Candidate:
         epoch=epoch,
         sources={f"{model.name}/{BEST}": model.sha256},
         validation=scored_units(record, log),
+        seen_validation=SeenValidation.from_checkpoint(record),
     )
 
 
@@ -131,6 +140,7 @@ def _average(folds: list[Candidate]) -> Candidate:
         epoch=None,
         sources={name: sha256 for fold in folds for name, sha256 in fold.sources.items()},
         validation=None,
+        seen_validation=SeenValidation(0),
     )
 
 
@@ -173,6 +183,12 @@ def untouched_summary(candidates: list[Candidate]) -> Summary | None:
     return summary_of(untouched, [row[UNIT] for row in rows]) if rows else None
 
 
+def contaminated_scores(candidates: list[Candidate]) -> list[str]:
+    """A warning when the validation scores that a fold is chosen by are of photos that starting weights saw, or may be."""
+    found = [candidate.contaminated for candidate in candidates if candidate.contaminated is not None]
+    return [f"validation scores are contaminated ({'; '.join(found)}): only test photos can tell"] if found else []
+
+
 def log_scores(
     candidates: list[Candidate], validation: dict[str, Summary], test: dict[str, Summary], units: list[str], log: RunLog
 ) -> None:
@@ -181,7 +197,8 @@ def log_scores(
         if c.validation is not None:
             ci95 = validation[c.name]["psnr"]["ci95"]
             log(f"{c.name}: {interval_words(len(c.validation), len(set(c.validation_units)), ci95)} in validation")
-    log("Validation, each fold on its own photos, as recorded in training; mean and interval:")
+    marked = "CONTAMINATED validation" if contaminated_scores(candidates) else "Validation"
+    log(f"{marked}, each fold on its own photos, as recorded in training; mean and interval:")
     for line in metric_table([(name, summary, "") for name, summary in validation.items()]):
         log(f"   {line}")
     if any(candidate.name == AVERAGE for candidate in candidates):

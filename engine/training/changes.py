@@ -51,7 +51,10 @@ def refuse_changes(
         what, advice = f"{folder} holds a run", "choose another --output_dir, or discard it with --overwrite"
         if resumed is not None:
             what = f"--resume {resumed} is the state of a run"
-            advice = f"start a new run from its weights: --pretrained_path {resumed.with_name(checkpoint.BEST)}"
+            advice = (
+                f"start a new run from its weights: --pretrained_path {resumed.with_name(checkpoint.BEST)} (they saw the "
+                "validation photos of that run: with the same ones, --allow_seen_validation)"
+            )
         allowed = ["these differ too, but change no result:"] if harmless else []
         message = [
             f"{what} with other options or data:",

@@ -183,8 +183,13 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     rows.add_argument(
         "--near_duplicates",
         choices=("refuse", "report", "off"),
-        help="starting weights that saw a photo which looks like a test photo: refuse, report, or off (do not look); default: "
-        "as the split of the test photos was made, where group means refuse; without one: refuse",
+        help="starting weights that saw a photo which looks like a test or validation photo: refuse, report, or off (do not "
+        "look); default: as the split of the test photos was made, where group means refuse; without one: refuse",
+    )
+    rows.add_argument(
+        "--allow_seen_validation",
+        action="store_true",
+        help="start from weights that saw validation photos, and mark every validation and out-of-fold score as contaminated",
     )
     rows.add_argument(
         "--group_key",

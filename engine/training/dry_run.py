@@ -55,7 +55,7 @@ def dry_run(plans: list[FoldPlan], options: Options, device: torch.device, outpu
     if not todo:
         return
     run = make_run(todo[0], options, device, World(), log)
-    learner, progress, _ = begin(run)
+    learner, progress, *_ = begin(run)
     best_beside_state(run.plan, options, progress, log)
     epochs = options.train.epochs
     epochs_left = [epochs - progress.epochs, *(epochs - _epochs_done(plan, options, log) for plan in todo[1:])]

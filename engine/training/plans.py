@@ -32,7 +32,8 @@ SHOWN = 20
 class FoldPlan:
     """One run: fold number (None for a single run), its folder, its rows, the test rows it must not see, and rows mixed in.
 
-    near_duplicates: what starting weights mean that saw a photo which looks like a test photo: "refuse", "report" or "off".
+    near_duplicates: what starting weights mean that saw a photo which looks like a test or validation photo: "refuse", "report"
+    or "off". allow_seen_validation: whether they may have seen validation photos, whose scores are then marked.
     split: {"folder", "base_dir"} of the split that the rows are from, absolute paths (base_dir: None unless it was given).
     """
 
@@ -44,6 +45,7 @@ class FoldPlan:
     mix: list[Pair] = field(default_factory=list)
     split: dict[str, str | None] | None = None
     near_duplicates: str = "refuse"
+    allow_seen_validation: bool = False
 
     @property
     def name(self) -> str:
@@ -100,7 +102,9 @@ def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunL
     split = {"folder": str(splits_dir.resolve()), "base_dir": base}
     mode = settle_near_duplicates(args.near_duplicates, splits_dir)
     plans = [
-        FoldPlan(number, args.output_dir / f"fold_{number}", train, val, test, mix, split, mode)
+        FoldPlan(
+            number, args.output_dir / f"fold_{number}", train, val, test, mix, split, mode, args.allow_seen_validation
+        )
         for number, (train, val) in enumerate(zip(rows[::2], rows[1::2], strict=True), start=1)
     ]
     report_lookalikes({"test": test, "validation": [pair for plan in plans for pair in plan.val], "mixed": mix}, log)
@@ -133,7 +137,7 @@ def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> Fold
     report_lookalikes({"training": train, "validation": val, "test": test, "mixed": mix}, log)
     report_shared_groups({"training": train, "validation": val, "test": test}, log)
     mode = settle_near_duplicates(args.near_duplicates, None if test_jsonl is None else test_jsonl.parent)
-    return FoldPlan(None, args.output_dir, train, val, test, mix, near_duplicates=mode)
+    return FoldPlan(None, args.output_dir, train, val, test, mix, None, mode, args.allow_seen_validation)
 
 
 def report_lookalikes(parts: dict[str, list[Pair]], log: RunLog) -> None:

@@ -18,7 +18,14 @@ from darkir.errors import ModelError
 from darkir.weights import Weights, load_into, make_network, read_weights
 from engine import checkpoint
 from engine.metrics import METRICS
-from engine.provenance import Seen, log_provenance, refuse_test_photos, refuse_validation_photos
+from engine.provenance import (
+    Seen,
+    SeenValidation,
+    log_provenance,
+    refuse_seen_validation,
+    refuse_test_photos,
+    refuse_validation_photos,
+)
 from engine.training.changes import refuse_changes
 from engine.training.config import Options
 from engine.training.history import Progress, are_numbers
@@ -39,8 +46,9 @@ class Start:
     state: dict[str, Any] | None = None
 
 
-def begin(run: Run) -> tuple[Learner, Progress, Seen]:
-    """The learner, where it stands, and what its weights will have seen: from the newest state, --resume, weights, or afresh.
+def begin(run: Run) -> tuple[Learner, Progress, Seen, SeenValidation]:
+    """The learner and where it stands, from the newest state, --resume, weights, or afresh; what its weights will have seen, and
+    the validation photos among what they saw before.
 
     Raises InputError for leaks, for changed options and for states that do not fit, ModelError for weights that do not.
     """
@@ -54,16 +62,16 @@ def begin(run: Run) -> tuple[Learner, Progress, Seen]:
         with flagged(options.weights_flag, options.model.pretrained_path):
             matched = load_into(network, start.weights.params, start.weights.source, options.model.allow_partial)
         log(f"Starting from {start.weights.source}: {matched}")
-    seen = refuse_leaks(plan, start, log)
+    seen, seen_validation = refuse_leaks(plan, start, log)
     set_trainable(network, options.finetune, 0, run.objective.needs_side)
     network = network.to(run.device).to(memory_format=torch.channels_last)
     learner = make_learner(network, run.precision, options.train, options.finetune.layer_decay)
     found = find_state(plan, options, start, run.requested, log)
     if found is None:
-        return learner, Progress(), seen
+        return learner, Progress(), seen, seen_validation
     progress = restore_state(found[1], learner, len(plan.val), run.epoch_plan.updates, options.train.epochs, found[0])
     log(f"Continuing {plan.name.lower()} at update {progress.step}, after {progress.epochs} epochs")
-    return learner, progress, seen
+    return learner, progress, seen, seen_validation.and_before(found[1])
 
 
 def settle_resume(options: Options, log: RunLog) -> Options:
@@ -109,11 +117,12 @@ def find_start(plan: FoldPlan, options: Options, log: RunLog) -> Start:
         return Start(None if path is None else read_weights(Path(path)), state)
 
 
-def refuse_leaks(plan: FoldPlan, start: Start, log: RunLog) -> Seen:
-    """What the weights of this run will have seen in the end.
+def refuse_leaks(plan: FoldPlan, start: Start, log: RunLog) -> tuple[Seen, SeenValidation]:
+    """What the weights of this run will have seen in the end, and the validation photos that the starting weights saw.
 
     Raises InputError for test photos among the rows or in what the starting weights saw, there also for photos that look like
-    them, unless the plan's `near_duplicates` allows it; and for validation photos among the rows that are learned from.
+    them, unless the plan's `near_duplicates` allows it; for validation photos among the rows that are learned from; and for
+    those that the starting weights saw, unless the plan's `allow_seen_validation` allows it.
     """
     earlier = Seen()
     if start.weights is not None:
@@ -121,7 +130,9 @@ def refuse_leaks(plan: FoldPlan, start: Start, log: RunLog) -> Seen:
         log_provenance(earlier, log)
     refuse_test_photos(plan.test, [*plan.train, *plan.val, *plan.mix], earlier, plan.near_duplicates, log)
     refuse_validation_photos(plan.val, [*plan.train, *plan.mix])
-    return earlier.then([*plan.train, *plan.val], plan.mix)
+    allowed = plan.allow_seen_validation
+    seen_validation = refuse_seen_validation(plan.val, earlier, plan.near_duplicates, allowed, log)
+    return earlier.then([*plan.train, *plan.val], plan.mix), seen_validation
 
 
 def find_state(

@@ -15,7 +15,7 @@ from data.manifest import UNIT
 from engine import checkpoint
 from engine.intervals import interval_words, summarise
 from engine.metrics import DIGITS, METRICS
-from engine.provenance import Seen
+from engine.provenance import Seen, SeenValidation
 from engine.report import write_cv_report
 from engine.runtime import created_with
 from engine.testing.results import cell
@@ -38,6 +38,11 @@ def update_summary(output_dir: Path, n_folds: int, log: RunLog) -> None:
             {"fold": fold, **score} for fold, content in done.items() for score in checkpoint.scored_units(content, log)
         ]
         summary = _content(contents, rows)
+        for fold in (fold for fold, content in done.items() if SeenValidation.from_checkpoint(content) is None):
+            log(
+                f"⚠️  fold {fold} was trained before it was recorded whether its starting weights saw validation photos; they saw "
+                "some of its photos, and its scores count as contaminated. Train it again to know"
+            )
         write_json(output_dir / "cv_summary.json", summary)
         write_csv(
             output_dir / "oof_predictions.csv", OOF_COLUMNS, [{name: row[name] for name in OOF_COLUMNS} for row in rows]
@@ -58,20 +63,26 @@ def _outcome(folder: Path, log: RunLog) -> dict[str, Any] | None:
 
 
 def _content(contents: dict[int, dict | None], rows: list[dict]) -> dict[str, Any]:
-    """cv_summary.json's content; every photo outside the test set counts once in `oof`, scored by the model that never saw it."""
+    """cv_summary.json's content; every photo outside the test set counts once in `oof`, scored by the model of its own fold.
+
+    contaminated: the folds whose starting weights saw photos that are scored here, or may have: `oof` and means are then as well.
+    """
     done = [content for content in contents.values() if content is not None]
     best = {}
     for name in METRICS:
         values = np.array([content["finished"][f"best_{name}"] for content in done])
         std = float(values.std(ddof=1)) if len(done) > 1 else 0.0
         best[f"best_{name}"] = {"mean": float(values.mean()), "std": std} if done else None
+    folds = [_fold_entry(fold, content) for fold, content in contents.items()]
+    contaminated = [fold["fold"] for fold in folds if fold["status"] == "finished" and fold["contaminated"]]
     return {
         "schema_version": SCHEMA_VERSION,
         "created_with": created_with(),
         "config": done[0]["config"] if done else {},
-        "folds": [_fold_entry(fold, content) for fold, content in contents.items()],
+        "folds": folds,
         **best,
-        "oof": _pooled(rows, ""),
+        "contaminated": contaminated,
+        "oof": {**_pooled(rows, ""), "contaminated": bool(contaminated)},
         "identity": _pooled(rows, "identity_"),
     }
 
@@ -81,7 +92,12 @@ def _fold_entry(fold: int, content: dict | None) -> dict[str, Any]:
     if content is None:
         return {"fold": fold, "status": "missing"}
     seen = Seen.from_checkpoint(content, f"fold_{fold}/{checkpoint.FINAL}")
-    return {**content["finished"], "status": "finished", **seen.describe()}
+    leaked = SeenValidation.from_checkpoint(content)
+    marks = {
+        "contaminated": leaked is None or bool(leaked),
+        "seen_validation": None if leaked is None else {"exact": len(leaked.exact), "alike": len(leaked.alike)},
+    }
+    return {**content["finished"], "status": "finished", **seen.describe(), **marks}
 
 
 def _pooled(rows: list[dict], prefix: str) -> dict[str, Any]:
@@ -99,7 +115,11 @@ def _log(summary: dict[str, Any], log: RunLog) -> None:
     if not summary["oof"]["n"]:
         return
     oof = summary["oof"]
-    log(f"Out of fold, {oof['n']} photos, mean; {interval_words(oof['n'], oof['units'], oof['psnr']['ci95'])}:")
+    if summary["contaminated"]:
+        folds = ", ".join(map(str, summary["contaminated"]))
+        log(f"⚠️  CONTAMINATED: the starting weights of fold {folds} saw photos that are scored here")
+    marked = "CONTAMINATED, out of fold" if summary["contaminated"] else "Out of fold"
+    log(f"{marked}, {oof['n']} photos, mean; {interval_words(oof['n'], oof['units'], oof['psnr']['ci95'])}:")
     for name, digits in DIGITS.items():
         decibel = " dB" if name == "psnr" else ""
         untouched = f"{summary['identity'][name]['mean']:.{digits}f}{decibel}"

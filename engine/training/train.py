@@ -72,7 +72,7 @@ def _owned(plan: FoldPlan, options: Options, log: RunLog) -> Iterator[None]:
 def train(run: Run) -> None:
     """Train until the last epoch or until patience ends, and leave checkpoint_final.pt, the proof that the run is finished."""
     plan, config, updates, log = run.plan, run.options.train, run.epoch_plan.updates, run.log
-    learner, progress, seen = begin(run)
+    learner, progress, seen, seen_validation = begin(run)
     best = best_beside_state(plan, run.options, progress, log)
     if best is not None and run.world.writes:
         checkpoint.save(plan.folder / checkpoint.BEST, best)
@@ -83,6 +83,7 @@ def train(run: Run) -> None:
         # No name for the copy: it would stand on the device as long as the run lasts.
         memory = self_test(rehearse_on_copy(learner.network, run.objective, run.precision, config), feed, config, log)
     facts = {"data": seen.as_plain(), "config": run.requested, "fold": plan.number, "split": plan.split}
+    facts["seen_validation"] = seen_validation.as_plain()
     files = RunFiles(plan.folder, run.options.model.network, facts, run.world.writes)
 
     execution = progress.execution if progress.step else None
@@ -161,6 +162,7 @@ def train(run: Run) -> None:
             raise InputError(fault)
         files.save_final(learner, progress, untouched, unit_names(plan.val))
         outcome = f"best PSNR {progress.best_epoch['psnr']:.2f}dB at epoch {progress.best_epoch['epoch']}"
+        outcome += f", contaminated: {seen_validation}" if seen_validation else ""
         log(f"{plan.name} finished: {outcome} ({plan.folder})")
 
 

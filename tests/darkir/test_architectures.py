@@ -131,7 +131,7 @@ def test_a_run_from_before_architectures_is_a_darkir(finished_run, two_folds, tm
 def test_frozen_stages_keep_their_weights(restormer_run, two_folds, tmp_path):
     start = restormer_run / "fold_1" / "checkpoint_best.pt"
     flags = ["--arch", "restormer", "--fold", "1", "--pretrained_path", str(start), "--ema_decay", "0"]
-    flags += ["--freeze_stages", "2", "--layer_decay", "0.5", "--lr", "1e-2"]
+    flags += ["--allow_seen_validation", "--freeze_stages", "2", "--layer_decay", "0.5", "--lr", "1e-2"]
     assert train(two_folds, tmp_path, *flags, epochs=1) == 0
     before, after = (read_checkpoint(path)["params"] for path in (start, tmp_path / "fold_1" / "checkpoint_last.pt"))
     for name in before:

@@ -11,10 +11,13 @@ from PIL import Image, ImageOps
 
 import create_data_splits
 import evaluate_darkir_test
+import export_model
 import train_darkir_cv
 from common.files import write_jsonl
 from tests.helpers.photos import darker, scene, write_pairs
+from tests.helpers.report_page import Page
 from tests.helpers.train_runs import SMALLEST
+from tests.helpers.train_runs import train as train_folds
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +123,8 @@ def test_evaluation_refuses_weights_that_saw_a_copy_of_a_test_photo(world, tmp_p
     test_row, rows = planted(world, tmp_path, copy)
     assert train(tmp_path / "own", "--train_jsonl", rows, "--val_ratio", "0.3") == 0
     start = ["--pretrained_path", tmp_path / "own" / "checkpoint_best.pt"]
-    assert train(tmp_path / "earlier", "--train_jsonl", world / "other" / "pairs.jsonl", *start) == 0
+    again = ["--train_jsonl", world / "other" / "pairs.jsonl", "--allow_seen_validation"]  # the same photos held out
+    assert train(tmp_path / "earlier", *again, *start) == 0
     for run in ("own", "earlier"):
         capsys.readouterr()
         weights = tmp_path / run / "checkpoint_best.pt"
@@ -142,7 +146,7 @@ def test_weights_that_saw_a_resaved_test_photo_are_refused_unless_told_otherwise
     assert train(tmp_path / "own", "--train_jsonl", rows, "--val_ratio", "0.3") == 0
     own = tmp_path / "own" / "checkpoint_best.pt"
     other = ["--train_jsonl", world / "other" / "pairs.jsonl", "--val_ratio", "0.3", "--pretrained_path", own]
-    assert train(tmp_path / "earlier", *other) == 0
+    assert train(tmp_path / "earlier", *other, "--allow_seen_validation") == 0
     capsys.readouterr()
     told = f"look like 1 of the 2 test photos: {test_row['src']} ("
     for weights in (own, tmp_path / "earlier" / "checkpoint_best.pt"):
@@ -151,8 +155,20 @@ def test_weights_that_saw_a_resaved_test_photo_are_refused_unless_told_otherwise
         assert told in message and "test.jsonl:1" in message and "--near_duplicates report" in message
     assert train(tmp_path / "run", *other, "--test_jsonl", test) == 2
     assert f"the starting weights saw photos that {told}" in capsys.readouterr().err
-    assert train(tmp_path / "run", *other, "--test_jsonl", test, "--near_duplicates", "report", "--dry_run") == 0
+    reported = ["--test_jsonl", test, "--near_duplicates", "report", "--allow_seen_validation", "--dry_run"]
+    assert train(tmp_path / "run", *other, *reported) == 0
     assert told in capsys.readouterr().out
+    # Validation photos are looked at in the same way.
+    held_out = [*other[:2], "--val_jsonl", test, "--pretrained_path", own, "--dry_run"]
+    assert train(tmp_path / "run", *held_out) == 2
+    message = capsys.readouterr().err
+    assert "saw 0 of the 2 validation photos, and photos that look like 1 more: " + test_row["src"] in message
+    assert "--near_duplicates report" in message and "--allow_seen_validation" in message
+    assert train(tmp_path / "run", *held_out, "--near_duplicates", "off") == 0
+    assert "validation photos" not in capsys.readouterr().out
+    for way_out in (["--near_duplicates", "report"], ["--allow_seen_validation"]):
+        assert train(tmp_path / "run", *held_out, *way_out) == 0
+        assert "score of this run is contaminated" in capsys.readouterr().out
     # How the split beside the test rows was made decides, unless the flag does.
     shutil.copytree(world, tmp_path / "world")
     metadata = json.loads((tmp_path / "world" / "split" / "split_metadata.json").read_text())
@@ -225,6 +241,42 @@ def test_training_refuses_a_copy_of_a_validation_photo(world, tmp_path, capsys, 
     assert train(tmp_path / "run", "--train_jsonl", tmp_path / "others.jsonl", *flags, "--mix_jsonl", rows) == 2
     assert "planted.jsonl:6" in capsys.readouterr().err
     assert not list((tmp_path / "run").glob("*.pt"))
+
+
+def test_weights_that_saw_validation_photos_are_refused_or_mark_every_score(finished_run, two_folds, tmp_path, capsys):
+    """A fold's best weights as the start of a new cross-validation of the same split: they saw all photos outside the test."""
+    flags = ["--pretrained_path", str(finished_run / "fold_1" / "checkpoint_best.pt")]
+    assert train_folds(two_folds, tmp_path, *flags, epochs=1) == 2
+    message = capsys.readouterr().err
+    photo = rows_of(two_folds / "fold_1" / "val.jsonl")[0]["src"]
+    assert "the starting weights saw 3 of the 3 validation photos: " + photo in message
+    assert "--allow_seen_validation" in message and not list(tmp_path.rglob("*.pt"))
+    assert train_folds(two_folds, tmp_path, *flags, "--allow_seen_validation", epochs=1) == 0
+    out = capsys.readouterr().out
+    assert out.count("finished: best PSNR") == out.count("contaminated: the starting weights saw") == 2
+    assert "CONTAMINATED, out of fold, 7 photos" in out
+    summary = json.loads((tmp_path / "cv_summary.json").read_text(encoding="utf-8"))
+    assert summary["contaminated"] == [1, 2] and summary["oof"]["contaminated"] is True
+    assert [fold["seen_validation"] for fold in summary["folds"]] == [{"exact": n, "alike": 0} for n in (3, 4)]
+    page = Page(tmp_path / "report.html")
+    assert "Contaminated." in page.text and "fold 2, 4 of its validation photos" in page.text
+    assert "Out of fold (contaminated)" in page.text and page.cells("1")[0][-1] == "known, contaminated"
+    export = ["--cv_dir", tmp_path, "--output", tmp_path / "m.safetensors", "--num_workers", 0, "--device", "cpu"]
+    assert export_model.main([str(word) for word in export]) == 0
+    assert "CONTAMINATED validation, each fold" in capsys.readouterr().out
+    card = (tmp_path / "m.md").read_text(encoding="utf-8")
+    assert "**Warning**: validation scores are contaminated (fold_1: the starting weights saw 3 of the 3" in card
+    assert "| contaminated validation, " in card and "took no part in the updates" not in card
+    # A run of an earlier version recorded nothing: its earlier photos are compared with its own.
+    path = tmp_path / "fold_1" / "checkpoint_final.pt"
+    content = torch.load(path, weights_only=True)
+    for earlier, contaminated in ((content["data"]["earlier"], [1, 2]), ([], [2])):
+        old = {name: part for name, part in content.items() if name != "seen_validation"}
+        torch.save({**old, "data": {**content["data"], "earlier": earlier}}, path)
+        assert train_folds(two_folds, tmp_path, *flags, "--fold", "1", epochs=1) == 0
+        assert ("fold 1 was trained before it was recorded" in capsys.readouterr().out) is (1 in contaminated)
+        summary = json.loads((tmp_path / "cv_summary.json").read_text(encoding="utf-8"))
+        assert summary["contaminated"] == contaminated
 
 
 def test_groups_on_two_sides_of_a_single_run_are_told(world, tmp_path, capsys):

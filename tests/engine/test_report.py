@@ -75,13 +75,13 @@ def history(epochs=3):
 def cv_page(folder, finished=(1, 2, 3), missing=(), curves=None, provenance=None):
     folds = [
         {"fold": fold, "status": "finished", "best_epoch": 2, "best_psnr": 21.5, "best_ssim": 0.8, "best_l1": 0.1,
-         "epochs_run": 3, "stopped_early": fold == 2, **(provenance or KNOWN)}
+         "epochs_run": 3, "stopped_early": fold == 2, "contaminated": False, **(provenance or KNOWN)}
         for fold in finished
     ] + [{"fold": fold, "status": "missing"} for fold in missing]  # fmt: skip
     rows = [row for fold in finished for row in oof_rows(fold)]
     content = {
         "schema_version": 1, "created_with": CREATED, "config": {"data": {"resolution": 96}, "seed": 42},
-        "folds": sorted(folds, key=lambda fold: fold["fold"]),
+        "contaminated": [], "folds": sorted(folds, key=lambda fold: fold["fold"]),
         **{f"best_{name}": {"mean": 21.5, "std": 0.3} if finished else None for name in METRICS},
         "oof": {"n": len(rows), "units": len(rows), **(metrics(21.5) if rows else dict.fromkeys(METRICS))},
         "identity": {"n": len(rows), **(metrics(15.0) if rows else dict.fromkeys(METRICS))},
@@ -209,9 +209,9 @@ def test_cv_report_without_any_fold(tmp_path):
 def test_long_list_of_photos_is_cut_and_says_so(tmp_path):
     rows = oof_rows(1, count=60)
     folds = [{"fold": 1, "status": "finished", "best_epoch": 1, "best_psnr": 1.0, "best_ssim": 1.0, "best_l1": 1.0,
-              "epochs_run": 1, "stopped_early": False, **KNOWN}]  # fmt: skip
+              "epochs_run": 1, "stopped_early": False, "contaminated": False, **KNOWN}]  # fmt: skip
     content = {
-        "created_with": CREATED, "config": {}, "folds": folds, "oof": {"n": 60, "units": 60, **metrics(1.0)},
+        "created_with": CREATED, "config": {}, "contaminated": [], "folds": folds, "oof": {"n": 60, "units": 60, **metrics(1.0)},
         "identity": {"n": 60, **metrics(1.0)}, **{f"best_{name}": {"mean": 1.0, "std": 0.0} for name in METRICS},
     }  # fmt: skip
     write_cv_report(tmp_path, content, rows, {1: history()}, {})

@@ -138,7 +138,7 @@ def test_user_mistakes_end_with_exit_2_and_leave_nothing(two_folds, tmp_path, mo
 
 FLAGS = """
 --data_splits_dir --train_jsonl --val_jsonl --test_jsonl --val_ratio --base_dir --near_duplicates --group_key --n_folds --fold
---output_dir --overwrite --resume --device
+--allow_seen_validation --output_dir --overwrite --resume --device
 --resolution --fit --preprocess --num_workers --cache --cache_dir --mix_jsonl --mix_ratio
 --arch --model_size --layer_norm --pretrained_path --allow_partial
 --epochs --batch_size --lr --warmup_epochs --weight_decay --grad_clip --accumulate_steps --ema_decay

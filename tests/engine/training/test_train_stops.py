@@ -145,7 +145,7 @@ def test_a_finished_epoch_without_a_best_one_is_a_broken_state(two_folds, finish
 
 def test_weights_in_resume_are_recorded_as_those_of_pretrained_path(finished_run, two_folds, tmp_path, capsys):
     one, best = (finished_run / "fold_1" / f"checkpoint_{name}.pt" for name in ("epoch_1", "best"))
-    flags = ["--fold", "1", "--save_every", "0"]
+    flags = ["--fold", "1", "--save_every", "0", "--allow_seen_validation"]
     assert train(two_folds, tmp_path / "a", *flags, "--resume", str(best)) == 0
     assert train(two_folds, tmp_path / "b", *flags, "--pretrained_path", str(best)) == 0
     finals = [read_checkpoint(tmp_path / run / "fold_1" / "checkpoint_final.pt") for run in "ab"]
@@ -163,14 +163,15 @@ def test_a_run_whose_former_version_recorded_no_weights_of_resume_continues(
     finished_run, two_folds, tmp_path, monkeypatch, capsys
 ):
     best = str(finished_run / "fold_1" / "checkpoint_best.pt")
+    flags = ["--fold", "1", "--allow_seen_validation", "--resume", best]
     with monkeypatch.context() as patch:
         stop_at(patch, 2)
-        assert train(two_folds, tmp_path, "--fold", "1", "--resume", best) == 75
+        assert train(two_folds, tmp_path, *flags) == 75
     last = tmp_path / "fold_1" / "checkpoint_last.pt"
     state = read_checkpoint(last)
     state["config"]["model"]["pretrained_path"] = state["config"]["pretrained_sha256"] = None
     torch.save(state, last)
-    assert train(two_folds, tmp_path, "--fold", "1", "--resume", best) == 0
+    assert train(two_folds, tmp_path, *flags) == 0
     assert f"--resume {best}" in capsys.readouterr().out
 
 
@@ -201,7 +202,7 @@ def test_starting_weights_are_compared_by_content_not_by_name(finished_run, two_
     weights, run = tmp_path / "w.pt", tmp_path / "run"
     start = finished_run / "fold_1" / "checkpoint_best.pt"
     shutil.copy(start, weights)
-    flags = ["--fold", "1", "--save_every", "0"]
+    flags = ["--fold", "1", "--save_every", "0", "--allow_seen_validation"]
     assert train(two_folds, run, *flags, "--pretrained_path", str(weights), epochs=1) == 0
     assert train(two_folds, run, *flags, "--pretrained_path", str(start), epochs=1) == 0, "the same weights elsewhere"
     shutil.copy(finished_run / "fold_1" / "checkpoint_final.pt", weights)
