@@ -92,8 +92,13 @@ class Precision:
         """float16 gradients underflow without loss scaling; bfloat16 has float32's range."""
         return self.dtype is torch.float16
 
+    @property
+    def name(self) -> str:
+        """ "float32", "bfloat16" or "float16"."""
+        return "float32" if self.dtype is None else str(self.dtype).removeprefix("torch.")
+
     def describe(self) -> str:
-        return "float32" if self.dtype is None else f"mixed, {str(self.dtype).removeprefix('torch.')}"
+        return self.name if self.dtype is None else f"mixed, {self.name}"
 
 
 def choose_precision(device: torch.device, mixed: bool, amp_dtype: str) -> Precision:

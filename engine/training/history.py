@@ -11,18 +11,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import RunFailed
+from engine.intervals import interval_words, paired_difference
 from engine.metrics import METRICS
 
 EMPTY_TOTALS = {"loss": 0.0, "grad_norm": 0.0, "updates": 0, "overflowed": 0, "left_out": 0, "seconds": 0.0}
 STALE_EPOCHS = 5
 GAP_SHARE = 0.25
+# dB that an epoch may score below the starting weights without a flag, where the validation photos are of too few units for an
+# interval. Chosen, not measured: about what the PSNR of a handful of photos moves by from one epoch to the next.
+FALL_MARGIN = 0.25
 
 ADVICE = {
     "validation_not_falling": "no lower validation L1 for {n} epochs: try a lower --lr, --preprocess strong_aug, or stop here",
     "gap_growing": "validation L1 leaves the training L1 behind (gap {gap:.4f}): more photos, --preprocess strong_aug, "
     "or --mix_jsonl; fewer epochs",
-    "worse_than_first_epoch": "validation PSNR is {drop:.2f} dB below the first epoch's: the rate destroys what was learned "
-    "before; try --lr a third as high, --layer_decay 0.8 or --freeze_stages",
+    "worse_than_start": "validation PSNR is {fall}: the rate destroys what was learned before; try --lr a third as high, "
+    "--layer_decay 0.8 or --freeze_stages",
     "non_finite_steps": "{n} updates of this epoch were left out as not finite: look at the photos named above, lower --lr",
 }
 
@@ -33,7 +37,8 @@ class Progress:
 
     step: updates over all epochs. totals: sums over the open epoch's updates. best: the best epoch's record with its scores for
     every validation image. bad_batches: updates left out by --skip_bad_batches. execution: how updates are run
-    (engine/training/execution.py).
+    (engine/training/execution.py). start: PSNR of every validation image with the starting weights, whose record is that of epoch
+    0; None for a run that began with fresh weights, or in a version that did not validate them.
     """
 
     step: int = 0
@@ -43,12 +48,13 @@ class Progress:
     stopped_early: bool = False
     bad_batches: int = 0
     execution: str = "eager"
+    start: list[float] | None = None
     totals: dict[str, Any] = field(default_factory=lambda: dict(EMPTY_TOTALS, terms={}))
 
     @property
     def epochs(self) -> int:
-        """Finished epochs."""
-        return len(self.history)
+        """Finished epochs; epoch 0, the starting weights, is none."""
+        return len(self.history) - (self.start is not None)
 
     @property
     def best_epoch(self) -> dict[str, Any]:
@@ -63,26 +69,42 @@ class Progress:
         Raises ValueError with the reason when it is not what this class saves, or contradicts itself.
         """
         fresh = dataclasses.asdict(Progress())
-        recorded = {"execution": fresh["execution"], **recorded}  # versions before it was recorded had nothing else
+        # Versions before these were recorded knew no other execution, and did not validate the starting weights.
+        recorded = {"execution": fresh["execution"], "start": None, **recorded}
         wrong = {*fresh} ^ {*recorded}
-        wrong |= {name for name in {*fresh} - wrong - {"best"} if type(recorded[name]) is not type(fresh[name])}
+        wrong |= {
+            name for name in {*fresh} - wrong - {"best", "start"} if type(recorded[name]) is not type(fresh[name])
+        }
         if wrong:
             raise ValueError(f"its progress lacks or misstates {', '.join(sorted(map(str, wrong)))}")
-        history, best, totals = recorded["history"], recorded["best"], recorded["totals"]
-        if not all(_is_record(record, epoch) for epoch, record in enumerate(history, 1)):
+        history, best, totals, start = (recorded[name] for name in ("history", "best", "totals", "start"))
+        if start is not None and not (history and _are_scores(start, val_pairs)):
+            raise ValueError("its scores of the starting weights are none")
+        first = 1 if start is None else 0
+        if not all(_is_record(record, epoch) for epoch, record in enumerate(history, first)):
             raise ValueError("its history is not one record for each epoch")
+        done = len(history) - (1 - first)
         summed = are_numbers(totals, EMPTY_TOTALS) and are_numbers(totals.get("terms"))
         if not summed or not 0 <= totals["left_out"] <= totals["updates"] <= updates:
             raise ValueError("its sums over the open epoch are none")
-        if recorded["step"] != len(history) * updates + totals["updates"] or len(history) > epochs:
+        if recorded["step"] != done * updates + totals["updates"] or done > epochs:
             raise ValueError("its history and its position do not agree")
-        scored = _is_best(best, len(history), val_pairs)
+        scored = _is_best(best, range(first, done + 1), val_pairs)
         # Within an epoch, a run that began without its best weights has no best: see best_beside_state.
-        open_epoch = totals["updates"] > 0 and len(history) < epochs
+        open_epoch = totals["updates"] > 0 and done < epochs
         anew = best is None and open_epoch and recorded["epochs_without_gain"] == 0 and not recorded["stopped_early"]
         if not scored if history and not anew else best is not None and not scored:
             raise ValueError("its history and its best epoch do not agree")
         return Progress(**recorded)
+
+    def begin_with(self, scores: list[dict], means: dict[str, float], tf32: bool, precision: str) -> dict[str, Any]:
+        """The record of epoch 0, appended to an empty history: the starting weights, the best so far, before any update.
+
+        scores, means: as for `end_epoch`. What only updates have is None.
+        """
+        self.start = [score["psnr"] for score in scores]
+        measured = {"lr": None, "grad_norm": None, "skipped_steps": 0, "seconds": 0.0, "images_per_second": None}
+        return self._append(0, scores, means, {"train_loss": None, "train_terms": {}}, measured, tf32, precision)
 
     def count_update(self, terms: dict[str, float], grad_norm: float, skipped: bool, seconds: float) -> None:
         """Add an update: its loss terms, gradient norm, and whether a float16 overflow made it a skipped step."""
@@ -105,50 +127,100 @@ class Progress:
         self.totals["seconds"] += seconds
 
     def end_epoch(
-        self, scores: list[dict], means: dict[str, float], lr: float, samples_per_update: int, tf32: bool
+        self,
+        scores: list[dict],
+        means: dict[str, float],
+        lr: float,
+        samples_per_update: int,
+        tf32: bool,
+        precision: str,
     ) -> dict[str, Any]:
         """Close the open epoch: append its record to the history and return it; `best` and the patience count follow.
 
-        scores: of every validation image; means: {"psnr", "ssim", "l1"} over them. Raises RunFailed when nothing was learned.
+        scores: of every validation image; means: {"psnr", "ssim", "l1"} over them; tf32, precision: how updates and validation
+        were computed. Raises RunFailed when nothing was learned.
         """
         totals, epoch = self.totals, self.epochs + 1
         if totals["left_out"] == totals["updates"]:
             raise RunFailed(f"every update of epoch {epoch} was left out as not finite; nothing was learned")
         skipped = totals["overflowed"] + totals["left_out"]
         measured, applied = max(1, totals["updates"] - totals["left_out"]), max(1, totals["updates"] - skipped)
-        is_best = self.best is None or means["psnr"] > self.best["psnr"]
-        record = {
-            "epoch": epoch,
+        losses = {
             "train_loss": totals["loss"] / measured,
             "train_terms": {name: value / measured for name, value in totals["terms"].items()},
-            "val_loss": means["l1"],
-            "val_psnr": means["psnr"],
-            "val_ssim": means["ssim"],
+        }
+        updates = {
             "lr": lr,
-            "is_best": is_best,
             "grad_norm": totals["grad_norm"] / applied,
             "skipped_steps": skipped,
-            "execution": self.execution,
-            "tf32": tf32,
-            "flags": [],
             "seconds": totals["seconds"],
             "images_per_second": totals["updates"] * samples_per_update / totals["seconds"],
         }
-        self.history.append(record)
         self.totals = dict(EMPTY_TOTALS, terms={})
+        return self._append(epoch, scores, means, losses, updates, tf32, precision)
+
+    def _append(
+        self,
+        epoch: int,
+        scores: list[dict],
+        means: dict[str, float],
+        losses: dict[str, Any],
+        updates: dict[str, Any],
+        tf32: bool,
+        precision: str,
+    ) -> dict[str, Any]:
+        is_best = self.best is None or means["psnr"] > self.best["psnr"]
+        record = {
+            "epoch": epoch,
+            **losses,
+            "val_loss": means["l1"],
+            "val_psnr": means["psnr"],
+            "val_ssim": means["ssim"],
+            "is_best": is_best,
+            **updates,
+            "execution": self.execution,
+            "tf32": tf32,
+            "precision": precision,
+            "flags": [],
+        }
+        self.history.append(record)
         self.epochs_without_gain = 0 if is_best else self.epochs_without_gain + 1
         if is_best:
             self.best = {"epoch": epoch, **means, "scores": scores}
         return record
 
+    def fall_from_start(self, scores: list[dict], units: list[str], pretrained: bool) -> str | None:
+        """In words, how far the newest epoch is below the starting weights, when that is more than noise; else None.
+
+        By the interval of the differences, photo by photo, over `units`. Where these are too few for one, by FALL_MARGIN; so too
+        against the first epoch, in a run from `pretrained` weights that an earlier version began without validating them.
+        """
+        if self.start is None and not pretrained:
+            return None
+        if self.start is None:
+            difference, ci95 = self.history[-1]["val_psnr"] - self.history[0]["val_psnr"], None
+            than, measure = "the first epoch's", f"more than {FALL_MARGIN} dB"
+        else:
+            found = paired_difference(self.start, [score["psnr"] for score in scores], units)
+            difference, ci95, than = found["mean"], found["ci95"], "the starting weights'"
+            measure = f"{interval_words(len(scores), len(set(units)), ci95)}; more than {FALL_MARGIN} dB"
+            if ci95 is not None:
+                measure = f"{-ci95[1]:.2f} to {-ci95[0]:.2f} dB, {interval_words(len(scores), len(set(units)), ci95)}"
+        if not (-difference > FALL_MARGIN if ci95 is None else ci95[1] < 0):
+            return None
+        return f"{-difference:.2f} dB below {than} ({measure})"
+
 
 RECORD_NUMBERS = ("train_loss", "val_loss", "val_psnr", "val_ssim", "lr", "grad_norm", "seconds", "images_per_second")
+OF_UPDATES = ("train_loss", "lr", "grad_norm", "images_per_second")  # epoch 0 has none
 
 
 def _is_record(record: Any, epoch: int) -> bool:
-    """Whether `record` is what `end_epoch` makes of this epoch."""
+    """Whether `record` is what `end_epoch`, or for epoch 0 `begin_with`, makes of this epoch."""
+    numbers = RECORD_NUMBERS if epoch else [name for name in RECORD_NUMBERS if name not in OF_UPDATES]
     return (
-        are_numbers(record, RECORD_NUMBERS)
+        are_numbers(record, numbers)
+        and (epoch > 0 or all(record.get(name) is None for name in OF_UPDATES))
         and record.get("epoch") == epoch
         and are_numbers(record.get("train_terms"))
         and type(record.get("is_best")) is bool
@@ -158,10 +230,14 @@ def _is_record(record: Any, epoch: int) -> bool:
     )
 
 
-def _is_best(best: Any, epochs: int, val_pairs: int) -> bool:
+def _are_scores(values: Any, val_pairs: int) -> bool:
+    return isinstance(values, list) and len(values) == val_pairs and are_numbers(dict(enumerate(values)))
+
+
+def _is_best(best: Any, epochs: range, val_pairs: int) -> bool:
     return (
         are_numbers(best, METRICS)
-        and best.get("epoch") in range(1, epochs + 1)
+        and best.get("epoch") in epochs
         and isinstance(best.get("scores"), list)
         and len(best["scores"]) == val_pairs
         and all(are_numbers(score, METRICS) for score in best["scores"])
@@ -178,17 +254,22 @@ def are_numbers(values: Any, names: Iterable[str] | None = None) -> bool:
 
 def epoch_line(record: dict, epochs: int) -> str:
     """The log line of one epoch. Its form is a promise, as CONTRIBUTING.md says: people read it with tools of their own."""
+    scores = (
+        f"Val Loss={record['val_loss']:.4f}, Val PSNR={record['val_psnr']:.2f}dB, Val SSIM={record['val_ssim']:.4f}"
+    )
+    if record["epoch"] == 0:
+        return f"Epoch   0/{epochs}: starting weights, {scores} 🏆 BEST"
     return (
-        f"Epoch {record['epoch']:3d}/{epochs}: Train Loss={record['train_loss']:.4f}, Val Loss={record['val_loss']:.4f}, "
-        f"Val PSNR={record['val_psnr']:.2f}dB, Val SSIM={record['val_ssim']:.4f}, LR={record['lr']:.2e}"
+        f"Epoch {record['epoch']:3d}/{epochs}: Train Loss={record['train_loss']:.4f}, {scores}, LR={record['lr']:.2e}"
         + (" 🏆 BEST" if record["is_best"] else "")
     )
 
 
-def red_flags(history: list[dict], left_out: int, lambda_l1: float, pretrained: bool) -> dict[str, str]:
+def red_flags(history: list[dict], left_out: int, lambda_l1: float, fall: str | None) -> dict[str, str]:
     """Signs that the newest epoch of `history` raises: name -> one line with figures and advice. They never change the run.
 
-    left_out: updates of this epoch that were not finite (float16 overflows are part of normal loss scaling).
+    left_out: updates of this epoch that were not finite (float16 overflows are part of normal loss scaling). fall: as
+    `Progress.fall_from_start` says.
     """
     found: dict[str, dict] = {}
     newest = history[-1]
@@ -204,9 +285,8 @@ def red_flags(history: list[dict], left_out: int, lambda_l1: float, pretrained: 
     growing = all(after > before for before, after in zip(newest_gaps, newest_gaps[1:], strict=False))
     if len(gaps) > STALE_EPOCHS and growing and gaps[-1] > GAP_SHARE * newest["val_loss"]:
         found["gap_growing"] = {"gap": gaps[-1]}
-    drop = history[0]["val_psnr"] - newest["val_psnr"]
-    if pretrained and drop > 0:
-        found["worse_than_first_epoch"] = {"drop": drop}
+    if fall is not None:
+        found["worse_than_start"] = {"fall": fall}
     if left_out:
         found["non_finite_steps"] = {"n": left_out}
     return {name: ADVICE[name].format(**figures) for name, figures in found.items()}

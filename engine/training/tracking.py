@@ -26,11 +26,11 @@ SINGLE_POINT, LINE_ONLY = "o", ""
 
 
 class Tracker:
-    """Writes a run's records into its folder; after a resume it overwrites what came after `epochs_done`."""
+    """Writes a run's records into its folder; after a resume it overwrites what came in `next_epoch` and later."""
 
-    def __init__(self, folder: Path, epochs_done: int):
+    def __init__(self, folder: Path, next_epoch: int):
         self.folder = folder
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=epochs_done + 1)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=next_epoch)
 
     def __enter__(self) -> Tracker:
         return self
@@ -42,16 +42,16 @@ class Tracker:
         """Write the whole history, and the newest record's scalars at its epoch."""
         record = history[-1]
         write_json(self.folder / "history.json", history)
-        for name in SCALARS:
+        for name in (name for name in SCALARS if record[name] is not None):  # of updates, epoch 0 has none
             self.writer.add_scalar(name, record[name], record["epoch"])
         for name, value in record["train_terms"].items():
             self.writer.add_scalar(f"train_terms/{name}", value, record["epoch"])
         self.writer.flush()
-        if record["epoch"] % CURVES_EVERY == 0:
+        if record["epoch"] and record["epoch"] % CURVES_EVERY == 0:
             self.curves(history)
 
     def curves(self, history: list[dict]) -> None:
-        """Draw curves.png from the whole history (at least one record)."""
+        """Draw curves.png from the whole history (at least one record of an epoch with updates)."""
         write_curves(self.folder / "curves.png", history)
 
     def pictures(self, epoch: int, dataset: EvaluationPairs, restore: Restore, device: torch.device) -> None:
@@ -67,12 +67,12 @@ def write_curves(path: Path, history: list[dict]) -> None:
     """Draw the records (at least one) and write the PNG whole; a dashed line marks the best epoch."""
     # A Figure of its own, not pyplot: no global state, no display, whatever MPLBACKEND says.
     figure = Figure(figsize=(10, 6.4), layout="constrained")
-    epochs = [record["epoch"] for record in history]
     best = max((record["epoch"] for record in history if record["is_best"]), default=None)
     for axes, (title, lines) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
         for name, label in lines:
-            marker = SINGLE_POINT if len(history) == 1 else LINE_ONLY
-            axes.plot(epochs, [record[name] for record in history], label=label, marker=marker)
+            points = [(record["epoch"], record[name]) for record in history if record[name] is not None]
+            marker = SINGLE_POINT if len(points) == 1 else LINE_ONLY
+            axes.plot(*zip(*points, strict=True), label=label, marker=marker)
         if best is not None:
             axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best epoch {best}")
         axes.set_title(title, fontsize=11)

@@ -1,7 +1,7 @@
 """One training run from its rows to a finished folder, told in order: `train_fold` owns the folder, `train` is the recipe.
 
-Begin or resume; self-test; for each epoch: for each batch one update; validate; record; save; stop test; finish. Everything random
-derives from (seed, epoch, index), so that a run that was stopped ends as one that was not.
+Begin or resume; self-test; validate starting weights; for each epoch: for each batch one update; validate; record; save; stop test;
+finish. Everything random derives from (seed, epoch, index), so that a run that was stopped ends as one that was not.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from common.log import RunLog
 from data.units import unit_names
 from engine import checkpoint
 from engine.distributed import World
-from engine.inference import identity, mean_metrics, restorer, score
+from engine.inference import Restore, identity, mean_metrics, restorer, score
 from engine.training.config import Options
 from engine.training.execution import make_stepper
-from engine.training.feed import open_feed
+from engine.training.feed import Feed, open_feed
 from engine.training.history import Progress, epoch_line, red_flags
 from engine.training.learner import Learner, frozen_stages, set_trainable
 from engine.training.plans import FoldPlan
@@ -93,7 +93,21 @@ def train(run: Run) -> None:
     # Its weights stay those of the average, which every update and a restored state change in place.
     restore = restorer(learner.average.network, run.precision, log)
 
-    with Tracker(plan.folder, progress.epochs) if run.world.writes else contextlib.nullcontext() as tracker:
+    units, next_epoch = unit_names(plan.val), progress.epochs + 1 if progress.history else 0
+    pretrained = run.options.model.pretrained_path is not None
+    if pretrained and progress.step and progress.start is None:
+        log("This run began in a version that did not validate starting weights: flags compare with its first epoch")
+
+    with Tracker(plan.folder, next_epoch) if run.world.writes else contextlib.nullcontext() as tracker:
+        if pretrained and progress.step == 0 and progress.start is None:
+            scores = _validate(run, feed, restore, learner, progress, files)
+            progress.begin_with(scores, mean_metrics(scores), run.tf32, run.precision.name)
+            files.save_best(learner, progress)
+            if tracker is not None:
+                tracker.epoch(progress.history)
+            files.save_state(learner, progress)
+            log(epoch_line(progress.history[0], config.epochs))
+
         made = Updates(run, stepper, feed, progress, memory)
         began, first_epoch = time.monotonic(), progress.epochs + 1
         while progress.epochs < config.epochs and not progress.stopped_early:
@@ -118,16 +132,12 @@ def train(run: Run) -> None:
                         saved_at, saved_step = time.monotonic(), progress.step
                 made.read()
 
-            try:
-                scores = score(restore, feed.validation, plan.val, run.device, run.world)
-            except Stopped as stopped:
-                files.save_state(learner, progress)
-                raise Stopped(f"{stopped}; state saved, run the same command again") from None
-
+            scores = _validate(run, feed, restore, learner, progress, files)
             bad_batches, rate = progress.totals["left_out"], run.learning_rate(progress.step - 1)
-            record = progress.end_epoch(scores, mean_metrics(scores), rate, run.epoch_plan.samples_per_update, run.tf32)
-            pretrained = run.options.model.pretrained_path is not None
-            flags = red_flags(progress.history, bad_batches, run.options.loss.lambda_l1, pretrained)
+            samples, form = run.epoch_plan.samples_per_update, (run.tf32, run.precision.name)
+            record = progress.end_epoch(scores, mean_metrics(scores), rate, samples, *form)
+            fall = progress.fall_from_start(scores, units, pretrained)
+            flags = red_flags(progress.history, bad_batches, run.options.loss.lambda_l1, fall)
             record["flags"] = list(flags)
             patience = config.early_stopping_patience
             progress.stopped_early = bool(patience) and progress.epochs_without_gain >= patience
@@ -160,10 +170,26 @@ def train(run: Run) -> None:
             # Marked, or the same command would finish the run from this state as if nothing had been.
             files.save_state(learner, progress, unsound=fault)
             raise InputError(fault)
-        files.save_final(learner, progress, untouched, unit_names(plan.val))
+        files.save_final(learner, progress, untouched, units)
+        if progress.best_epoch["epoch"] == 0:
+            log(
+                f"⚠️  no epoch is better than the starting weights: {checkpoint.BEST} holds them as they were; try --lr a third as "
+                "high, --layer_decay 0.8 or --freeze_stages"
+            )
         outcome = f"best PSNR {progress.best_epoch['psnr']:.2f}dB at epoch {progress.best_epoch['epoch']}"
         outcome += f", contaminated: {seen_validation}" if seen_validation else ""
         log(f"{plan.name} finished: {outcome} ({plan.folder})")
+
+
+def _validate(
+    run: Run, feed: Feed, restore: Restore, learner: Learner, progress: Progress, files: RunFiles
+) -> list[dict]:
+    """Scores of every validation photo. Raises Stopped after a signal, with the state saved."""
+    try:
+        return score(restore, feed.validation, run.plan.val, run.device, run.world)
+    except Stopped as stopped:
+        files.save_state(learner, progress)
+        raise Stopped(f"{stopped}; state saved, run the same command again") from None
 
 
 def _unfreeze(run: Run, learner: Learner, epoch: int) -> bool:
@@ -196,7 +222,7 @@ def _stopped(signal_name: str, progress: Progress) -> Stopped:
 
 def _log_epoch(run: Run, progress: Progress, flags: dict[str, str]) -> None:
     run.log(epoch_line(progress.history[-1], run.options.train.epochs))
-    told = progress.history[-2]["flags"] if progress.epochs > 1 else []
+    told = progress.history[-2]["flags"] if len(progress.history) > 1 else []
     for name, advice in flags.items():
         if name not in told:
             run.log(f"🚩 {name}: {advice}")

@@ -12,11 +12,12 @@ from darkir.architectures import count_stages, stage_of
 from darkir.checkpoint_file import read_checkpoint
 from data.loader import EpochPlan, Mixing
 from engine.training import updates
-from engine.training.history import red_flags
+from engine.training.history import Progress, red_flags
 from engine.training.learner import FinetuneConfig, frozen_stages, rate_scale
 from tests.helpers.exits import refusal
 from tests.helpers.live_updates import BrokenUpdate
 from tests.helpers.photos import write_pairs
+from tests.helpers.run_records import differences, flatten, scalars
 from tests.helpers.train_runs import SMALL, stop_at
 
 TINY = NetworkConfig(width=8)
@@ -75,13 +76,62 @@ def test_stages_unfreeze_one_by_one_the_deepest_first(photos, tmp_path, capsys):
 def test_unfreezing_survives_a_stop(photos, tmp_path, monkeypatch):
     flags = ["--freeze_stages", "2", "--unfreeze_every", "1", "--mix_jsonl", str(photos / "foreign" / "pairs.jsonl")]
     assert train(photos, tmp_path / "whole", *flags, epochs=3) == 0
-    for poll in (3, 5):
+    for poll in (1, 4, 6):  # the first while the starting weights are validated
         with monkeypatch.context() as patch:
             stop_at(patch, poll)
             assert train(photos, tmp_path / f"stopped_{poll}", *flags, epochs=3) == 75
+        epochs = len(read_checkpoint(tmp_path / f"stopped_{poll}" / "checkpoint_last.pt")["progress"]["history"])
+        assert (epochs == 0) is (poll == 1)
         assert train(photos, tmp_path / f"stopped_{poll}", *flags, epochs=3) == 0
-        ours, theirs = (read_checkpoint(tmp_path / n / "checkpoint_last.pt") for n in (f"stopped_{poll}", "whole"))
-        assert all(torch.equal(ours["raw_params"][name], theirs["raw_params"][name]) for name in ours["raw_params"])
+        ours, theirs = (run_files(tmp_path / name) for name in (f"stopped_{poll}", "whole"))
+        assert differences(ours, theirs) == []
+        assert [step for step, _ in scalars(tmp_path / f"stopped_{poll}" / "tensorboard")["val_psnr"]] == [0, 1, 2, 3]
+
+
+def run_files(output):
+    """The records of a single run's last state and of its history."""
+    records = {}
+    flatten(read_checkpoint(output / "checkpoint_last.pt"), "last", records)
+    flatten(json.loads((output / "history.json").read_text()), "history", records)
+    return records
+
+
+def test_starting_weights_are_epoch_0_which_can_be_the_best(photos, tmp_path, capsys):
+    """Weights that leave the photo as it is, and a rate that destroys them."""
+    params = read_checkpoint(photos / "start.pt")["params"]
+    params |= {name: torch.zeros_like(params[name]) for name in ("ending.weight", "ending.bias")}
+    torch.save({"params": params}, tmp_path / "identity.pt")
+    flags = ["--pretrained_path", str(tmp_path / "identity.pt"), "--lr", "0.1", "--ema_decay", "0"]
+    run = tmp_path / "run"
+    assert train(photos, run, *flags, "--early_stopping_patience", "2", epochs=5) == 0
+    out = capsys.readouterr().out
+    history = json.loads((run / "history.json").read_text())
+    assert [record["epoch"] for record in history] == [0, 1, 2]
+    assert history[0].keys() == history[1].keys() and history[0]["is_best"] and history[0]["train_terms"] == {}
+    empty = ("train_loss", "lr", "grad_norm", "images_per_second")
+    assert all(history[0][name] is None for name in empty) and history[0]["seconds"] == 0
+    final, best = (read_checkpoint(run / f"checkpoint_{name}.pt") for name in ("final", "best"))
+    assert best["epoch"] == 0 and all(torch.equal(best["params"][name], params[name]) for name in params)
+    identity = sum(score["identity_psnr"] for score in final["scores"]) / len(final["scores"])
+    assert history[0]["val_psnr"] == pytest.approx(identity) and history[1]["val_psnr"] < identity - 1
+    assert (final["finished"]["best_epoch"], final["finished"]["epochs_run"]) == (0, 2)
+    assert f"Epoch   0/5: starting weights, Val Loss={history[0]['val_loss']:.4f}, Val PSNR={identity:.2f}dB" in out
+    assert f"   Best PSNR: {identity:.2f}dB at epoch 0\n   No improvement for 2 epochs" in out
+    assert history[1]["flags"] == ["worse_than_start"] and "dB below the starting weights' (no interval: 2" in out
+    assert "no epoch is better than the starting weights: checkpoint_best.pt holds them as they were" in out
+
+
+def test_a_run_whose_former_version_did_not_validate_its_start_goes_on_without(photos, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        assert train(photos, tmp_path) == 75
+    state = read_checkpoint(tmp_path / "checkpoint_last.pt")
+    del state["progress"]["start"]
+    state["progress"] |= {"history": [], "best": None}
+    torch.save(state, tmp_path / "checkpoint_last.pt")
+    assert train(photos, tmp_path) == 0
+    assert "flags compare with its first epoch" in capsys.readouterr().out
+    assert [record["epoch"] for record in json.loads((tmp_path / "history.json").read_text())] == [1, 2]
 
 
 def test_layer_decay_slows_the_stages_near_the_input(photos, tmp_path):
@@ -144,15 +194,40 @@ def record(val_loss, l1=0.1, psnr=20.0):
 
 def test_flags_name_what_goes_wrong():
     falling = [record(0.2 - 0.01 * epoch, l1=0.2 - 0.01 * epoch, psnr=20 + epoch) for epoch in range(8)]
-    assert red_flags(falling, 0, 1.0, pretrained=True) == {}
+    assert red_flags(falling, 0, 1.0, None) == {}
     stale = [record(0.1), *[record(0.11)] * 5]
-    assert red_flags(stale, 0, 1.0, pretrained=False).keys() == {"validation_not_falling"}
+    assert red_flags(stale, 0, 1.0, None).keys() == {"validation_not_falling"}
     gap = [record(0.1 + 0.01 * epoch, l1=0.2 - 0.03 * epoch) for epoch in range(7)]
-    assert "gap_growing" in red_flags(gap, 0, 2.0, pretrained=False)  # weighted terms: divided by lambda_l1
-    worse = [record(0.1, psnr=25.0), record(0.09, psnr=24.5)]
-    assert "0.50 dB below the first epoch" in red_flags(worse, 0, 1.0, pretrained=True)["worse_than_first_epoch"]
-    assert red_flags(worse, 0, 1.0, pretrained=False) == {}
-    assert "3 updates" in red_flags(falling, 3, 1.0, pretrained=False)["non_finite_steps"]
+    assert "gap_growing" in red_flags(gap, 0, 2.0, None)  # weighted terms: divided by lambda_l1
+    assert red_flags(falling, 0, 1.0, "0.50 dB below X")["worse_than_start"].startswith(
+        "validation PSNR is 0.50 dB below X:"
+    )
+    assert "3 updates" in red_flags(falling, 3, 1.0, None)["non_finite_steps"]
+
+
+@pytest.mark.parametrize(
+    ("falls", "flagged"),
+    [
+        ([0.1] * 6, "0.10 dB below the starting weights' (0.10 to 0.10 dB, 95 % interval over 6"),
+        ([0.1, 0.2, 0.1, 0.3, 0.2, 0.1], "0.17 dB below the starting weights' (0."),
+        ([1.0, -0.9, 1.1, -1.0, 0.9, 1.2], None),  # 0.55 dB, but the photos do not agree
+        ([0.2] * 4, None),  # too few for an interval: 0.25 dB
+        ([0.3] * 4, "0.30 dB below the starting weights' (no interval: 4 independent units"),
+        ([-1.0] * 6, None),
+    ],
+    ids=["all alike", "small but sure", "noise", "few and small", "few and large", "better"],
+)
+def test_worse_than_the_start_means_more_than_noise(falls, flagged):
+    progress = Progress(start=[20.0] * len(falls), history=[record(0.1), record(0.1)])
+    scores = [{"psnr": 20.0 - fall} for fall in falls]
+    found = progress.fall_from_start(scores, [str(number) for number in range(len(falls))], pretrained=True)
+    assert found is None if flagged is None else found.startswith(flagged)
+
+
+def test_a_start_that_was_not_validated_is_compared_by_the_first_epoch():
+    progress = Progress(history=[record(0.1, psnr=25.0), record(0.1, psnr=24.5)])
+    assert progress.fall_from_start([], [], pretrained=True) == "0.50 dB below the first epoch's (more than 0.25 dB)"
+    assert progress.fall_from_start([], [], pretrained=False) is None
 
 
 def test_flags_stand_in_the_log_and_in_the_history(photos, tmp_path, monkeypatch, capsys):
@@ -164,7 +239,7 @@ def test_flags_stand_in_the_log_and_in_the_history(photos, tmp_path, monkeypatch
     monkeypatch.setattr(updates, "train_step", step)
     assert train(photos, tmp_path, "--skip_bad_batches", "1", epochs=3) == 0
     flags = [record["flags"] for record in json.loads((tmp_path / "history.json").read_text())]
-    assert flags == [[], ["non_finite_steps"], []]
+    assert flags == [[], [], ["non_finite_steps"], []]
     assert "🚩 non_finite_steps: 1 updates of this epoch were left out" in capsys.readouterr().out
 
 

@@ -43,6 +43,7 @@ def test_history_has_one_complete_record_an_epoch(finished_run):
             "skipped_steps",
             "execution",
             "tf32",
+            "precision",
             "flags",
         }
         assert all(isinstance(record[name], float) for name in numbers)
@@ -50,6 +51,7 @@ def test_history_has_one_complete_record_an_epoch(finished_run):
         assert record["train_loss"] == pytest.approx(sum(record["train_terms"].values()))
         assert record["flags"] == [] and record["skipped_steps"] == 0
         assert record["execution"] == "eager" and record["tf32"] is False
+        assert record["precision"] == "float32"
 
 
 def test_the_rate_ends_at_one_percent(finished_run):

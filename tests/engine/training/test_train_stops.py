@@ -85,7 +85,10 @@ def test_resume_continues_a_state_and_starts_anew_from_weights(
     assert_same_results(finished_records, tmp_path / "two")
     best = finished_run / "fold_1" / "checkpoint_best.pt"
     capsys.readouterr()
-    assert train(two_folds, tmp_path / "three", "--fold", "1", "--resume", str(best), epochs=1) == 0
+    assert (
+        train(two_folds, tmp_path / "three", "--fold", "1", "--allow_seen_validation", "--resume", str(best), epochs=1)
+        == 0
+    )
     assert "weights only" in capsys.readouterr().out
 
 
