@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from data import images
 from data.fingerprint import decode_unchanged
 from data.manifest import Pair
-from data.transforms import Draw, cut, draw_sample, sample_generator, toned
+from data.transforms import DRAWS, Draw, cut, draw_sample, sample_generator, toned
 
 # What gives a dataset its images: decoded_pair, or a cache that gives the same faster.
 Source = Callable[[Pair, tuple[int, int]], tuple[torch.Tensor, torch.Tensor]]
@@ -53,14 +53,23 @@ class TrainingPairs(Dataset):
     """
 
     def __init__(
-        self, pairs: list[Pair], resolution: int, fit: str, preprocess: str, seed: int, source: Source = decoded_pair
+        self,
+        pairs: list[Pair],
+        resolution: int,
+        fit: str,
+        preprocess: str,
+        seed: int,
+        source: Source = decoded_pair,
+        draws: int = DRAWS,
     ):
+        """draws: the version of the random draws (data/transforms.py)."""
         self.pairs = pairs
         self.resolution = resolution
         self.fit = fit
         self.preprocess = preprocess
         self.seed = seed
         self.source = source
+        self.draws = draws
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -75,7 +84,7 @@ class TrainingPairs(Dataset):
 
     def draw(self, key: SampleKey) -> Draw:
         """Window and augmentation of a sample, without its pixels."""
-        rng = sample_generator(self.seed, key.epoch, key.draw, key.index)
+        rng = sample_generator(self.seed, key.epoch, key.draw, key.index, self.draws)
         return draw_sample(rng, *self.size_of(key.index), self.resolution, self.preprocess)
 
     def size_of(self, index: int) -> tuple[int, int]:

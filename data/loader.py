@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from multiprocessing import connection, queues
 from multiprocessing.process import BaseProcess
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -19,6 +18,7 @@ from common import signals
 from common.errors import InputError, loader_fault
 from common.memory import usable_cpus
 from data.dataset import EvaluationPairs, SampleKey, TrainingPairs
+from data.transforms import DRAWS, order_generator
 
 MAX_DRAWS = 100  # of one photo in one update: more is a slip of the keyboard, and would fill the memory with keys
 
@@ -42,13 +42,14 @@ class EpochPlan:
 
     Every pair is seen at least once an epoch, except that foreign pairs take some of the places (`mixing`); their indices
     begin behind those of the own pairs. So that all batches have one size, the last one is filled from a second
-    shuffle of the same pairs (other crops: its samples carry draw 1).
+    shuffle of the same pairs (other crops: its samples carry draw 1). draws: the version of the order (data/transforms.py).
     """
 
     pairs: int
     batch_size: int
     accumulate_steps: int
     mixing: Mixing = Mixing()
+    draws: int = DRAWS
 
     def __post_init__(self):
         if self.samples_per_update > MAX_DRAWS * self.pairs:
@@ -73,7 +74,7 @@ class EpochPlan:
 
     def keys(self, seed: int, epoch: int) -> list[SampleKey]:
         """All sample keys of an epoch, in order; updates * samples_per_update of them."""
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch))))
+        rng = order_generator(seed, epoch, self.draws)
         total = self.updates * self.samples_per_update
         draws = -(-total // self.pairs)
         shuffled = [

@@ -14,6 +14,11 @@ import torch
 
 from data.colour import srgb_encode
 
+# How random numbers are drawn from (seed, epoch, ...), by version: a run goes on with the one that it began with. Version 1 told
+# uses apart by the count of numbers alone, but a SeedSequence takes missing ones for 0: an epoch's order and the crop of its
+# first photo came from one stream. Version 2 gives each use a number of its own, which comes first.
+DRAWS = 2
+ORDER, SAMPLE = 1, 2
 EXPOSURE_STOPS = 0.5
 CAST_GAIN = 0.06
 
@@ -34,9 +39,18 @@ class Draw:
     tables: np.ndarray | None = None
 
 
-def sample_generator(seed: int, epoch: int, draw: int, index: int) -> np.random.Generator:
-    """The generator of one sample: the same numbers whatever the worker, the order or the restart."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, draw, index))))
+def sample_generator(seed: int, epoch: int, draw: int, index: int, draws: int = DRAWS) -> np.random.Generator:
+    """The generator of one sample: the same numbers whatever the worker, the order or the restart. draws: 1 or 2, see DRAWS."""
+    return _generator(draws, SAMPLE, (seed, epoch, draw, index))
+
+
+def order_generator(seed: int, epoch: int, draws: int = DRAWS) -> np.random.Generator:
+    """The generator of the order of an epoch's samples, and of which of them are mixed in. draws: as for `sample_generator`."""
+    return _generator(draws, ORDER, (seed, epoch))
+
+
+def _generator(draws: int, use: int, numbers: tuple[int, ...]) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(numbers if draws == 1 else (use, *numbers))))
 
 
 def draw_sample(rng: np.random.Generator, width: int, height: int, length: int, preprocess: str) -> Draw:

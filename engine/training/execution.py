@@ -99,8 +99,11 @@ def train_step(stepper: Stepper, batches: list[dict], update: int, lr: float, st
     on_device = [stepper.on_device(batch) for batch in batches]
     with tf32(stepper.allow_tf32):
         numbers = stepper.run(on_device)
-    numbers = torch.cat([numbers, numbers.new_full((1,), float(stop))])
-    return Started(stepper.names, stepper.world.mean(numbers), stepper.learner.scaler)
+    world = stepper.world
+    broken = numbers.new_zeros(world.size)
+    broken[world.rank] = numbers[-1]
+    numbers = torch.cat([numbers[:-1], numbers.new_full((1,), float(stop)), broken])
+    return Started(stepper.names, world.mean(numbers), stepper.learner.scaler)
 
 
 class CaptureFailed(RuntimeError):

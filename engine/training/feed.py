@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,7 +43,9 @@ class Feed:
         self.epoch_plan, self.train, self.world, self.resident = epoch_plan, train, world, resident
         self.workers, self.pin, self.source = data.num_workers, device.type == "cuda", source
         pairs = [*plan.train, *plan.mix]
-        self.samples = TrainingPairs(pairs, data.resolution, data.fit, data.preprocess, train.seed, source)
+        self.samples = TrainingPairs(
+            pairs, data.resolution, data.fit, data.preprocess, train.seed, source, epoch_plan.draws
+        )
         self.frames = EvaluationPairs(plan.val, data.resolution, data.fit, source)
         batches = world.share(equal_size_batches(self.frames, train.batch_size))
         self.validation: DataLoader | ResidentFrames
@@ -94,6 +97,19 @@ class Feed:
     def names(self, group: list[dict]) -> str:
         """The sources of the photos in some batches, for messages."""
         return ", ".join(self.samples.pairs[index].src for batch in group for index in batch["index"].tolist())
+
+    def names_of(self, update: int, ranks: list[int]) -> str:
+        """The sources of the photos of update `update` (from 0) in the processes `ranks` (none: in all), for messages.
+
+        With several processes, each process's own; every process can tell, since the keys say who sees what.
+        """
+        told, size = [], self.world.size
+        for rank in ranks or range(size):
+            keys = BatchKeys(self.epoch_plan, self.train.seed, self.train.epochs, update, rank, size)
+            batches = itertools.islice(keys, self.train.accumulate_steps)
+            photos = ", ".join(self.samples.pairs[key.index].src for batch in batches for key in batch)
+            told.append(photos if size == 1 else f"{photos} (process {rank})")
+        return "; ".join(told)
 
 
 def plan_epochs(plan: FoldPlan, options: Options) -> EpochPlan:

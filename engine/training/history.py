@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import RunFailed
+from data.transforms import DRAWS
 from engine.intervals import interval_words, paired_difference
 from engine.metrics import METRICS
 
@@ -37,8 +38,9 @@ class Progress:
 
     step: updates over all epochs. totals: sums over the open epoch's updates. best: the best epoch's record with its scores for
     every validation image. bad_batches: updates left out by --skip_bad_batches. execution: how updates are run
-    (engine/training/execution.py). start: PSNR of every validation image with the starting weights, whose record is that of epoch
-    0; None for a run that began with fresh weights, or in a version that did not validate them.
+    (engine/training/execution.py). draws: the version of its random draws (data/transforms.py). start: PSNR of every validation
+    image with the starting weights, whose record is that of epoch 0; None for a run that began with fresh weights, or in a
+    version that did not validate them.
     """
 
     step: int = 0
@@ -49,6 +51,7 @@ class Progress:
     bad_batches: int = 0
     execution: str = "eager"
     start: list[float] | None = None
+    draws: int = DRAWS
     totals: dict[str, Any] = field(default_factory=lambda: dict(EMPTY_TOTALS, terms={}))
 
     @property
@@ -69,8 +72,8 @@ class Progress:
         Raises ValueError with the reason when it is not what this class saves, or contradicts itself.
         """
         fresh = dataclasses.asdict(Progress())
-        # Versions before these were recorded knew no other execution, and did not validate the starting weights.
-        recorded = {"execution": fresh["execution"], "start": None, **recorded}
+        # Versions before these were recorded knew one execution and the first draws, and did not validate starting weights.
+        recorded = {"execution": fresh["execution"], "start": None, "draws": 1, **recorded}
         wrong = {*fresh} ^ {*recorded}
         wrong |= {
             name for name in {*fresh} - wrong - {"best", "start"} if type(recorded[name]) is not type(fresh[name])
@@ -80,6 +83,8 @@ class Progress:
         history, best, totals, start = (recorded[name] for name in ("history", "best", "totals", "start"))
         if start is not None and not (history and _are_scores(start, val_pairs)):
             raise ValueError("its scores of the starting weights are none")
+        if recorded["draws"] not in range(1, DRAWS + 1):
+            raise ValueError("its random draws are of a version that is not known here")
         first = 1 if start is None else 0
         if not all(_is_record(record, epoch) for epoch, record in enumerate(history, first)):
             raise ValueError("its history is not one record for each epoch")

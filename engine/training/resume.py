@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,34 @@ def begin(run: Run) -> tuple[Learner, Progress, Seen, SeenValidation]:
     progress = restore_state(found[1], learner, len(plan.val), run.epoch_plan.updates, options.train.epochs, found[0])
     log(f"Continuing {plan.name.lower()} at update {progress.step}, after {progress.epochs} epochs")
     return learner, progress, seen, seen_validation.and_before(found[1])
+
+
+def refuse_different_starts(run: Run, learner: Learner, progress: Progress) -> None:
+    """InputError, in every process, unless all stand at the same update with the same weights: they would wait for each other for
+    ever, or train what no one of them would.
+    """
+    if run.world.size == 1:
+        return
+    places = run.world.gather((progress.step, weights_digest(learner.network, learner.average.network)))
+    if len(set(places)) > 1:
+        told = "; ".join(
+            f"process {rank}: update {step}, weights {sha[:12]}" for rank, (step, sha) in enumerate(places)
+        )
+        raise InputError(
+            f"the processes do not begin from the same state ({told}). {run.plan.folder} and the "
+            f"files of {run.options.weights_flag} and --resume must be the same for all of them, and every process must be able to "
+            "read the newest state"
+        )
+
+
+def weights_digest(*networks: torch.nn.Module) -> str:
+    """sha256 of all weights, bit for bit."""
+    digest = hashlib.sha256()
+    for network in networks:
+        for name, tensor in network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def settle_resume(options: Options, log: RunLog) -> Options:

@@ -7,6 +7,7 @@ finish. Everything random derives from (seed, epoch, index), so that a run that 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import sys
 import time
@@ -30,7 +31,7 @@ from engine.training.feed import Feed, open_feed
 from engine.training.history import Progress, epoch_line, red_flags
 from engine.training.learner import Learner, frozen_stages, set_trainable
 from engine.training.plans import FoldPlan
-from engine.training.resume import begin, best_beside_state, finished_before, remove_outputs
+from engine.training.resume import begin, best_beside_state, finished_before, refuse_different_starts, remove_outputs
 from engine.training.run import Run, describe, make_run
 from engine.training.self_test import rehearse_on_copy, self_test
 from engine.training.state import RunFiles
@@ -47,7 +48,12 @@ def train_fold(plan: FoldPlan, options: Options, device: torch.device, world: Wo
     """
     with _owned(plan, options, log) if world.writes else contextlib.nullcontext():
         world.wait_for_all()  # for what rank 0 clears away
-        if finished_before(plan, options, log):
+        finished = finished_before(plan, options, log)
+        if world.gather(finished) != [finished] * world.size:
+            raise InputError(
+                f"{plan.folder} holds a finished run for some processes and none for others: all must see one folder"
+            )
+        if finished:
             log(f"{plan.name}: finished before, skipped ({plan.folder})")
         else:
             units = " and ".join(str(len(set(unit_names(part)))) for part in (plan.train, plan.val))
@@ -73,10 +79,12 @@ def train(run: Run) -> None:
     """Train until the last epoch or until patience ends, and leave checkpoint_final.pt, the proof that the run is finished."""
     plan, config, updates, log = run.plan, run.options.train, run.epoch_plan.updates, run.log
     learner, progress, seen, seen_validation = begin(run)
+    refuse_different_starts(run, learner, progress)
     best = best_beside_state(plan, run.options, progress, log)
     if best is not None and run.world.writes:
         checkpoint.save(plan.folder / checkpoint.BEST, best)
-    feed = open_feed(plan, run.options, run.epoch_plan, run.device, run.world, log)
+    epoch_plan = dataclasses.replace(run.epoch_plan, draws=progress.draws)
+    feed = open_feed(plan, run.options, epoch_plan, run.device, run.world, log)
     describe(run, learner)
     memory = None
     if progress.step == 0:

@@ -7,7 +7,7 @@ numbers of an update when the next one has been started (engine/training/updates
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,11 +25,14 @@ Forward = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class NonFinite(ArithmeticError):
-    """A loss term or the gradient is not finite; the weights are as before the update. `what` names the term."""
+    """A loss term or the gradient is not finite; the weights are as before the update. `what` names the term.
 
-    def __init__(self, what: str):
+    ranks: the processes whose own numbers were not finite; none when only their mean was not.
+    """
+
+    def __init__(self, what: str, ranks: Sequence[int] = ()):
         super().__init__(what)
-        self.what = what
+        self.what, self.ranks = what, list(ranks)
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,16 @@ def make_gradients(learner: Learner, forward: Forward, batches: list[Batch]) -> 
 def update_weights(
     learner: Learner, forward: Forward, batches: list[Batch], grad_clip: float, world: World
 ) -> torch.Tensor:
-    """One update on the device, at the rates of `learner.prepare`; returns the terms and the gradient's 2-norm, (terms + 1,).
+    """One update on the device, at the rates of `learner.prepare`; a gradient that is not finite leaves all as it is.
 
-    A norm that is not finite leaves weights, moments and average as they are.
+    Returns (terms + 2,): the terms of this process, the 2-norm of the gradient of all of them, and whether this process's own
+    gradient was not finite (0.0 or 1.0).
     """
     terms = make_gradients(learner, forward, batches)
     parameters = [parameter for parameter in learner.network.parameters() if parameter.grad is not None]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # The mean is not finite in any process when it is not in one: whose it was must be known before.
+    own = torch.nn.utils.get_total_norm(gradients) if world.size > 1 else None
     average_gradients(parameters, world)
     if learner.scaler.is_enabled():
         # A norm may overflow where no gradient does; the scaler looks at gradients only.
@@ -106,11 +112,16 @@ def update_weights(
     learner.scaler.step(learner.optimizer)
     learner.scaler.update()
     learner.average.move(learner.network, learner.share * (1.0 - refused))
-    return torch.cat([terms, norm.view(1)])
+    broken = refused if own is None else (~own.isfinite()).float()
+    return torch.cat([terms, norm.view(1), broken.view(1)])
 
 
 class Started:
-    """The numbers of an update that has been started, on their way to the host."""
+    """The numbers of an update that has been started, on their way to the host.
+
+    numbers: means over processes, of the terms `names`, the gradient's norm, the wish to stop, and for each process whether its own
+    gradient was not finite.
+    """
 
     def __init__(self, names: list[str], numbers: torch.Tensor, scaler: torch.amp.GradScaler):
         self.names, self.scaler = names, scaler
@@ -126,14 +137,16 @@ class Started:
         """
         if self.arrived is not None:
             self.arrived.synchronize()
-        *values, grad_norm, stop = self.numbers.tolist()
+        count = len(self.names)
+        values, (grad_norm, stop, *broken) = self.numbers[:count].tolist(), self.numbers[count:].tolist()
+        ranks = [rank for rank, share in enumerate(broken) if share > 0]
         terms = dict(zip(self.names, values, strict=True))
         for name, value in terms.items():
             if not math.isfinite(value):
-                raise NonFinite(f"loss term {name}")
+                raise NonFinite(f"loss term {name}", ranks)
         skipped = not math.isfinite(grad_norm)
         if skipped and not self.scaler.is_enabled():
-            raise NonFinite("gradient")
+            raise NonFinite("gradient", ranks)
         if skipped and self.scaler.get_scale() < SMALLEST_SCALE:
-            raise NonFinite(f"gradient at loss scale {2 * self.scaler.get_scale():g}")
+            raise NonFinite(f"gradient at loss scale {2 * self.scaler.get_scale():g}", ranks)
         return StepResult(terms, 0.0 if skipped else grad_norm, skipped, stop > 0)

@@ -30,7 +30,7 @@ class Updates:
         self.run, self.stepper, self.feed, self.progress, self.memory = run, stepper, feed, progress, memory
         self.batches = feed.training(progress.step)
         self.started = progress.step
-        self._unread: tuple[Started, list[dict]] | None = None
+        self._unread: Started | None = None
         self._wish = False
         self._clock = time.monotonic()
 
@@ -49,7 +49,7 @@ class Updates:
             raise RunFailed(advice) from fault
         self.started += 1
         self.read()
-        self._unread = started, group
+        self._unread = started
 
     def read(self) -> None:
         """Wait for the numbers of the update that was started last, and count it; one that was not finite is left out.
@@ -58,22 +58,23 @@ class Updates:
         """
         if self._unread is None:
             return
-        (started, group), self._unread = self._unread, None
+        started, self._unread = self._unread, None
         run, progress = self.run, self.progress
         try:
             result = started.result()
         except NonFinite as fault:
             where = f"{fault.what} is not finite at update {progress.step + 1} (epoch {progress.epochs + 1})"
             allowed = run.options.train.skip_bad_batches
+            photos = self.feed.names_of(progress.step, fault.ranks)
             if progress.bad_batches >= allowed:
                 raise RunFailed(
                     f"{where}; the weights were not changed and the last checkpoint is sound. Photos of the batch: "
-                    f"{self.feed.names(group)}. Look at them, then try a lower --lr or float32; --skip_bad_batches N leaves out "
+                    f"{photos}. Look at them, then try a lower --lr or float32; --skip_bad_batches N leaves out "
                     "up to N such updates."
                 ) from fault
             progress.bad_batches += 1
             count = f"{progress.bad_batches} of {allowed} allowed"
-            run.log(f"⚠️  {where}: left out, {count}. Photos: {self.feed.names(group)}")
+            run.log(f"⚠️  {where}: left out, {count}. Photos: {photos}")
             progress.count_bad_batch(self._lap())
         else:
             self._wish = result.stop

@@ -1,10 +1,14 @@
 """Two processes train what one would: the same batches, losses and scores; one writes, all stop together."""
 
+import contextlib
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -112,6 +116,58 @@ def test_a_signal_to_one_process_stops_all_with_a_state(photos, tmp_path):
         _, errors = launcher.communicate(timeout=120)
     assert launcher.returncode != 0 and "state saved at update" in errors
     assert read_checkpoint(tmp_path / "checkpoint_last.pt")["step"] > 0
+
+
+@contextlib.contextmanager
+def two_processes(*commands):
+    """One process a command, as the two that train one model; both are gone in the end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for rank, words in enumerate(commands):
+        place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {**os.environ, **{name: str(value) for name, value in place.items()}}
+        words = [sys.executable, *map(str, words)]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env=environment, cwd=ROOT))
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def test_processes_that_find_different_states_stop_with_one_line(photos, two_and_one, tmp_path):
+    """Process 1 sees another folder, where the run is at its end."""
+    shutil.copytree(two_and_one / "one", tmp_path / "1")
+    (tmp_path / "1" / "checkpoint_final.pt").unlink()
+    with two_processes(*(command(photos, tmp_path / str(rank)) for rank in (0, 1))) as processes:
+        messages = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    for message in messages:
+        assert "do not begin from the same state (process 0: update 0, weights " in message
+        assert "; process 1: update 20, weights " in message and "Traceback" not in message
+
+
+def test_a_bad_batch_names_its_process_and_a_second_signal_ends_one_that_waits(photos, tmp_path):
+    words = command(photos, tmp_path, "--skip_bad_batches", "1", epochs=2000)[1:]
+    commands = [["-m", "tests.helpers.bad_process", 1, *words]] * 2
+    with two_processes(*commands) as (first, second):
+        told = next(line for line in first.stdout if "is not finite" in line)
+        assert any(line.startswith("Epoch   2/") for line in first.stdout)
+        os.kill(second.pid, signal.SIGSTOP)
+        time.sleep(0.5)  # the first waits for it now, inside of the exchange
+        first.terminate()
+        time.sleep(2.2)
+        assert first.poll() is None
+        first.terminate()
+        _, errors = first.communicate(timeout=20)
+    assert first.returncode == 128 + signal.SIGTERM and "SIGTERM is the second signal" in errors
+    rows = [json.loads(line)["src"] for line in (photos / "train.jsonl").read_text().splitlines()]
+    (batch,) = BatchKeys(EpochPlan(5, 4, 1), 42, 1, 1, 1, 2)
+    assert told.rstrip().endswith(f"Photos: {', '.join(rows[key.index] for key in batch)} (process 1)")
 
 
 def test_the_batch_must_be_shared_evenly(photos, tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from darkir import DarkIR, NetworkConfig
 from darkir.architectures import count_stages, stage_of
 from darkir.checkpoint_file import read_checkpoint
 from data.loader import EpochPlan, Mixing
+from data.transforms import order_generator, sample_generator
 from engine.training import updates
 from engine.training.history import Progress, red_flags
 from engine.training.learner import FinetuneConfig, frozen_stages, rate_scale
@@ -121,17 +123,44 @@ def test_starting_weights_are_epoch_0_which_can_be_the_best(photos, tmp_path, ca
     assert "no epoch is better than the starting weights: checkpoint_best.pt holds them as they were" in out
 
 
-def test_a_run_whose_former_version_did_not_validate_its_start_goes_on_without(photos, tmp_path, monkeypatch, capsys):
+def stopped_by_a_former_version(photos, output, monkeypatch, poll, flags):
+    """A run of a version that neither validated its start nor recorded its random draws, stopped at the `poll`-th look."""
     with monkeypatch.context() as patch:
-        stop_at(patch, 4)
-        assert train(photos, tmp_path) == 75
-    state = read_checkpoint(tmp_path / "checkpoint_last.pt")
-    del state["progress"]["start"]
+        stop_at(patch, poll)
+        assert train(photos, output, *flags) == 75
+    state = read_checkpoint(output / "checkpoint_last.pt")
+    for name in ("start", "draws"):
+        state["progress"].pop(name, None)
     state["progress"] |= {"history": [], "best": None}
-    torch.save(state, tmp_path / "checkpoint_last.pt")
-    assert train(photos, tmp_path) == 0
+    torch.save(state, output / "checkpoint_last.pt")
+
+
+def test_a_run_that_a_former_version_began_goes_on_as_it_began(photos, tmp_path, monkeypatch, capsys):
+    flags = ["--mix_jsonl", str(photos / "foreign" / "pairs.jsonl"), "--preprocess", "strong_aug"]
+    # Before the first update, so that all of its draws are those of the former version.
+    stopped_by_a_former_version(photos, tmp_path / "whole", monkeypatch, 1, flags)
+    assert train(photos, tmp_path / "whole", *flags) == 0
+    stopped_by_a_former_version(photos, tmp_path / "again", monkeypatch, 1, flags)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)  # in the first epoch
+        assert train(photos, tmp_path / "again", *flags) == 75
+    stopped = read_checkpoint(tmp_path / "again" / "checkpoint_last.pt")
+    assert stopped["progress"]["draws"] == 1 and 0 < stopped["step"] < 2
+    del stopped["progress"]["draws"]
+    torch.save(stopped, tmp_path / "again" / "checkpoint_last.pt")
+    assert train(photos, tmp_path / "again", *flags) == 0
+    assert train(photos, tmp_path / "today", *flags) == 0
+    whole, again, today = (
+        read_checkpoint(tmp_path / name / "checkpoint_last.pt") for name in ("whole", "again", "today")
+    )
+    assert all(torch.equal(whole["raw_params"][name], again["raw_params"][name]) for name in whole["raw_params"])
+    assert not torch.equal(whole["raw_params"]["ending.bias"], today["raw_params"]["ending.bias"])
+    # Without the scores of its start, it goes on without an epoch 0.
+    capsys.readouterr()
+    stopped_by_a_former_version(photos, tmp_path / "no_start", monkeypatch, 4, [])
+    assert train(photos, tmp_path / "no_start") == 0
     assert "flags compare with its first epoch" in capsys.readouterr().out
-    assert [record["epoch"] for record in json.loads((tmp_path / "history.json").read_text())] == [1, 2]
+    assert [record["epoch"] for record in json.loads((tmp_path / "no_start" / "history.json").read_text())] == [1, 2]
 
 
 def test_layer_decay_slows_the_stages_near_the_input(photos, tmp_path):
@@ -159,6 +188,16 @@ def test_the_share_of_foreign_samples_falls_to_nothing():
     assert [len(indices) for indices in foreign] == [10, 8, 5, 2, 0]
     assert all(0 <= index < 7 for indices in foreign for index in indices)
     assert plan.keys(1, 0) == plan.keys(1, 0) and len(set(plan.keys(1, 0))) == 20
+
+
+def test_each_use_of_the_seed_draws_from_a_stream_of_its_own():
+    former = np.random.Generator(np.random.PCG64(np.random.SeedSequence((7, 3))))
+    order, crop = order_generator(7, 3, draws=1), sample_generator(7, 3, 0, 0, draws=1)
+    assert order.random() == crop.random() == former.random()  # what a run of a former version goes on with
+    assert order_generator(7, 3).random() != sample_generator(7, 3, 0, 0).random()
+    keys = EpochPlan(pairs=5, batch_size=5, accumulate_steps=1, draws=1).keys(7, 3)
+    assert [key.index for key in keys] == list(order_generator(7, 3, draws=1).permutation(5))
+    assert keys != EpochPlan(pairs=5, batch_size=5, accumulate_steps=1).keys(7, 3)
 
 
 def test_mixed_pairs_change_training_and_travel_as_earlier_data(photos, tmp_path, capsys):
