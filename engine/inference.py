@@ -217,7 +217,7 @@ def score_all(
 ) -> dict[str, list[dict]]:
     """Score the untouched photo, every network and, when there are several, their ensemble.
 
-    Returns name -> [{"src", "psnr", "ssim", "l1"}] in the order of `pairs`. `on_restored(indices, src, restored, tar,
+    Returns name -> [{"src", every one of METRICS and COLOUR}] in the order of `pairs`. `on_restored(indices, src, restored, tar,
     psnr)` gets each batch with the final output: the ensemble's, or the only network's.
     Raises Stopped between batches after a signal, RunFailed for an output that is not finite, OutOfMemory for a batch that
     does not fit, and InputError for frames too small for SSIM.
@@ -227,7 +227,7 @@ def score_all(
     for src, tar, indices in frames(loader, device):
         photos = [pairs[index] for index in indices]
         for name, restored in itertools.chain([(IDENTITY, src)], restored_by_each(restorers, src)):
-            scored = photo_records(restored, tar, photos, name)
+            scored = photo_records(restored, tar, photos, name, colour=True)
             for index, record in zip(indices, scored, strict=True):
                 records[name][index] = record
         on_restored(indices, src, restored, tar, [record["psnr"] for record in scored])

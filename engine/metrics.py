@@ -1,6 +1,7 @@
-"""Restored and target images -> PSNR, SSIM, L1 of each. What is made of the numbers of many images: engine/intervals.py.
+"""Restored and target images -> PSNR, SSIM, L1 of each, and for a test its colours too (engine/colour_metrics.py).
 
-Metrics: RGB over all pixels, float32, no rounding, no border crop.
+Metrics: RGB over all pixels, float32, no rounding, no border crop. What is made of the numbers of many images:
+engine/intervals.py.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import torch
 
 from common.errors import InputError, RunFailed
 from data.manifest import Pair
+from engine.colour_metrics import colour_metrics
 from losses.ssim import WINDOW, ssim_per_image
 
-METRICS = ("psnr", "ssim", "l1")
-DIGITS = {"psnr": 2, "ssim": 4, "l1": 4}  # behind the point, in logs and reports
+METRICS = ("psnr", "ssim", "l1")  # of training, its validation and every test
+COLOUR = ("delta_e", "delta_e_p95", "clipped_percent", "crushed_percent")  # of a test, beside METRICS
+# Behind the point, in logs and reports.
+DIGITS = {"psnr": 2, "ssim": 4, "l1": 4, "delta_e": 2, "delta_e_p95": 2, "clipped_percent": 2, "crushed_percent": 2}
 PSNR_CAP_DB = 100.0
 
 
@@ -40,8 +44,13 @@ def image_metrics(restored: torch.Tensor, target: torch.Tensor) -> list[dict[str
     return [{"psnr": psnr, "ssim": ssim, "l1": l1} for psnr, ssim, l1 in columns.tolist()]
 
 
-def photo_records(restored: torch.Tensor, target: torch.Tensor, pairs: Sequence[Pair], model: str) -> list[dict]:
-    """image_metrics of the photos `pairs`, each with its `src`; RunFailed, naming photo and model, when one is not finite."""
+def photo_records(
+    restored: torch.Tensor, target: torch.Tensor, pairs: Sequence[Pair], model: str, colour: bool = False
+) -> list[dict]:
+    """image_metrics of the photos `pairs`, each with its `src`, and with `colour` their colour_metrics, which cost time.
+
+    RunFailed, naming photo and model, when one is not finite.
+    """
     records = []
     for pair, metrics in zip(pairs, image_metrics(restored, target), strict=True):
         if not all(math.isfinite(value) for value in metrics.values()):
@@ -50,4 +59,7 @@ def photo_records(restored: torch.Tensor, target: torch.Tensor, pairs: Sequence[
                 "try a lower --lr, or float32 instead of --mixed_precision"
             )
         records.append({"src": pair.src, **metrics})
+    if colour:
+        for record, metrics in zip(records, colour_metrics(restored, target), strict=True):
+            record.update(metrics)
     return records

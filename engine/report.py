@@ -14,7 +14,7 @@ from common.pages import fill
 from data.manifest import UNIT
 from engine.inference import IDENTITY
 from engine.intervals import interval_words, paired_difference
-from engine.metrics import DIGITS, METRICS
+from engine.metrics import COLOUR, DIGITS, METRICS
 from engine.testing.comparison import epochs_text, improvement_text, verdict_text
 from engine.testing.results import final_model
 
@@ -128,4 +128,4 @@ def _render(template: str, **values: Any) -> str:
         "verdict": verdict_text,
         "epochs": epochs_text,
     }
-    return fill(template, filters, metrics=METRICS, words=interval_words, **values)
+    return fill(template, filters, metrics=METRICS, colour=COLOUR, words=interval_words, **values)

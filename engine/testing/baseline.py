@@ -14,16 +14,20 @@ from common.files import text_of_cell
 from common.jsonl import parse_json
 from data.fingerprint import row_digest, set_digest
 from data.manifest import Pair
-from engine.metrics import METRICS
+from engine.metrics import COLOUR, METRICS
 from engine.testing.config import BaselineConfig
-from engine.testing.results import COLUMNS, PER_IMAGE, RESULTS, SCHEMA_VERSION, final_model
+from engine.testing.results import PER_IMAGE, RESULTS, SCHEMA_VERSION, final_model
 
+NEEDED = ("src", "model", *METRICS)  # columns; results of earlier versions have no COLOUR
 MEAN_TOLERANCE = 1e-6  # between the mean of per_image.csv's values and the one in the results
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """`records`: {"psnr", "ssim", "l1"} of each photo in the order of this run's photos; with a bare `l1`, there are none."""
+    """`records`: the metrics of each photo in the order of this run's photos; with a bare `l1`, there are none.
+
+    Each record has METRICS, and COLOUR when the baseline has it.
+    """
 
     l1: float
     path: Path | None = None
@@ -91,7 +95,8 @@ def _fault(results: Any) -> str | None:
     if not isinstance(results.get("settings", {}), dict):
         return "settings is no object"
     summary = results.get("ensemble")
-    summaries = [summary.get(name) for name in METRICS] if isinstance(summary, dict) else [None]
+    known = {*METRICS, *(name for name in COLOUR if name in summary)} if isinstance(summary, dict) else set()
+    summaries = [summary.get(name) for name in known] if isinstance(summary, dict) else [None]
     if not all(isinstance(entry, dict) and isinstance(entry.get("mean"), (int, float)) for entry in summaries):
         return "no means of the ensemble"
     return None
@@ -106,19 +111,21 @@ def _read_records(path: Path, results: dict[str, Any]) -> list[dict]:
             f"or compare with the mean alone: --baseline_l1 {mean:.6g}"
         )
     final, faults, records = final_model(results["folds"]), Faults(), []
+    colour = [name for name in COLOUR if name in results["ensemble"]]
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle)
-            lacking = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+            expected = [*NEEDED, *colour]
+            lacking = [name for name in expected if name not in (reader.fieldnames or [])]
             if lacking:
-                raise InputError(f"--baseline: {path}:1: no column {', '.join(lacking)}; expected {','.join(COLUMNS)}")
+                raise InputError(f"--baseline: {path}:1: no column {', '.join(lacking)}; expected {','.join(expected)}")
             for row in reader:
                 if text_of_cell(row["model"] or "") == final:
-                    records.append(_numbers(row, f"{path}:{reader.line_num}", faults))
+                    records.append(_numbers(row, [*METRICS, *colour], f"{path}:{reader.line_num}", faults))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"--baseline: {path} is not CSV in UTF-8 ({error})") from error
     faults.raise_if_any("--baseline: rows that cannot be used", "Evaluate the baseline's models again.")
-    for name in METRICS:
+    for name in (*METRICS, *colour):
         stated = results["ensemble"][name]["mean"]
         mean = math.fsum(record[name] for record in records) / len(records) if records else math.nan
         if not abs(mean - stated) <= MEAN_TOLERANCE:  # also when there is no row and the mean is NaN
@@ -129,10 +136,10 @@ def _read_records(path: Path, results: dict[str, Any]) -> list[dict]:
     return records
 
 
-def _numbers(row: dict, where: str, faults: Faults) -> dict:
+def _numbers(row: dict, names: list[str], where: str, faults: Faults) -> dict:
     """The row of one photo with its metrics as numbers; one that cannot be used becomes a fault."""
     record: dict[str, Any] = {"src": text_of_cell(row["src"] or "")}
-    for name in METRICS:
+    for name in names:
         try:
             record[name] = float(row[name] or "")
         except ValueError:

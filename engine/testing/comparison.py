@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.intervals import interval_words, paired_difference, paired_improvement, percent_less, summarise
-from engine.metrics import METRICS
+from engine.metrics import COLOUR, METRICS
 from engine.testing.baseline import Baseline
 from engine.testing.results import final_model
 
@@ -28,9 +28,10 @@ def compare(results: dict[str, Any], rows: list[dict], baseline: Baseline, units
     else:
         final = final_model(results["folds"])
         ours = [row for row in rows if row["model"] == final]
-        before, after = ({name: [row[name] for row in side] for name in METRICS} for side in (baseline.records, ours))
-        summary = {name: summarise(before[name], units) for name in METRICS}
-        difference = {name: paired_difference(before[name], after[name], units) for name in METRICS}
+        shared = [name for name in (*METRICS, *COLOUR) if name in baseline.records[0]]
+        before, after = ({name: [row[name] for row in side] for name in shared} for side in (baseline.records, ours))
+        summary = {name: summarise(before[name], units) for name in shared}
+        difference = {name: paired_difference(before[name], after[name], units) for name in shared}
         improvement = paired_improvement(before["l1"], after["l1"], units)
     path = None if baseline.results is None else str(baseline.path)
     names = [] if baseline.results is None else [model["name"] for model in baseline.results["models"]]
@@ -91,6 +92,11 @@ def _notes(results: dict[str, Any], baseline: Baseline, improvement: dict[str, A
         ]
         if changed:
             notes.append(f"measured in another way ({'; '.join(changed)}): the difference is not of the models alone")
+        if baseline.records is not None and COLOUR[0] not in baseline.records[0]:
+            notes.append(
+                "the baseline has no colour metrics (Delta E 2000, clipped, crushed), as evaluations did not give them before: "
+                "evaluate its models again to compare colours"
+            )
         unknown = [model["name"] for model in baseline.results["models"] if model.get("provenance") == "unknown"]
         if unknown:
             notes.append(f"the baseline's provenance is unknown ({', '.join(unknown)}): it may have seen these photos")

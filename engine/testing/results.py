@@ -10,15 +10,21 @@ from data.fingerprint import row_digest, set_digest
 from data.manifest import Pair
 from engine.inference import ENSEMBLE, IDENTITY
 from engine.intervals import paired_difference, summarise
-from engine.metrics import DIGITS, METRICS
+from engine.metrics import COLOUR, DIGITS, METRICS
 from engine.models import TrainedModel
 from engine.runtime import created_with
 
 SCHEMA_VERSION = 1
 RESULTS, PER_IMAGE = "test_results.json", "per_image.csv"
-COLUMNS = ["src", "model", *METRICS]
-# Title and column width of a metric in the table of the log.
+COLUMNS = ["src", "model", *METRICS, *COLOUR]
+# Title and column width of a metric in the tables of the log.
 TABLE = {"psnr": ("PSNR dB", 25), "ssim": ("SSIM", 28), "l1": ("L1", 28)}
+COLOUR_TABLE = {
+    "delta_e": ("Delta E 2000", 25),
+    "delta_e_p95": ("95th percentile", 25),
+    "clipped_percent": ("clipped %", 25),
+    "crushed_percent": ("crushed %", 25),
+}
 
 Records = dict[str, list[dict]]
 
@@ -47,7 +53,10 @@ def build_results(
         "ensemble": summary_of(final, units),
         "folds": folds,
         "identity": summary_of(untouched, units),
-        "gain": {name: paired_difference(_column(untouched, name), _column(final, name), units) for name in METRICS},
+        "gain": {
+            name: paired_difference(_column(untouched, name), _column(final, name), units)
+            for name in (*METRICS, *COLOUR)
+        },
         "settings": settings,
         "created_with": created_with(),
     }
@@ -59,8 +68,11 @@ def final_model(folds: list[dict[str, Any]]) -> str:
 
 
 def summary_of(records: list[dict], units: list[str]) -> dict[str, Any]:
-    """Mean, spread and interval of each metric over the photos of `records`, each of which has its unit in `units`."""
-    return {name: summarise(_column(records, name), units) for name in METRICS}
+    """Mean, spread and interval of each metric over the photos of `records`, each of which has its unit in `units`.
+
+    Of METRICS, and of COLOUR where the records have it: those of training do not.
+    """
+    return {name: summarise(_column(records, name), units) for name in (*METRICS, *COLOUR) if name in records[0]}
 
 
 def _column(records: list[dict], name: str) -> list[float]:
@@ -68,7 +80,7 @@ def _column(records: list[dict], name: str) -> list[float]:
 
 
 def per_image_rows(records: Records) -> list[dict]:
-    """One row a photo and model, photos in file order: {"src", "model", "psnr", "ssim", "l1"}."""
+    """One row a photo and model, photos in file order, with all COLUMNS."""
     by_photo = zip(*records.values(), strict=True)
     return [{**record, "model": name} for photo in by_photo for name, record in zip(records, photo, strict=True)]
 
@@ -80,24 +92,32 @@ def write_results(output_dir: Path, results: dict[str, Any], rows: list[dict]) -
 
 
 def result_table(results: dict[str, Any]) -> list[str]:
-    """Lines for the log: one row a model with mean and 95 % interval of each metric; then baseline and difference."""
+    """Lines for the log: one row a model with mean and 95 % interval of each metric; then baseline and difference.
+
+    Two tables of at most 120 columns: the second is of the colours.
+    """
     named = [(IDENTITY, results["identity"], ""), *((fold["model"], fold, "") for fold in results["folds"])]
     if len(results["folds"]) > 1:
         named.append((ENSEMBLE, results["ensemble"], ""))
     if "comparison" in results:
         named.append(("baseline", results["comparison"]["baseline"], ""))
         named.append(("difference", results["comparison"]["difference"], "+"))
-    return metric_table(named)
+    return [*metric_table(named), *metric_table(named, COLOUR_TABLE)]
 
 
-def metric_table(named: list[tuple[str, dict[str, Any], str]]) -> list[str]:
-    """Lines for the log from (name, summary of each metric, "+" for signed numbers or ""): a title, then one row each."""
+def metric_table(named: list[tuple[str, dict[str, Any], str]], table: dict[str, tuple[str, int]] = TABLE) -> list[str]:
+    """Lines for the log from (name, summary of each metric, "+" for signed numbers or ""): a title, then one row each.
+
+    A row that has none of the table's metrics is left out.
+    """
     width = max(len(name) for name, _, _ in named) + 2
-    header = "".join(f"{title:<{columns}}" for title, columns in TABLE.values())
+    header = "".join(f"{title:<{columns}}" for title, columns in table.values())
     lines = [f"{'':<{width}}{header}".rstrip()]
     for name, summary, sign in named:
+        if not any(metric in summary for metric in table):
+            continue
         cells = [
-            f"{cell(summary.get(metric), DIGITS[metric], sign):<{columns}}" for metric, (_, columns) in TABLE.items()
+            f"{cell(summary.get(metric), DIGITS[metric], sign):<{columns}}" for metric, (_, columns) in table.items()
         ]
         lines.append(f"{name:<{width}}{''.join(cells)}".rstrip())
     return lines

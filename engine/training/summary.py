@@ -120,7 +120,8 @@ def _log(summary: dict[str, Any], log: RunLog) -> None:
         log(f"⚠️  CONTAMINATED: the starting weights of fold {folds} saw photos that are scored here")
     marked = "CONTAMINATED, out of fold" if summary["contaminated"] else "Out of fold"
     log(f"{marked}, {oof['n']} photos, mean; {interval_words(oof['n'], oof['units'], oof['psnr']['ci95'])}:")
-    for name, digits in DIGITS.items():
+    for name in METRICS:
+        digits = DIGITS[name]
         decibel = " dB" if name == "psnr" else ""
         untouched = f"{summary['identity'][name]['mean']:.{digits}f}{decibel}"
         log(f"   {name.upper():4s} {cell(oof[name], digits, '', decibel)}   identity {untouched}")

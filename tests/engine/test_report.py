@@ -11,6 +11,7 @@ from engine.training.tracking import write_curves
 from tests.helpers.report_page import Page
 
 METRICS = ("psnr", "ssim", "l1")
+COLOUR = ("delta_e", "delta_e_p95", "clipped_percent", "crushed_percent")
 CREATED = {"argv": ["script.py", "--flag"], "versions": {"python": "3.10", "torch": "2.11"}}
 KNOWN = {"provenance": "known", "provenance_sources": []}
 JPEG = b"\xff\xd8 not really"
@@ -21,7 +22,7 @@ def summary(mean):
 
 
 def metrics(psnr):
-    return {"psnr": summary(psnr), "ssim": summary(0.8), "l1": summary(0.1)}
+    return {"psnr": summary(psnr), "ssim": summary(0.8), "l1": summary(0.1), **{name: summary(7.0) for name in COLOUR}}
 
 
 def model(name, provenance="known"):
@@ -42,10 +43,11 @@ def results(models):
 def image_rows(names, photos):
     """Rows as in per_image.csv; `photos`: src -> PSNR of the last model (the others get 1 dB less each)."""
     return [
-        {"src": src, "model": name, "psnr": psnr - (len(names) - 1 - position), "ssim": 0.8, "l1": 0.1}
+        {"src": src, "model": name, "psnr": psnr - (len(names) - 1 - position), "ssim": 0.8, "l1": 0.1,
+         "delta_e": 5.125, "delta_e_p95": 9.5, "clipped_percent": 0.25, "crushed_percent": 0.0}
         for src, psnr in photos
         for position, name in enumerate(names)
-    ]
+    ]  # fmt: skip
 
 
 def ensemble_page(folder, photos=(("x.jpg", 20.0), ("y.jpg", 10.0), ("z.jpg", 15.0)), **changes):
@@ -105,7 +107,12 @@ def test_test_report_has_the_table_and_the_photos_worst_first(tmp_path):
     assert page.cells("gain")[0][1] == "+11.00 [+10.00, +12.00]"
     photos = [row for row in page.cells("") if row[0].endswith(".jpg")]
     assert [row[0] for row in photos] == ["y.jpg", "z.jpg", "x.jpg"]
-    assert photos[0][1:6] == ["7.00", "8.00", "9.00", "10.00", "+3.00"]
+    assert photos[0][1:] == [
+        "7.00", "8.00", "9.00", "10.00", "+3.00", "0.8000", "0.1000", "5.12", "9.50", "0.25", "0.00",
+    ]  # fmt: skip
+    for name in ("identity", "fold_1", "ensemble"):
+        assert page.cells(name)[1][1:] == ["7.00 [6.00, 8.00]"] * 4, name
+    assert page.cells("gain")[1][1:] == ["+7.00 [+6.00, +8.00]"] * 4
     assert "Better than the untouched photo, by PSNR, on 3 of 3" in page.text
     assert page.text.index("y.jpg") < page.text.index("z.jpg")
 

@@ -62,7 +62,7 @@ def test_differences_improvement_and_verdict_equal_those_by_hand(gray_pairs, oth
 def test_comparison_stands_in_log_table_and_report(gray_pairs, other_results, tmp_path, capsys):
     assert run(gray_pairs, tmp_path / "out", "--baseline", other_results / "test_results.json") == 0
     log = capsys.readouterr().out
-    table = {line.split()[0]: line for line in log.splitlines() if line}
+    table = {line.split()[0]: line for line in reversed(log.splitlines()) if line}  # the first table's
     comparison = comparison_of(tmp_path / "out")
     baseline = "0.1150 [{:.4f}, {:.4f}]".format(*comparison["baseline"]["l1"]["ci95"])
     difference = "-0.0170 [{:+.4f}, {:+.4f}]".format(*comparison["difference"]["l1"]["ci95"])
@@ -75,6 +75,27 @@ def test_comparison_stands_in_log_table_and_report(gray_pairs, other_results, tm
     assert page.cells("baseline")[0][3] == baseline and page.cells("difference")[0][3] == difference
     assert said in page.text and verdict in page.text and "baseline: 12, ? (mean 12.0)" in page.text
     assert "one, two" in page.text
+
+
+def test_colours_are_compared_where_the_baseline_has_them(gray_pairs, tmp_path, capsys):
+    folders = {"new": write_baseline(tmp_path / "new", gray_pairs)}
+    folders["old"] = write_baseline(tmp_path / "old", gray_pairs, colour={})
+    found = {
+        name: compared(gray_pairs, tmp_path / f"out_{name}", "--baseline", folder / "test_results.json")
+        for name, folder in folders.items()
+    }
+    assert found["new"]["baseline"]["delta_e"]["mean"] == 9.0 and found["new"]["notes"] == []
+    assert found["new"]["difference"]["crushed_percent"]["mean"] == -0.25
+    (page, older) = (Page(tmp_path / f"out_{name}" / "report.html") for name in folders)
+    assert page.cells("baseline")[1] == ["baseline", *(f"{x} [{x}, {x}]" for x in ("9.00", "11.00", "0.00", "0.25"))]
+    assert found["old"].keys() == found["new"].keys() and list(found["old"]["difference"]) == ["psnr", "ssim", "l1"]
+    (note,) = found["old"]["notes"]
+    assert "the baseline has no colour metrics" in note and note in capsys.readouterr().out and note in older.text
+    assert len(older.cells("baseline")) == 1 < len(page.cells("baseline"))
+    csv_file = folders["new"] / "per_image.csv"
+    csv_file.write_text(csv_file.read_text().replace(",delta_e,", ",other,"))
+    message = refused(capsys, gray_pairs, tmp_path / "no", "--baseline", folders["new"] / "test_results.json")
+    assert "no column delta_e;" in message
 
 
 def test_without_a_baseline_nothing_is_compared(gray_pairs, tmp_path, capsys):

@@ -35,7 +35,7 @@ def rename_photo(folder):
 
 def two_bad_rows(folder):
     replace(folder, "per_image.csv", r"(a_src.png,ensemble),20.0,", r"\1,soon,")
-    replace(folder, "per_image.csv", r"(b_src.png,ensemble,.*),.*\n", r"\1,0.0\n")
+    replace(folder, "per_image.csv", r"(b_src.png,ensemble,[^,]*,[^,]*),[^,]*", r"\1,0.0")
 
 
 MISTAKES = {

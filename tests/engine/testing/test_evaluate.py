@@ -10,6 +10,7 @@ import torch
 
 import evaluate_darkir_test
 from engine import checkpoint
+from engine.colour_metrics import colour_metrics
 from engine.inference import with_flips
 from engine.intervals import summarise
 from tests.helpers.evaluate_runs import (
@@ -25,6 +26,8 @@ from tests.helpers.evaluate_runs import (
 )
 from tests.helpers.metric_oracle import plain_metrics
 from tests.helpers.paths import ROOT
+
+COLOUR = ["delta_e", "delta_e_p95", "clipped_percent", "crushed_percent"]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,22 @@ def test_metrics_and_ensemble_equal_an_independent_computation(three_folds, whol
         for name in METRICS:
             assert float(ours[name]) == pytest.approx(theirs[name], abs=2e-4), (ours["src"], ours["model"], name)
 
+    # The means over photos of what test_colour_metrics.py checks photo by photo; the columns stand behind the others.
     results = results_of(whole_run)
+    assert list(written[0])[-len(COLOUR) :] == COLOUR
+    for name in COLOUR:
+        ours = {
+            model: [float(row[name]) for row in written if row["model"] == model] for model in ("identity", "ensemble")
+        }
+        assert results["ensemble"][name]["mean"] == pytest.approx(np.mean(ours["ensemble"])), name
+        gain = np.subtract(ours["ensemble"], ours["identity"])
+        assert results["gain"][name]["mean"] == pytest.approx(gain.mean()), name
+    assert results["identity"]["delta_e"]["mean"] > 5 and results["folds"][2]["clipped_percent"]["mean"] > 0
+    images = (torch.from_numpy(floats(three_folds / name)).permute(2, 0, 1)[None] for name in (src, tar_of(src)))
+    (record,) = colour_metrics(*images)
+    untouched = next(row for row in written if (row["src"], row["model"]) == (src, "identity"))
+    assert {name: float(untouched[name]) for name in COLOUR} == pytest.approx(record, abs=1e-4)
+
     named = {"identity": results["identity"], "ensemble": results["ensemble"]}
     named |= {fold["model"]: fold for fold in results["folds"]}
     for model, summary in named.items():
@@ -116,11 +134,14 @@ def test_known_provenance_does_not_cry_wolf(whole_run):
 def test_log_ends_with_an_aligned_table(three_folds, tmp_path, capsys):
     assert run(three_folds, tmp_path / "out") == 0
     lines = capsys.readouterr().out.splitlines()
-    table = lines[-6:-1]
-    assert [line.split()[0] for line in table] == ["identity", "fold_1", "fold_2", "fold_3", "ensemble"]
-    mean = results_of(tmp_path / "out")["ensemble"]["psnr"]
-    assert f"{mean['mean']:.2f} [{mean['ci95'][0]:.2f}, {mean['ci95'][1]:.2f}]" in table[-1]
-    assert len({tuple(i for i, c in enumerate(line) if c == "[") for line in table}) == 1, "columns do not line up"
+    assert max(len(line) for line in lines[-13:-1]) <= 120
+    for table, name in ((lines[-12:-7], "psnr"), (lines[-6:-1], "delta_e")):
+        assert [line.split()[0] for line in table] == ["identity", "fold_1", "fold_2", "fold_3", "ensemble"]
+        mean = results_of(tmp_path / "out")["ensemble"][name]
+        assert f"{mean['mean']:.2f} [{mean['ci95'][0]:.2f}, {mean['ci95'][1]:.2f}]" in table[-1]
+        if name == "psnr":
+            places = {tuple(i for i, c in enumerate(line) if c == "[") for line in table}
+            assert len(places) == 1, "columns do not line up"
 
 
 def test_one_model_is_reported_plainly(three_folds, tmp_path, capsys):
