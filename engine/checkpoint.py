@@ -137,7 +137,7 @@ def finished(folder: Path) -> dict[str, Any] | None:
 
 
 def scored_units(content: dict[str, Any], log: RunLog) -> list[dict]:
-    """The scores in a finished run's file, each with the `unit` of its photo; a file that records none makes every photo one."""
+    """The scores in a finished run's file, each with the `unit` of its photo, or None in a file that records no units."""
     scores = content["scores"]
     if all(isinstance(score.get(UNIT), str) for score in scores):
         return scores
@@ -145,7 +145,7 @@ def scored_units(content: dict[str, Any], log: RunLog) -> list[dict]:
     log(
         f"⚠️  fold {fold} was trained before units were recorded: each of its photos counts as independent of the others"
     )
-    return [{**score, UNIT: score["src"]} for score in scores]
+    return [{**score, UNIT: None} for score in scores]
 
 
 def finished_soundly(folder: Path, log: RunLog) -> dict[str, Any] | None:

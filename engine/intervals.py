@@ -21,13 +21,17 @@ from data.units import FEWEST_UNITS
 
 CONFIDENCE = 0.95
 LEAST_FREEDOM = 2.0  # degrees; with fewer, one unit outweighs all others, and t is of no use
+UNRECORDED = "units not recorded: photos counted as independent"
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
-def summarise(values: Sequence[float] | np.ndarray, units: Sequence[str]) -> dict:
+Units = Sequence[str | None]  # of each value; None where it was not recorded, which counts as a unit of its own
+
+
+def summarise(values: Sequence[float] | np.ndarray, units: Units) -> dict:
     """{"mean", "std", "ci95": [low, high] or None} of `values` (at least one, finite), as plain floats.
 
-    units: the unit of each value. The mean is over values, whatever their units' sizes; std, over values, has ddof 1 and is
+    The mean is over values, whatever their units' sizes; std, over values, has ddof 1 and is
     0.0 for one value. ci95 is None for fewer than 5 units, and when one of them outweighs the others. Raises ValueError when
     there is no value, one is not finite, or the lengths differ.
     """
@@ -37,14 +41,14 @@ def summarise(values: Sequence[float] | np.ndarray, units: Sequence[str]) -> dic
     return {"mean": float(sample.mean()), "std": float(std), "ci95": interval}
 
 
-def paired_difference(before: Sequence[float], after: Sequence[float], units: Sequence[str]) -> dict:
+def paired_difference(before: Sequence[float], after: Sequence[float], units: Units) -> dict:
     """Summary of after - before, image by image in the same order, as summarise() gives it. Raises ValueError alike."""
     if len(before) != len(after):
         raise ValueError(f"paired values are needed, got {len(before)} and {len(after)}")
     return summarise(np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64), units)
 
 
-def paired_improvement(before: Sequence[float], after: Sequence[float], units: Sequence[str]) -> dict:
+def paired_improvement(before: Sequence[float], after: Sequence[float], units: Units) -> dict:
     """{"mean", "ci95": [low, high] or None} in percent: how much smaller the mean of `after` is than that of `before`.
 
     The interval is of the ratio of the two means, over units. Raises ValueError as paired_difference() does, and unless all of
@@ -63,8 +67,19 @@ def percent_less(before: Any, after: Any) -> Any:
     return 100.0 * (1.0 - after / before)
 
 
-def interval_words(photos: int, units: int, ci95: list[float] | None) -> str:
-    """What the numbers in brackets are, or why there are none (ci95 None): one clause for logs, reports and cards."""
+def count_units(units: Units) -> int | None:
+    """How many units there are; None when that of a value was not recorded, for then nobody knows."""
+    return None if None in units else len(set(units))
+
+
+def interval_words(photos: int, units: int | None, ci95: list[float] | None) -> str:
+    """What the numbers in brackets are, or why there are none (ci95 None): one clause for logs, reports and cards.
+
+    units: as count_units() counts them.
+    """
+    if units is None:
+        counted = f"{photos} photo{'s' * (photos != 1)} ({UNRECORDED})"
+        return f"no interval: {counted}, too few for one" if ci95 is None else f"95 % interval over {counted}"
     counted = f"{units} independent unit{'s' * (units != 1)} (of {photos} photos)"
     if ci95 is not None:
         return f"95 % interval over {counted}"
@@ -73,7 +88,7 @@ def interval_words(photos: int, units: int, ci95: list[float] | None) -> str:
     return f"no interval: one of {counted} outweighs the others"
 
 
-def _checked(values: Sequence[float] | np.ndarray, units: Sequence[str]) -> np.ndarray:
+def _checked(values: Sequence[float] | np.ndarray, units: Units) -> np.ndarray:
     sample = np.asarray(values, dtype=np.float64)
     if sample.size == 0 or not np.isfinite(sample).all():
         raise ValueError(f"finite numbers are needed, got {list(values)[:5]}")
@@ -82,11 +97,11 @@ def _checked(values: Sequence[float] | np.ndarray, units: Sequence[str]) -> np.n
     return sample
 
 
-def _interval_of_ratio(
-    above: np.ndarray, below: np.ndarray, units: Sequence[str], skew: bool = False
-) -> list[float] | None:
+def _interval_of_ratio(above: np.ndarray, below: np.ndarray, units: Units, skew: bool = False) -> list[float] | None:
     """The interval of sum(above) / sum(below) over units; None for too few or too unequal ones. skew: correct for skewness."""
-    _, unit, photos = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
+    # No name holds a null character.
+    names = [f"\0{place}" if name is None else name for place, name in enumerate(units)]
+    _, unit, photos = np.unique(np.asarray(names), return_inverse=True, return_counts=True)
     tops, bottoms, count = np.bincount(unit, above), np.bincount(unit, below), len(photos)
     if count < FEWEST_UNITS:
         return None

@@ -22,7 +22,7 @@ from engine.exporting.candidates import AVERAGE, UNSCORED_AVERAGE, Candidate, un
 from engine.exporting.choose import Chosen
 from engine.exporting.config import begun_file, left_by_killed_export
 from engine.inference import ENSEMBLE, IDENTITY
-from engine.intervals import interval_words
+from engine.intervals import UNRECORDED, count_units, interval_words
 from engine.metrics import DIGITS, METRICS
 from engine.runtime import created_with, versions
 from engine.testing.results import cell
@@ -77,7 +77,7 @@ def artefact_bytes(chosen: Chosen) -> bytes:
         "validation": validation,
         "validation_identity": untouched_summary([candidate]),
         "validation_photos": len(candidate.validation or ()),
-        "validation_units": len(set(candidate.validation_units)),
+        "validation_units": count_units(candidate.validation_units),
         "validation_contaminated": candidate.contaminated is not None,
         "test": chosen.test.get(candidate.name),
         "test_of_all": chosen.test or None,
@@ -163,7 +163,7 @@ def _score_rows(chosen: Chosen) -> list[dict[str, str]]:
     candidate, rows = chosen.candidate, []
     if candidate.validation is not None:
         marked = "contaminated validation" if candidate.contaminated else "validation"
-        photos = f"{marked}, {len(candidate.validation)} in {len(set(candidate.validation_units))} units"
+        photos = _counted(marked, len(candidate.validation), count_units(candidate.validation_units))
         untouched = untouched_summary([candidate])
         assert untouched is not None  # it has validation scores
         rows += [
@@ -172,12 +172,16 @@ def _score_rows(chosen: Chosen) -> list[dict[str, str]]:
         ]
     others = [name for name in chosen.test if name not in (candidate.name, IDENTITY, ENSEMBLE)]
     order = [candidate.name, IDENTITY, *others, ENSEMBLE]
-    photos = f"test, {chosen.test_photos} in {chosen.test_units} units"
+    photos = _counted("test", chosen.test_photos, chosen.test_units)
     rows += [(photos, name, chosen.test[name]) for name in order if name in chosen.test]
     return [
         {"photos": photos, "model": name} | {metric: cell(summary[metric], DIGITS[metric], "") for metric in METRICS}
         for photos, name, summary in rows
     ]
+
+
+def _counted(what: str, photos: int, units: int | None) -> str:
+    return f"{what}, {photos} ({UNRECORDED})" if units is None else f"{what}, {photos} in {units} units"
 
 
 def _notes(chosen: Chosen) -> list[str]:
@@ -192,7 +196,7 @@ def _notes(chosen: Chosen) -> list[str]:
             "their scores flatter a little"
         ]
     candidate = chosen.candidate
-    photos, units = len(candidate.validation or ()), len(set(candidate.validation_units))
+    photos, units = len(candidate.validation or ()), count_units(candidate.validation_units)
     for where, counts, scores in (
         ("Validation", (photos, units), chosen.validation.get(candidate.name)),
         ("Test", (chosen.test_photos, chosen.test_units), chosen.test.get(candidate.name)),

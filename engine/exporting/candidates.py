@@ -21,7 +21,7 @@ from data.loader import equal_size_batches, evaluation_loader
 from data.manifest import UNIT, Pair
 from engine.checkpoint import BEST, finished, scored_units
 from engine.inference import ENSEMBLE, IDENTITY, make_restorers, score_all
-from engine.intervals import interval_words
+from engine.intervals import count_units, interval_words
 from engine.metrics import METRICS
 from engine.models import TrainedModel, read_models
 from engine.provenance import Seen, SeenValidation
@@ -65,8 +65,8 @@ class Candidate:
         return f"{self.name}: {self.seen_validation}" if self.seen_validation else None
 
     @property
-    def validation_units(self) -> list[str]:
-        """The independent unit of each of these photos; empty for the average."""
+    def validation_units(self) -> list[str | None]:
+        """The independent unit of each of these photos, None where it was not recorded; empty for the average."""
         return [row[UNIT] for row in self.validation or ()]
 
     @property
@@ -196,7 +196,7 @@ def log_scores(
     for c in candidates:
         if c.validation is not None:
             ci95 = validation[c.name]["psnr"]["ci95"]
-            log(f"{c.name}: {interval_words(len(c.validation), len(set(c.validation_units)), ci95)} in validation")
+            log(f"{c.name}: {interval_words(len(c.validation), count_units(c.validation_units), ci95)} in validation")
     marked = "CONTAMINATED validation" if contaminated_scores(candidates) else "Validation"
     log(f"{marked}, each fold on its own photos, as recorded in training; mean and interval:")
     for line in metric_table([(name, summary, "") for name, summary in validation.items()]):

@@ -9,7 +9,7 @@ from common.files import write_csv, write_json
 from data.fingerprint import row_digest, set_digest
 from data.manifest import Pair
 from engine.inference import ENSEMBLE, IDENTITY
-from engine.intervals import paired_difference, summarise
+from engine.intervals import Units, paired_difference, summarise
 from engine.metrics import COLOUR, DIGITS, METRICS
 from engine.models import TrainedModel
 from engine.runtime import created_with
@@ -67,7 +67,7 @@ def final_model(folds: list[dict[str, Any]]) -> str:
     return ENSEMBLE if len(folds) > 1 else folds[0]["model"]
 
 
-def summary_of(records: list[dict], units: list[str]) -> dict[str, Any]:
+def summary_of(records: list[dict], units: Units) -> dict[str, Any]:
     """Mean, spread and interval of each metric over the photos of `records`, each of which has its unit in `units`.
 
     Of METRICS, and of COLOUR where the records have it: those of training do not.

@@ -13,7 +13,7 @@ from common.log import RunLog
 from darkir.errors import ModelError
 from data.manifest import UNIT
 from engine import checkpoint
-from engine.intervals import interval_words, summarise
+from engine.intervals import count_units, interval_words, summarise
 from engine.metrics import DIGITS, METRICS
 from engine.provenance import Seen, SeenValidation
 from engine.report import write_cv_report
@@ -104,7 +104,7 @@ def _pooled(rows: list[dict], prefix: str) -> dict[str, Any]:
     """Mean, standard deviation and interval of each metric over all pooled photos and their units; None without photos."""
     units = [row[UNIT] for row in rows]
     metrics = {name: summarise([row[prefix + name] for row in rows], units) if rows else None for name in METRICS}
-    return {"n": len(rows), "units": len(set(units)), **metrics}
+    return {"n": len(rows), "units": count_units(units), **metrics}
 
 
 def _log(summary: dict[str, Any], log: RunLog) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.intervals import interval_words, paired_difference, paired_improvement, summarise, t_quantile
+from engine.intervals import count_units, interval_words, paired_difference, paired_improvement, summarise, t_quantile
 
 
 def each_alone(values):
@@ -71,6 +71,17 @@ def test_too_few_units_give_no_interval_however_many_photos(units):
     assert summary["ci95"] is None and summary["mean"] == pytest.approx(25) and summary["std"] > 0
     assert paired_improvement(values, 0.9 * values, labels) == {"mean": pytest.approx(10), "ci95": None}
     assert interval_words(40, units, None).startswith(f"no interval: {units} independent unit")
+
+
+def test_photos_whose_unit_was_not_recorded_count_each_and_the_words_say_so():
+    values = [1.0, 2.0, 4.0, 5.0, 7.0, 9.0]
+    assert summarise(values, [None] * 6) == summarise(values, each_alone(values))
+    mixed = ["a", "a", None, None, "b", "c"]
+    named = summarise(values, ["a", "a", "d", "e", "b", "c"])
+    assert summarise(values, mixed)["ci95"] == pytest.approx(named["ci95"])
+    assert count_units(mixed) is None and count_units(["a", "a", "b"]) == 2
+    words = "95 % interval over 6 photos (units not recorded: photos counted as independent)"
+    assert interval_words(6, None, summarise(values, mixed)["ci95"]) == words
 
 
 def test_one_value_has_no_spread_and_no_interval():

@@ -1,6 +1,7 @@
 """The model card of export_model.py: its ten lines run as they stand, and it tells what the run recorded."""
 
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -103,6 +104,19 @@ def test_the_card_tells_scores_data_options_and_limits(exported, finished_run):
     assert metadata_of(exported / "model.safetensors")["seen_sha256"] in card
     assert "| data.resolution | 16 |" in card and "| loss.lambda_vgg | 0.0 |" in card
     assert "Provenance: known" in card and "FiveK" not in card and "--scale training" in card
+
+
+def test_folds_of_before_units_were_recorded_have_no_count_of_units(own_run, two_folds, tmp_path, capsys):
+    for fold in ("fold_1", "fold_2"):
+        path = own_run / fold / "checkpoint_final.pt"
+        scores = torch.load(path, weights_only=True)["scores"]
+        change(path, scores=[{name: score[name] for name in score if name != "unit"} for score in scores])
+    assert export(own_run, two_folds, tmp_path / "m.safetensors") == 0
+    card, log = (tmp_path / "m.md").read_text(encoding="utf-8"), capsys.readouterr().out
+    count, words = len(scores), "(units not recorded: photos counted as independent)"
+    assert f"| validation, {count} {words} | fold_" in card and "| test, 2 in 2 units |" in card
+    assert re.search(rf"^fold_1: .* {re.escape(words)}.* in validation$", log, re.MULTILINE)
+    assert json.loads(metadata_of(tmp_path / "m.safetensors")["scores"])["validation_units"] is None
 
 
 def test_earlier_photos_of_unknown_licence_are_said(own_run, two_folds, tmp_path):

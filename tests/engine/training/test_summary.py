@@ -46,9 +46,12 @@ def test_a_fold_that_records_no_units_counts_each_photo_and_says_so(split, tmp_p
     torch.save(content, path)
     capsys.readouterr()
     assert train_darkir_cv.main([*arguments, "--fold", "1"]) == 0
-    assert "fold 1 was trained before units were recorded" in capsys.readouterr().out
+    log = capsys.readouterr().out
+    assert "fold 1 was trained before units were recorded" in log
     oof = json.loads((tmp_path / "run" / "cv_summary.json").read_text(encoding="utf-8"))["oof"]
-    assert (oof["n"], oof["units"], oof["psnr"]["ci95"]) == (2, 2, None)
+    assert (oof["n"], oof["units"], oof["psnr"]["ci95"]) == (2, None, None)
+    told = "no interval: 2 photos (units not recorded: photos counted as independent), too few for one"
+    assert told in log and told in Page(tmp_path / "run" / "report.html").text
 
 
 def folds_of(output):
