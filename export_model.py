@@ -6,7 +6,8 @@ Example:
 
 Offers every fold's best weights and the average of the folds' weights, each with its scores: a fold on the validation photos
 that it did not learn from, all of them on test photos (--test_jsonl, or those of the split that the run recorded). Without
---choose, the fold with the best validation PSNR is exported. --checkpoint of the other scripts takes the file.
+--choose, the best fold is exported: on the test photos, or by validation where those are of fewer than five units. --checkpoint of
+the other scripts takes the file.
 """
 
 import sys
@@ -43,8 +44,9 @@ def main(argv: list[str] | None = None) -> int:
         score_on_test,
         validation_summaries,
     )
-    from engine.exporting.choose import Chosen, choose, find_test_pairs, warnings_about
+    from engine.exporting.choose import Chosen, choose, find_test_pairs, refuse_unknown_choice, warnings_about
     from engine.exporting.onnx_export import refuse_without_packages
+    from engine.exporting.ranking import better_than, rank_folds
     from engine.models import refuse_leaks
     from engine.provenance import settle_near_duplicates
     from engine.runtime import choose_device, describe_device, keep_freed_memory, score_exactly
@@ -65,18 +67,26 @@ def main(argv: list[str] | None = None) -> int:
     alike = refuse_leaks(models, pairs, near_duplicates, log)
     units = unit_names(pairs)
     validation = validation_summaries(candidates)
-    candidate, reason = choose(candidates, args.choose, validation, scored=bool(pairs))
+    refuse_unknown_choice(candidates, args.choose, scored=bool(pairs))
     if pairs:
         log(f"Scoring {len(candidates)} candidates on {len(pairs)} test photos, float32, {describe_device(device)}")
     records = score_on_test(candidates, pairs, device, args.num_workers, log)
     test = {name: summary_of(rows, units) for name, rows in records.items()}
     log_scores(candidates, validation, test, units, log)
+    ranking = rank_folds(candidates, records, units)
+    candidate, reason = choose(candidates, args.choose, ranking)
+    advice = better_than(candidate.name, records, units)
+    for line in (ranking.words(), *advice):
+        log(line)
     log(f"Exported: {candidate.name} ({reason})")
-    warnings = [*contaminated_scores(candidates), *warnings_about(candidate, validation, test, alike)]
+    warnings = [
+        *contaminated_scores(candidates),
+        *warnings_about(candidate, ranking.order[0], validation, test, alike),
+    ]
     for warning in warnings:
         log(f"⚠️  {warning}")
     digest = set_digest([pair.row for pair in pairs]) if pairs else None
-    chosen = Chosen(candidate, reason, warnings, validation, test, len(pairs), len(set(units)), digest)
+    chosen = Chosen(candidate, reason, warnings, validation, test, len(pairs), len(set(units)), digest, ranking, advice)
     with flagged("--output", args.output), flagged("--onnx", args.onnx):
         write_artefact(chosen, args.output, args.card, args.onnx, log)
     return DONE

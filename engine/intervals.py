@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,27 @@ def paired_improvement(before: Sequence[float], after: Sequence[float], units: U
     return {"mean": float(percent_less(old.mean(), new.mean())), "ci95": ci95}
 
 
+def independent_difference(
+    before: Sequence[float], units_before: Units, after: Sequence[float], units_after: Units
+) -> dict:
+    """{"mean", "ci95": [low, high] or None} of mean(after) - mean(before), of other photos each, without a common unit.
+
+    Welch's t with the jackknife's standard error of each mean over units. Raises ValueError as summarise() does.
+    """
+    old, new = _checked(before, units_before), _checked(after, units_after)
+    difference = float(new.mean() - old.mean())
+    sides = [_over_units(side, np.ones_like(side), units) for side, units in ((old, units_before), (new, units_after))]
+    if None in sides:
+        return {"mean": difference, "ci95": None}
+    squares = [(side.error**2, side.freedom) for side in sides if side is not None]
+    variance = sum(square for square, _ in squares)
+    if not variance > 0:
+        return {"mean": difference, "ci95": [difference, difference]}
+    freedom = variance**2 / sum(square**2 / own for square, own in squares)
+    reach = t_quantile(0.5 + CONFIDENCE / 2, freedom) * math.sqrt(variance)
+    return {"mean": difference, "ci95": [difference - reach, difference + reach]}
+
+
 def percent_less(before: Any, after: Any) -> Any:
     """How many percent `after` is below `before` (above 0): negative when it is above."""
     return 100.0 * (1.0 - after / before)
@@ -99,6 +121,30 @@ def _checked(values: Sequence[float] | np.ndarray, units: Units) -> np.ndarray:
 
 def _interval_of_ratio(above: np.ndarray, below: np.ndarray, units: Units, skew: bool = False) -> list[float] | None:
     """The interval of sum(above) / sum(below) over units; None for too few or too unequal ones. skew: correct for skewness."""
+    found = _over_units(above, below, units)
+    if found is None:
+        return None
+    ratio, error = found.ratio, found.error
+    if not error > 1e-12 * abs(ratio):
+        return [float(ratio), float(ratio)]
+    skewness = _skewness_of_mean(found.rests, found.weights) if skew else 0.0
+    quantile = t_quantile(0.5 + CONFIDENCE / 2, found.freedom)
+    return [float(ratio - error * _with_skewness(score, skewness)) for score in (quantile, -quantile)]
+
+
+@dataclass(frozen=True)
+class _OverUnits:
+    """A ratio of sums with its standard error; of each unit, its rest a photo (its deviation) and its share of the photos."""
+
+    ratio: float
+    error: float
+    freedom: float
+    rests: np.ndarray
+    weights: np.ndarray
+
+
+def _over_units(above: np.ndarray, below: np.ndarray, units: Units) -> _OverUnits | None:
+    """sum(above) / sum(below) by the delete-one-unit jackknife; None for too few or too unequal units."""
     # No name holds a null character.
     names = [f"\0{place}" if name is None else name for place, name in enumerate(units)]
     _, unit, photos = np.unique(np.asarray(names), return_inverse=True, return_counts=True)
@@ -112,11 +158,7 @@ def _interval_of_ratio(above: np.ndarray, below: np.ndarray, units: Units, skew:
     ratio = top / bottom
     left_out = (top - tops) / (bottom - bottoms)
     error = math.sqrt((count - 1) / count * np.square(left_out - left_out.mean()).sum())
-    if not error > 1e-12 * abs(ratio):
-        return [float(ratio), float(ratio)]
-    skewness = _skewness_of_mean((tops - ratio * bottoms) / photos, weights) if skew else 0.0
-    quantile = t_quantile(0.5 + CONFIDENCE / 2, freedom)
-    return [float(ratio - error * _with_skewness(score, skewness)) for score in (quantile, -quantile)]
+    return _OverUnits(ratio, error, freedom, (tops - ratio * bottoms) / photos, weights)
 
 
 def _skewness_of_mean(units: np.ndarray, weights: np.ndarray) -> float:

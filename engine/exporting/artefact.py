@@ -23,10 +23,11 @@ from engine.exporting.choose import Chosen
 from engine.exporting.config import begun_file, left_by_killed_export
 from engine.inference import ENSEMBLE, IDENTITY
 from engine.intervals import UNRECORDED, count_units, interval_words
-from engine.metrics import DIGITS, METRICS
+from engine.metrics import COLOUR, DIGITS, METRICS
 from engine.runtime import created_with, versions
 from engine.testing.results import cell
 
+NESTED = "best fold, nested"
 TOOLKIT = f"darkir-training-toolkit {darkir.__version__}"
 BEHAVIOUR = {
     "darkir": "DarkIR pools over the whole image and filters its whole spectrum.",
@@ -84,6 +85,10 @@ def artefact_bytes(chosen: Chosen) -> bytes:
         "test_photos": chosen.test_photos,
         "test_units": chosen.test_units,
         "test_digest": chosen.test_digest,
+        "ranking": chosen.ranking.order,
+        "ranked_by": chosen.ranking.by,
+        "lead_db": chosen.ranking.lead,
+        "test_nested": chosen.ranking.nested,
     }
     meta = {
         "network": plain(dataclasses.asdict(candidate.config)),
@@ -174,8 +179,11 @@ def _score_rows(chosen: Chosen) -> list[dict[str, str]]:
     order = [candidate.name, IDENTITY, *others, ENSEMBLE]
     photos = _counted("test", chosen.test_photos, chosen.test_units)
     rows += [(photos, name, chosen.test[name]) for name in order if name in chosen.test]
+    if chosen.ranking.nested is not None:
+        rows.append((photos, NESTED, chosen.ranking.nested))
     return [
-        {"photos": photos, "model": name} | {metric: cell(summary[metric], DIGITS[metric], "") for metric in METRICS}
+        {"photos": photos, "model": name}
+        | {metric: cell(summary.get(metric), DIGITS[metric], "") for metric in (*METRICS, *COLOUR)}
         for photos, name, summary in rows
     ]
 
@@ -192,9 +200,14 @@ def _notes(chosen: Chosen) -> list[str]:
         notes = ["Validation photos are no measure here: weights that it started from learned from them, or may have"]
     else:
         notes = [
-            "Validation photos took no part in the updates, but decided which epoch, and by default which fold, was kept: "
-            "their scores flatter a little"
+            "Validation photos took no part in the updates, but decided which epoch was kept: their scores flatter a little"
         ]
+    notes += [chosen.ranking.words(), *chosen.advice]
+    if chosen.ranking.nested is not None:
+        notes.append(
+            "The order of the folds is of these test photos, so the first one's score flatters a little. "
+            f"`{NESTED}` does not: each unit is scored by the fold that is best on the other units"
+        )
     candidate = chosen.candidate
     photos, units = len(candidate.validation or ()), count_units(candidate.validation_units)
     for where, counts, scores in (

@@ -26,7 +26,7 @@ from engine.metrics import METRICS
 from engine.models import TrainedModel, read_models
 from engine.provenance import Seen, SeenValidation
 from engine.runtime import Precision
-from engine.testing.results import Records, metric_table, summary_of
+from engine.testing.results import COLOUR_TABLE, Records, metric_table, summary_of
 
 AVERAGE = "average"
 UNSCORED_AVERAGE = (
@@ -207,5 +207,6 @@ def log_scores(
         ci95 = test[IDENTITY]["psnr"]["ci95"]
         log(f"Test, {len(units)} photos, mean; {interval_words(len(units), len(set(units)), ci95)}:")
         order = [IDENTITY, *(c.name for c in candidates), ENSEMBLE]
-        for line in metric_table([(name, test[name], "") for name in order if name in test]):
+        named = [(name, test[name], "") for name in order if name in test]
+        for line in [*metric_table(named), *metric_table(named, COLOUR_TABLE)]:
             log(f"   {line}")

@@ -15,6 +15,7 @@ from data.splits.files import TEST, verify_splits
 from data.units import refuse_unknown_group_key
 from engine.exporting.candidates import AVERAGE, UNSCORED_AVERAGE, Candidate, Summary, untouched_summary
 from engine.exporting.config import BEST_FOLD
+from engine.exporting.ranking import Ranking
 from engine.inference import IDENTITY
 from engine.models import TrainedModel
 
@@ -73,37 +74,43 @@ class Chosen:
     test_photos: int
     test_units: int
     test_digest: str | None
+    ranking: Ranking
+    advice: list[str]
 
 
-def choose(
-    candidates: list[Candidate], requested: str, validation: dict[str, Summary], scored: bool
-) -> tuple[Candidate, str]:
-    """The candidate that `--choose` means, and by which number; scored: whether there are test photos to score it on.
+def refuse_unknown_choice(candidates: list[Candidate], requested: str, scored: bool) -> None:
+    """InputError for a name that the run does not have, and for an average that nothing scores: told before the scoring.
 
-    Raises InputError for a name that the run does not have, and for an average that nothing has scored.
+    scored: whether there are test photos.
     """
-    named = {candidate.name: candidate for candidate in candidates}
-    if requested == BEST_FOLD:
-        reason = f"highest validation PSNR of {len(validation) - 1} folds, each on its own photos"
-        return named[best_fold(validation)], reason
-    if requested not in named:
+    names = [candidate.name for candidate in candidates]
+    if requested not in (BEST_FOLD, *names):
         why = "; one fold has no average" if requested == AVERAGE else ""
-        raise InputError(f"--choose {requested}: this run has {', '.join(named)}{why}")
+        raise InputError(f"--choose {requested}: this run has {', '.join(names)}{why}")
     if requested == AVERAGE and not scored:
         raise InputError(f"--choose {AVERAGE}: {UNSCORED_AVERAGE}; give --test_jsonl")
-    return named[requested], "asked for by name"
+
+
+def choose(candidates: list[Candidate], requested: str, ranking: Ranking) -> tuple[Candidate, str]:
+    """The candidate that `--choose` means (refuse_unknown_choice has seen it), and by which number."""
+    named = {candidate.name: candidate for candidate in candidates}
+    if requested != BEST_FOLD:
+        return named[requested], "asked for by name"
+    return named[ranking.order[0]], f"first of {len(ranking.order)} folds by {ranking.by}"
 
 
 def warnings_about(
-    chosen: Candidate, validation: dict[str, Summary], test: dict[str, Summary], alike: list[str]
+    chosen: Candidate, best: str, validation: dict[str, Summary], test: dict[str, Summary], alike: list[str]
 ) -> list[str]:
-    """What speaks against this choice, as far as it was measured. alike: test photos that look like one that shaped a model."""
+    """What speaks against this choice, as far as it was measured. best: the first fold of the ranking.
+
+    alike: test photos that look like one that shaped a model.
+    """
     found = []
     if alike:
         names = ", ".join(alike[:SHOWN]) + (", ..." if len(alike) > SHOWN else "")
         found.append(f"{len(alike)} test photos look like photos that the models learned from: {names}")
     if chosen.name == AVERAGE:
-        best = best_fold(validation)
         ours, theirs = (test[name]["psnr"]["mean"] for name in (AVERAGE, best))
         if ours < theirs:
             found.append(
@@ -123,9 +130,3 @@ def warnings_about(
                 f"{untouched['psnr']['mean']:.2f} dB: it makes them worse"
             )
     return found
-
-
-def best_fold(validation: dict[str, Summary]) -> str:
-    """The fold with the highest mean validation PSNR; the first of equal ones."""
-    folds = [name for name in validation if name != IDENTITY]
-    return max(folds, key=lambda name: validation[name]["psnr"]["mean"])

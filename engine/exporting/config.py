@@ -21,7 +21,8 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
     model.add_argument(
         "--choose",
         default=BEST_FOLD,
-        help="best: the fold with the highest validation PSNR; fold_K: that fold; average: the mean of the folds' weights",
+        help="best: the best fold on the test photos, or by validation where those are of fewer than five units; fold_K: that "
+        "fold; average: the mean of the folds' weights",
     )
     photos = parser.add_argument_group("photos")
     photos.add_argument("--test_jsonl", type=Path, help="test pairs; default: those of the split that the run recorded")

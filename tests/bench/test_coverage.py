@@ -1,8 +1,8 @@
-"""The bench of intervals at a small number of sets: what it claims holds, and the old way shows as what it was."""
+"""The benches of intervals and of choosing a fold, at small numbers: what they claim holds, and the old ways show as what they were."""
 
 import numpy as np
 
-from bench import coverage
+from bench import choosing, coverage
 from tests.bench.test_bench import cells
 
 
@@ -22,3 +22,10 @@ def test_the_table_has_every_setting(capsys, monkeypatch):
     text = capsys.readouterr().out
     assert cells(text, "2 units x 5 photos")[0][-3:] == ["none given"] * 3
     assert len([line for line in text.splitlines() if line.startswith("|")]) == len(coverage.SETTINGS) + 2
+
+
+def test_test_photos_find_the_best_fold_more_often_than_validation(capsys):
+    found, flattery = choosing.hits(0.3, 30, 300, np.random.Generator(np.random.PCG64(1)))
+    assert 1 / 3 < found["psnr"] < found["now"] - 0.1 and 0 < flattery < 0.1
+    choosing.main(["--runs", "2"])
+    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]) == 9 + 2

@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from engine.intervals import count_units, interval_words, paired_difference, paired_improvement, summarise, t_quantile
+from engine.intervals import (
+    count_units,
+    independent_difference,
+    interval_words,
+    paired_difference,
+    paired_improvement,
+    summarise,
+    t_quantile,
+)
 
 
 def each_alone(values):
@@ -102,6 +110,21 @@ def test_paired_difference_is_after_minus_before():
     assert paired_difference(after, before, each_alone(before))["mean"] == -1.0
     with pytest.raises(ValueError, match="5 and 2"):
         paired_difference(before, after[:2], each_alone(before))
+
+
+def test_a_difference_of_other_photos_is_by_welch():
+    before, after = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [11.0, 12.0, 13.0, 14.0, 15.0, 16.0]
+    found = independent_difference(before, each_alone(before), after, each_alone(after))
+    reach = 2.306004 * np.sqrt(2 * 3.5 / 6)  # equal spread: twice the 4 degrees of freedom of one mean
+    assert found["mean"] == pytest.approx(10) and found["ci95"] == pytest.approx([10 - reach, 10 + reach], abs=1e-5)
+    wide = independent_difference(before, each_alone(before), [x * 100 for x in after], each_alone(after))
+    reach = 2.776445 * np.sqrt(350**2 / 6 / 3.5)  # the wider one's own 4, nearly
+    assert np.ptp(wide["ci95"]) / 2 == pytest.approx(reach, rel=1e-3)
+    assert independent_difference(before, ["a"] * 6, after, each_alone(after)) == {"mean": 10.0, "ci95": None}
+    assert independent_difference([1.0] * 5, list("abcde"), [3.0] * 5, list("vwxyz")) == {
+        "mean": 2.0,
+        "ci95": [2.0, 2.0],
+    }
 
 
 def test_improvement_is_of_the_ratio_of_means():

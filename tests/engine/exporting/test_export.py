@@ -17,6 +17,7 @@ from engine.exporting.choose import find_test_pairs
 from tests.helpers.evaluate_runs import results_of
 from tests.helpers.exits import refusal
 from tests.helpers.export_runs import argv_of, best_of, change, contents_of, export, metadata_of
+from tests.helpers.photos import write_pairs
 
 FLAGS = "--cv_dir --choose --test_jsonl --base_dir --group_key --near_duplicates --num_workers --output --onnx --overwrite --device"
 
@@ -78,7 +79,58 @@ def test_both_tables_and_the_missing_score_of_the_average_are_in_the_log(finishe
     for name in ("identity", "fold_1", "fold_2", "average", "ensemble"):
         assert re.search(rf"^   {name} +\d+\.\d\d +\d\.\d{{4}} ", test, re.MULTILINE), name
     assert "no interval: 2 independent units (of 2 photos), too few for one:" in test
-    assert f"Exported: {best_of(finished_run)} (highest validation PSNR of 2 folds" in log
+    assert f"Exported: {best_of(finished_run)} (first of 2 folds by validation PSNR, corrected" in log
+
+
+def test_a_fold_with_easier_photos_is_not_the_better_one(own_run, two_folds, tmp_path, capsys):
+    """Few test units: by validation. The PSNR rises by half of the untouched one's, and fold_2 is 1 dB better beyond that."""
+    for fold, (easiest, worth) in {"fold_1": (23, 15), "fold_2": (13, 16)}.items():
+        untouched = [float(easiest + step) for step in range(6)]
+        rests = (0.1, -0.2, 0.1, 0.1, -0.2, 0.1)  # no slope of their own
+        scores = [
+            {"src": f"{fold}_{before}", "unit": f"{fold}_{before}", "psnr": before / 2 + worth + rest, "ssim": 0.8, "l1": 0.1,
+             "identity_psnr": before, "identity_ssim": 0.6, "identity_l1": 0.2}
+            for before, rest in zip(untouched, rests, strict=True)
+        ]  # fmt: skip
+        change(own_run / fold / "checkpoint_final.pt", scores=scores)
+    assert export(own_run, two_folds, tmp_path / "m.safetensors") == 0
+    scores = json.loads(metadata_of(tmp_path / "m.safetensors")["scores"])
+    lead = scores["lead_db"]
+    assert (
+        scores["ranking"] == ["fold_2", "fold_1"] and lead["mean"] == pytest.approx(1, abs=0.1) and lead["ci95"][0] > 0
+    )
+    assert scores["test_nested"] is None
+    log, card = capsys.readouterr().out, (tmp_path / "m.md").read_text(encoding="utf-8")
+    for text in (log, card):
+        assert "first of 2 folds by validation PSNR, corrected for how hard each fold's own photos are" in text
+        assert re.search(r"fold_2 is ahead of fold_1 by \+\d\.\d\d dB \[.*\], by .*: more than noise", text)
+
+
+def test_test_photos_of_enough_units_decide_and_what_beats_a_single_fold_is_said(own_run, tmp_path, capsys):
+    """One fold is far too bright and the other far too dark, so that their mean is better than either."""
+    for fold, content in contents_of(own_run).items():
+        content["params"]["ending.bias"] += {"fold_1": 0.6, "fold_2": -0.6}[fold]
+        torch.save(content, own_run / fold / "checkpoint_best.pt")
+    write_pairs(tmp_path / "test", 6, first_seed=700).rename(tmp_path / "test" / "test.jsonl")
+    flags = ["--near_duplicates", "off"]
+    assert export(own_run, tmp_path / "test", tmp_path / "m.safetensors", *flags) == 0
+    metadata = metadata_of(tmp_path / "m.safetensors")
+    scores = json.loads(metadata["scores"])
+    means = {name: scores["test_of_all"][name]["psnr"]["mean"] for name in ("fold_1", "fold_2")}
+    first, second = sorted(means, key=lambda name: -means[name])
+    assert metadata["weights"] == first and scores["ranking"] == [first, second]
+    assert scores["lead_db"]["mean"] == pytest.approx(means[first] - means[second], abs=1e-9)
+    assert scores["ranked_by"] == "PSNR on the same 6 test photos"
+    assert scores["test_nested"]["psnr"]["mean"] <= means[first] and "delta_e" in scores["test_nested"]
+    log, card = capsys.readouterr().out, (tmp_path / "m.md").read_text(encoding="utf-8")
+    for text in (log, card):
+        assert f"{first} is ahead of {second} by" in text
+        for name in ("average", "ensemble"):
+            assert re.search(
+                rf"The {name} is better than {first} by \+\d+\.\d\d dB \[\+.*\] on the test photos", text
+            ), name
+    (row,) = re.findall(r"^\| test, 6 in 6 units \| best fold, nested \|.*", card, re.MULTILINE)
+    assert row.count("[") == 7 and "Delta E 2000" in log
 
 
 def evaluate(checkpoint, test_jsonl, output):
