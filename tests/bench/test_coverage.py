@@ -1,4 +1,4 @@
-"""The benches of intervals and of choosing a fold, at small numbers: what they claim holds, and the old ways show as what they were."""
+"""The benches of intervals and of choosing a fold, at small numbers: what they claim holds, and the old ways fall short."""
 
 import numpy as np
 
