@@ -6,7 +6,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO ?= demo
 
-.PHONY: demo test soak fuzz lint bench check-gpu bench-gpu coverage ablation test-slurm install-slurm clean
+.PHONY: demo test test-long soak fuzz lint bench check-gpu bench-gpu coverage ablation test-slurm install-slurm clean
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed (PYTHON=...)")'
@@ -32,11 +32,15 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
 	$(PY) -m pytest -n 2 --dist loadfile
 
-# 100 kills and 26 stops of training runs, which must end as if nothing had happened, and 18 faults from outside (loader
+# 80 kills and 26 stops of training runs, which must end as if nothing had happened, and 18 faults from outside (loader
 # processes, photos, packs, files, streams, locks, jobs), which must end as promised; nine minutes, not part of make test.
 soak: $(VENV)/.installed-dev
 	$(PY) tests/soak/soak.py
 	$(PY) tests/soak/faults.py
+
+# Tests that take too long for make test: kinds of what it tests already.
+test-long: $(VENV)/.installed-dev
+	$(PY) -m pytest -n 2 -m long
 
 # 1,000 bad and odd inputs to the scripts; minutes, not part of make test.
 fuzz: $(VENV)/.installed-dev

@@ -92,6 +92,7 @@ def test_one_process_writes(two_and_one):
     assert sum(line.startswith("Epoch") for line in lines) == 10
 
 
+@pytest.mark.long
 def test_a_run_may_continue_with_another_number_of_processes(photos, two_and_one, tmp_path):
     arguments = command(photos, tmp_path, "--checkpoint_every_steps", "1", epochs=10)
     with subprocess.Popen(

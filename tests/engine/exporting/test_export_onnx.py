@@ -39,7 +39,9 @@ def test_onnx_gives_the_same_output_at_odd_sizes(own_run, two_folds, tmp_path, c
     assert "opset 18" in (tmp_path / "m.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("config", [ONE_BLOCK, FEW_BLOCKS], ids=["darkir", "restormer"])
+@pytest.mark.parametrize(
+    "config", [pytest.param(ONE_BLOCK, id="darkir"), pytest.param(FEW_BLOCKS, id="restormer", marks=pytest.mark.long)]
+)
 def test_onnx_of_each_architecture_gives_the_same_output(tmp_path, config):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
