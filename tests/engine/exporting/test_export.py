@@ -11,9 +11,13 @@ import torch
 import evaluate_darkir_test
 import export_model
 from common.files import write_json
+from darkir.architectures import NetworkConfig
+from darkir.network import DarkIR
 from darkir.weights import read_weights
-from engine.exporting.candidates import read_folds
+from engine.exporting.candidates import Candidate, read_folds
 from engine.exporting.choose import find_test_pairs
+from engine.exporting.ranking import rank_folds
+from engine.provenance import Seen
 from tests.helpers.evaluate_runs import results_of
 from tests.helpers.exits import refusal
 from tests.helpers.export_runs import argv_of, best_of, change, contents_of, export, metadata_of
@@ -131,6 +135,18 @@ def test_test_photos_of_enough_units_decide_and_what_beats_a_single_fold_is_said
             ), name
     (row,) = re.findall(r"^\| test, 6 in 6 units \| best fold, nested \|.*", card, re.MULTILINE)
     assert row.count("[") == 7 and "Delta E 2000" in log
+
+
+def test_the_nested_score_is_of_the_fold_that_is_best_on_the_other_units():
+    """fold_1 is ahead by its last photo alone: without it fold_2 is best, which scores it with 21 dB."""
+    network, seen = DarkIR(NetworkConfig(width=8)), Seen()
+    folds = [Candidate(name, network, network.config, seen, {}, 1, {}, [], None) for name in ("fold_1", "fold_2")]
+    scores = {"fold_1": [20.0, 20.0, 20.0, 20.0, 20.0, 32.0], "fold_2": [21.0] * 6}
+    records = {name: [{"psnr": psnr, "ssim": 0.5, "l1": 0.1} for psnr in values] for name, values in scores.items()}
+    ranking = rank_folds(folds, records, list("abcdef"))
+    assert ranking.order == ["fold_1", "fold_2"] and ranking.lead["mean"] == pytest.approx(1)
+    assert ranking.nested["psnr"]["mean"] == pytest.approx((5 * 20 + 21) / 6)
+    assert "+1.00 dB [" in ranking.words() and "within noise, so that either may be the better one" in ranking.words()
 
 
 def evaluate(checkpoint, test_jsonl, output):
