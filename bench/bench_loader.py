@@ -34,8 +34,8 @@ from data.transforms import cut
 from engine.distributed import World
 from engine.runtime import choose_precision
 from engine.training.config import TrainConfig
+from engine.training.execution import Stepper, train_step
 from engine.training.learner import make_learner
-from engine.training.update import train_step
 from losses.config import LossConfig
 from losses.objective import Objective
 
@@ -167,14 +167,14 @@ def step_seconds(
     config, precision = TrainConfig(), choose_precision(device, mixed, "auto")
     objective = Objective(LossConfig(lambda_vgg=0, lambda_ssim=0), device)
     network = DarkIR(NetworkConfig(width=width)).to(device, memory_format=torch.channels_last)
-    learner = make_learner(network, precision, config)
+    stepper = Stepper(make_learner(network, precision, config), objective, precision, World(), config.grad_clip)
     times: dict[str, list[float]] = {name: [] for name in sources}
     for update in range(GPU_STEPS):
         for name, batches in sources.items():  # in turn, so that a change of the clock hits all of them
             started = time.perf_counter()
             batch = next(batches)
             # It ends with its numbers on the host, so the clock needs no further synchronisation.
-            train_step(learner, objective, [batch], precision, device, config.grad_clip, update, World())
+            train_step(stepper, [batch], update, config.lr).result()
             times[name].append(time.perf_counter() - started)
     return {name: statistics.median(each[GPU_STEPS // 5 :]) for name, each in times.items()}
 

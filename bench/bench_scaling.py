@@ -30,8 +30,8 @@ from data.manifest import Pair, read_pairs
 from engine.distributed import World
 from engine.runtime import choose_precision, keep_freed_memory
 from engine.training.config import TrainConfig
+from engine.training.execution import Stepper, train_step
 from engine.training.learner import make_learner
-from engine.training.update import train_step
 from losses.config import LossConfig
 from losses.objective import Objective
 
@@ -108,10 +108,11 @@ def _epoch(pairs: list[Pair], resolution: int, batch_size: int) -> Callable[[int
     objective = Objective(LossConfig(lambda_vgg=0, lambda_ssim=0), CPU)
     dataset = TrainingPairs(pairs, resolution, "crop", "light_aug", config.seed)
     keys = BatchKeys(EpochPlan(len(pairs), batch_size, 1), config.seed, 1, 0, 0, 1)
+    stepper = Stepper(learner, objective, precision, World(), config.grad_clip)
 
     def run(_: int) -> None:
         for batch in training_batches(dataset, keys, num_workers=0, pin=False):
-            train_step(learner, objective, [batch], precision, CPU, config.grad_clip, 0, World())
+            train_step(stepper, [batch], 0, config.lr).result()
 
     return run
 

@@ -102,8 +102,13 @@ def test_the_exponent_is_the_slope_over_the_larger_sizes():
 
 
 def test_an_epoch_sees_every_pair(monkeypatch):
-    seen = []
-    monkeypatch.setattr(bench_scaling, "train_step", lambda *inputs: seen.extend(inputs[2][0]["index"].tolist()))
+    real, seen = bench_scaling.train_step, []
+
+    def step(stepper, batches, *rest):
+        seen.extend(batches[0]["index"].tolist())
+        return real(stepper, batches, *rest)
+
+    monkeypatch.setattr(bench_scaling, "train_step", step)
     bench_scaling.over_pairs([8], resolution=32, batch_size=4, rounds=2)
     assert len(seen) == 3 * 8  # one round to warm up
     assert set(seen) == set(range(8))
