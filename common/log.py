@@ -8,12 +8,16 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+import threading
+import time
+import traceback
 from pathlib import Path
 from typing import TextIO
 
 STALL_SECONDS = 600.0
+TURNS = 4  # of the watchdog in that time
 
-_watched: int | None = None  # the process whose script is running
+_watchdog: _Watchdog | None = None  # of the script that is running
 
 
 class RunLog:
@@ -67,27 +71,56 @@ class RunLog:
         return None
 
 
+class _Watchdog(threading.Thread):
+    """Says where each thread stands when nothing was achieved for STALL_SECONDS, again and again.
+
+    By Python's own means, under its lock: faulthandler's, which reads the stacks of running threads, was seen to end a process. It
+    is left for a process that is stuck in a library which lets no Python run, and this thread as little.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="watchdog", daemon=True)
+        self.process, self.latest, self.ended = os.getpid(), time.monotonic(), threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.wait(STALL_SECONDS / TURNS):
+            faulthandler.dump_traceback_later(STALL_SECONDS, file=2)
+            silent = time.monotonic() - self.latest
+            if silent >= STALL_SECONDS:
+                self.latest = time.monotonic()
+                os.write(2, f"No progress for {silent:.0f} s. Where each thread stands:\n{self._stacks()}".encode())
+        faulthandler.cancel_dump_traceback_later()
+
+    def _stacks(self) -> str:
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        stacks = sys._current_frames().items()
+        return "".join(
+            f"Thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame))}"
+            for ident, frame in stacks
+            if ident != self.ident
+        )
+
+
 def watch() -> None:
-    """A script begins: from now on it must achieve something every STALL_SECONDS, or the stack of each thread goes to stderr, again
-    and again, also when the process is stuck in a library that lets no Python run."""
-    global _watched
-    _watched = os.getpid()
-    alive()
+    """A script begins: from now on it must achieve something every STALL_SECONDS, or the stack of each thread goes to stderr."""
+    global _watchdog
+    _watchdog = _Watchdog()
+    _watchdog.start()
 
 
 def alive() -> None:
-    """Something was achieved. Outside a script, and in a process that a script has forked, this does nothing: faulthandler would
-    wait there for a thread that only the script's own process has."""
-    if _watched == os.getpid():
-        faulthandler.dump_traceback_later(STALL_SECONDS, repeat=True, file=2)
+    """Something was achieved. Outside a script, and in a process that a script has forked, this does nothing."""
+    if _watchdog is not None:
+        _watchdog.latest = time.monotonic()
 
 
 def over() -> None:
     """The script has ended: nothing more is to be achieved."""
-    global _watched
-    if _watched == os.getpid():
-        faulthandler.cancel_dump_traceback_later()
-        _watched = None
+    global _watchdog
+    if _watchdog is not None and _watchdog.process == os.getpid():
+        _watchdog.ended.set()
+        _watchdog.join()
+        _watchdog = None
 
 
 def write(stream: TextIO, text: str) -> str | None:

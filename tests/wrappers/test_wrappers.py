@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from tests.helpers.photos import darker, scene
 from tests.helpers.wrapper_desk import EVALUATE, FIVEK, ROOT, SPLIT, TRAIN, options
 
 SAMPLE = ROOT / "data" / "sample"
@@ -36,11 +38,12 @@ def test_both_chains_on_real_photos(desk):
     assert code == 0, err
     assert "===== Done: test_results/report.html" in out
 
-    for number, path in enumerate(sorted((SAMPLE / "images").glob("*_src.jpg"))[:8], start=1):
-        for side, place in (("src", "input"), ("tar", "c")):
+    for number in range(1, 9):  # not the sample's: what looks like its test photos is refused
+        retouched = scene(number, 120, 90)
+        for image, place in ((darker(retouched), "input"), (retouched, "c")):
             target = desk.folder / "fivek_dataset" / place / f"a{number:04d}-photo.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path.with_name(path.name.replace("_src", f"_{side}")), target)
+            Image.fromarray(image).save(target)
     fivek = {"FIVEK_OPTIONS": "--min_resolution 64 --val_ratio 0.3 --workers 1", "PRETRAIN_EPOCHS": "1"}
     settings = {**TINY, **fivek, "PRETRAIN_RESOLUTION": "16", "N_FOLDS": "1", "SPLITS_DIR": "single split"}
     settings["BASELINE"] = "test_results/test_results.json"

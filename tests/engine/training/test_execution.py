@@ -41,10 +41,8 @@ def executions(output):
 
 @pytest.fixture
 def traced(monkeypatch):
-    """The graph is traced and run operator by operator: the compiler's own code takes minutes on a CPU."""
-    monkeypatch.setattr(
-        execution, "compiled_forward", functools.partial(execution.compiled_forward, backend="aot_eager")
-    )
+    """The graph is traced, and run operator by operator: making code for a CPU takes minutes."""
+    monkeypatch.setattr(execution, "compiled_forward", functools.partial(execution.compiled_forward, backend="eager"))
 
 
 def test_a_compiled_run_learns_the_same_and_continues_as_it_began(photos, tmp_path, traced, monkeypatch, capsys):

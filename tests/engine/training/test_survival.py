@@ -131,7 +131,7 @@ def test_a_run_that_makes_no_progress_shows_where_it_stands(photos, tmp_path, mo
     monkeypatch.setattr(log, "STALL_SECONDS", 1.0)
     assert train(photos, tmp_path / "run", "--overwrite", epochs=1) == 0
     shown = capfd.readouterr().err
-    assert shown.startswith("Timeout (0:00:01)!") and "in stuck" in shown and "in start_next" in shown
+    assert shown.startswith("No progress for 1 s. ") and "in stuck" in shown and "in start_next" in shown
 
 
 def test_a_batch_that_does_not_fit_says_what_to_do(photos, tmp_path, monkeypatch, capsys):
