@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SOAK = Path(__file__).with_name("soak") / "soak.py"
 SHORT = {"random": 2, "fresh": 0, "writes": 2, "others": 1, "signals": 1, "second_signals": 1, "fresh_signals": 0}
 
 
+@pytest.mark.long
 def test_killed_and_stopped_runs_end_identical_to_an_uninterrupted_one():
     flags = [word for name, count in SHORT.items() for word in (f"--{name}", str(count))]
     command = [sys.executable, SOAK, *flags, "--epochs", "2", "--precisions", "float32"]

@@ -51,8 +51,8 @@ class Stepper:
         self.learner, self.world, self.grad_clip = learner, world, grad_clip
         self.allow_tf32, self.warn = allow_tf32, warn
         self.names = list(objective.weights)
-        plain = cast(Forward, LossTerms(learner.network, objective, precision))
-        self.forward = plain if forward is None else forward
+        self.plain = cast(Forward, LossTerms(learner.network, objective, precision))
+        self.forward = self.plain if forward is None else forward
         self.device = learner.share.device
         # The processes' exchange is left out of a graph: NCCL's own watchdog and a capture get into each other's way.
         captures = forward is not None and self.device.type == "cuda" and world.size == 1
@@ -63,7 +63,7 @@ class Stepper:
         """For history.json: what the next update will be."""
         if self.captured is not None:
             return CAPTURED
-        return EAGER if isinstance(self.forward, LossTerms) else COMPILED
+        return EAGER if self.forward is self.plain else COMPILED
 
     def on_device(self, batch: dict) -> Batch:
         """Source and target of a batch of the feed; bytes travel, floats are made where they are used."""
@@ -81,8 +81,19 @@ class Stepper:
         return self.update(batches)
 
     def update(self, batches: list[Batch]) -> torch.Tensor:
-        """`update_weights` with what this one knows."""
-        return update_weights(self.learner, self.forward, batches, self.grad_clip, self.world)
+        """`update_weights` with what this one knows. Parameters that begin to learn make the compiler work again: should it fail
+        then, the plain form goes on."""
+        parts = (batches, self.grad_clip, self.world)
+        try:
+            return update_weights(self.learner, self.forward, *parts)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as in make_stepper
+            if self.forward is self.plain:
+                raise
+            self.forward, self.captured = self.plain, None
+            self.warn(f"⚠️  the compiled update failed ({first_line(error)}); going on without the compiler")
+            return update_weights(self.learner, self.forward, *parts)
 
     def recapture(self) -> None:
         """Other parameters learn from now on: a captured graph is of no more use."""
@@ -104,6 +115,11 @@ def train_step(stepper: Stepper, batches: list[dict], update: int, lr: float, st
     broken[world.rank] = numbers[-1]
     numbers = torch.cat([numbers[:-1], numbers.new_full((1,), float(stop)), broken])
     return Started(stepper.names, world.mean(numbers), stepper.learner.scaler)
+
+
+def first_line(error: Exception) -> str:
+    """What an error is, for a log line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
 
 
 class CaptureFailed(RuntimeError):
@@ -141,15 +157,21 @@ class CapturedUpdate:
     def _captured(self, batches: list[Batch]) -> torch.cuda.CUDAGraph:
         """The graph of one update on batches of this shape: recorded, not run."""
         self.batches = [(src.clone(), tar.clone()) for src, tar in batches]
-        self.stepper.learner.optimizer.zero_grad(set_to_none=True)
+        optimizer = self.stepper.learner.optimizer
+        optimizer.zero_grad(set_to_none=True)
+        for group in optimizer.param_groups:
+            group["capturable"] = True
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self.stream):
-                self.numbers = self.stepper.update(self.batches)
+                stepper = self.stepper
+                self.numbers = update_weights(
+                    stepper.learner, stepper.forward, self.batches, stepper.grad_clip, stepper.world
+                )
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise CaptureFailed((str(error).strip().splitlines() or [""])[0][:200]) from error
+            raise CaptureFailed(first_line(error)) from error
         return graph
 
     def _beside(self, batches: list[Batch]) -> torch.Tensor:
@@ -177,7 +199,7 @@ def make_stepper(run: Run, learner: Learner, batch: dict, execution: str | None,
         raise
     # What the compiler, Triton and the C++ compiler raise has no common class; whatever it is, it costs the speed only.
     except Exception as error:  # noqa: BLE001
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+        reason = first_line(error)
     if run.world.any(reason is not None, run.device):
         run.log(f"⚠️  --compile: {reason or 'it failed in another process'}; going on without the compiler")
         return plain

@@ -94,9 +94,9 @@ def keep_on_device(optimizer: torch.optim.Optimizer) -> None:
     For a fresh optimizer, and after a state was loaded, which brings the settings of the machine that wrote it.
     """
     for group in optimizer.param_groups:
-        device = group["params"][0].device
-        group["capturable"] = device.type == "cuda"
-        group["lr"] = torch.tensor(float(group["lr"]), device=device) if group["capturable"] else float(group["lr"])
+        device, lr = group["params"][0].device, float(group["lr"])
+        group["capturable"] = False  # until an update is captured
+        group["lr"] = torch.tensor(lr, device=device) if device.type == "cuda" else lr
 
 
 def rate_scale(name: str, network: Config, layer_decay: float) -> float:

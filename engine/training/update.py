@@ -76,11 +76,15 @@ def make_gradients(learner: Learner, forward: Forward, batches: list[Batch]) -> 
     for batch in batches:
         terms = forward(*batch) / len(batches)
         known = terms.detach()
-        sound = torch.where(known.isfinite().all(), 1.0, torch.nan)
-        learner.scaler.scale(terms.sum() * sound).backward()
+        learner.scaler.scale(terms.sum() * _one_or_nan(known.isfinite().all())).backward()
         mean = known if mean is None else mean + known
     assert mean is not None
     return mean
+
+
+def _one_or_nan(sound: torch.Tensor) -> torch.Tensor:
+    """1.0 where `sound`, else NaN; without a number that travels from the host, which no CUDA graph may hold."""
+    return sound.float().masked_fill(~sound, math.nan)
 
 
 def update_weights(
@@ -99,8 +103,7 @@ def update_weights(
     average_gradients(parameters, world)
     if learner.scaler.is_enabled():
         # A norm may overflow where no gradient does; the scaler looks at gradients only.
-        sound = torch.where(torch.nn.utils.get_total_norm(gradients).isfinite(), 1.0, torch.nan)
-        torch._foreach_mul_(gradients, sound)
+        torch._foreach_mul_(gradients, _one_or_nan(torch.nn.utils.get_total_norm(gradients).isfinite()))
     learner.scaler.unscale_(learner.optimizer)
     norm = torch.nn.utils.get_total_norm(gradients)
     if grad_clip:

@@ -25,6 +25,7 @@ def test_every_term_has_its_line_and_its_error(capsys):
     assert 1e-6 < float(rows["VGG19, bfloat16"][5]) < 0.1, "bfloat16 must have been on"
 
 
+@pytest.mark.long
 def test_variants_are_trained_and_compared_with_the_first(capsys):
     same_quality.main(["--epochs", "1", "--seeds", "1", "--resolution", "32"])
     rows = rows_of(capsys.readouterr().out)

@@ -82,6 +82,7 @@ def test_every_parameter_belongs_to_a_stage_in_the_order_of_the_network(arch):
         assert [stages[f"{down}.body.0.weight"] for down in ("down1_2", "down2_3", "down3_4")] == [0, 1, 2]
 
 
+@pytest.mark.long
 def test_restormer_with_recomputed_blocks_is_one_graph_for_the_compiler():
     torch.manual_seed(0)
     network, x = Restormer(TINY), torch.rand(1, 3, 16, 19)

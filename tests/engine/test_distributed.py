@@ -140,6 +140,7 @@ def two_processes(*commands):
             process.communicate()
 
 
+@pytest.mark.long
 def test_processes_that_find_different_states_stop_with_one_line(photos, two_and_one, tmp_path):
     """Process 1 sees another folder, where the run is at its end."""
     shutil.copytree(two_and_one / "one", tmp_path / "1")

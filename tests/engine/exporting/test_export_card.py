@@ -81,6 +81,7 @@ def test_the_ten_lines_of_the_card_give_the_same_output(exported, finished_run, 
     assert not torch.equal(restored, photo)
 
 
+@pytest.mark.long
 def test_restormer_is_exported_too(two_folds, tmp_path, bare_library):
     assert train(two_folds, tmp_path / "run", "--arch", "restormer", epochs=1) == 0
     assert export(tmp_path / "run", two_folds, tmp_path / "model.safetensors", "--choose", "fold_2") == 0

@@ -21,6 +21,7 @@ TWO_BLOCKS = NetworkConfig(width=4, enc_blocks=(1,), middle_enc_blocks=0, middle
 FEW_BLOCKS = RestormerConfig(dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, heads=(1, 2, 2, 4))
 
 
+@pytest.mark.long
 def test_onnx_gives_the_same_output_at_odd_sizes(own_run, two_folds, tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

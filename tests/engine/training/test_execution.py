@@ -120,6 +120,18 @@ def test_an_update_that_is_not_finite_changes_nothing(stepper, broken, named):
     assert not all(torch.equal(one, other) for one, other in zip(before, everything(stepper.learner), strict=True))
 
 
+def test_a_compiler_that_fails_later_costs_a_line_too(stepper):
+    warned, stepper.warn = [], lambda line: warned.append(line)
+
+    def forward(src, tar):
+        raise RuntimeError("recompile limit reached\nmore")
+
+    stepper.forward = forward
+    assert stepper.mode == "compiled"
+    train_step(stepper, [images()], 0, 1e-3).result()
+    assert stepper.mode == "eager" and "RuntimeError: recompile limit reached" in warned[0]
+
+
 def test_numbers_are_read_when_the_next_update_has_been_started(photos, tmp_path, monkeypatch):
     real, order = updates.train_step, []
 

@@ -75,6 +75,7 @@ def test_stages_unfreeze_one_by_one_the_deepest_first(photos, tmp_path, capsys):
     )
 
 
+@pytest.mark.long
 def test_unfreezing_survives_a_stop(photos, tmp_path, monkeypatch):
     flags = ["--freeze_stages", "2", "--unfreeze_every", "1", "--mix_jsonl", str(photos / "foreign" / "pairs.jsonl")]
     assert train(photos, tmp_path / "whole", *flags, epochs=3) == 0
@@ -135,6 +136,7 @@ def stopped_by_a_former_version(photos, output, monkeypatch, poll, flags):
     torch.save(state, output / "checkpoint_last.pt")
 
 
+@pytest.mark.long
 def test_a_run_that_a_former_version_began_goes_on_as_it_began(photos, tmp_path, monkeypatch, capsys):
     flags = ["--mix_jsonl", str(photos / "foreign" / "pairs.jsonl"), "--preprocess", "strong_aug"]
     # Before the first update, so that all of its draws are those of the former version.

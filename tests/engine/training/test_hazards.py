@@ -123,6 +123,7 @@ def odd_names(own_photos, tmp_path):
     return folder
 
 
+@pytest.mark.long
 def test_unicode_names_and_spaces_survive_a_bare_terminal(odd_names):
     command = [sys.executable, ROOT / "train_darkir_cv.py", "--train_jsonl", odd_names / "train.jsonl", *SMALLEST]
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG", "PYTHON"))}

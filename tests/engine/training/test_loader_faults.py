@@ -38,6 +38,7 @@ def test_a_pipe_that_breaks_before_the_death_is_noticed_means_the_same():
     assert loader_fault(fault.value).startswith("a loader process died")
 
 
+@pytest.mark.long
 def test_too_few_open_files_end_the_run_and_do_not_hang_it(rows):
     shell = ["sh", "-c", 'ulimit -n 26; exec "$@"', "sh", *words_of(rows)]
     ended = subprocess.run(shell, check=False, timeout=60, capture_output=True, text=True)
@@ -45,7 +46,7 @@ def test_too_few_open_files_end_the_run_and_do_not_hang_it(rows):
     assert "--num_workers" in ended.stderr and ended.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("fault", ["vanishes", "is emptied"])
+@pytest.mark.parametrize("fault", [pytest.param("vanishes", marks=pytest.mark.long), "is emptied"])
 def test_a_photo_that_cannot_be_read_any_more_is_named(rows, fault):
     process = start(rows)
     for photo in rows.parent.rglob("*.png"):
@@ -92,6 +93,7 @@ def test_a_closed_terminal_saves_as_a_stop_does(rows):
     assert (rows.parent / "run" / "checkpoint_last.pt").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", [">&-", ">/dev/full 2>&1"])
 def test_a_training_goes_on_without_its_stdout(rows, how):
     shell = ["sh", "-c", f'exec "$@" {how}', "sh", *words_of(rows, "--epochs", "2", "--num_workers", "0")]

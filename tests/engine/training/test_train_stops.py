@@ -22,7 +22,7 @@ def test_a_finished_run_is_skipped_and_not_touched(finished_run, two_folds, caps
     assert before == {path: path.stat().st_mtime_ns for path in finished_run.glob("fold_*/*.pt")}
 
 
-@pytest.mark.parametrize("poll", [1, 3, 8])
+@pytest.mark.parametrize("poll", [1, 3, pytest.param(8, marks=pytest.mark.long)])
 def test_a_stopped_run_continues_to_the_same_result(finished_records, two_folds, tmp_path, monkeypatch, poll):
     with monkeypatch.context() as patch:
         stop_at(patch, poll)
@@ -33,6 +33,7 @@ def test_a_stopped_run_continues_to_the_same_result(finished_records, two_folds,
     assert_same_results(finished_records, tmp_path)
 
 
+@pytest.mark.long
 def test_worker_processes_change_nothing(finished_records, two_folds, tmp_path):
     assert train(two_folds, tmp_path, "--save_every", "1", "--num_workers", "2") == 0
     assert_same_results(finished_records, tmp_path)
@@ -111,7 +112,7 @@ def test_a_state_in_a_new_folder_brings_its_best_weights_along(two_folds, tmp_pa
     assert best_epochs(tmp_path / "two") == (1, 1)
 
 
-@pytest.mark.parametrize("lost", ["missing", "of another epoch"])
+@pytest.mark.parametrize("lost", [pytest.param("missing", marks=pytest.mark.long), "of another epoch"])
 def test_a_state_without_its_best_weights_counts_the_best_anew(two_folds, tmp_path, monkeypatch, capsys, lost):
     assert train(two_folds, tmp_path / "one", *BEST_IS_FIRST, epochs=3) == 0
     folder = tmp_path / "one" / "fold_1"
