@@ -327,6 +327,8 @@ def main() -> int:
     parser.add_argument("--only", help="faults whose name holds this")
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     options = parser.parse_args()
+    # Started by nohup, this would hand down "ignored", which a run respects.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     faults = FAULTS if os.geteuid() else {**FAULTS, **AS_ROOT}
     faults = {name: act for name, act in faults.items() if options.only is None or options.only in name}
     started, tried, broken = time.monotonic(), Counter(), []
