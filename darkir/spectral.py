@@ -96,7 +96,9 @@ class Polar(torch.autograd.Function):
         else:
             z = torch.view_as_complex(half)
             magnitude = z.abs()
-            phasor = torch.view_as_real(z.sgn().masked_fill_(magnitude == 0, 1))
+            # Without a gradient nobody else needs z: its memory is used again.
+            u = z.sgn() if ctx.needs_input_grad[0] else z.sgn_()
+            phasor = torch.view_as_real(u.masked_fill_(magnitude == 0, 1))
         ctx.save_for_backward(magnitude, phasor)
         return magnitude, phasor
 
