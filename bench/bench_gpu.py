@@ -130,7 +130,7 @@ class Results:
             rows = [row(result, base) for result in results]
             parts.append(f"DarkIR-{size}, {name}, batch {batch}, {side} x {side}:\n\n{table(HEADER, rows)}")
         if self.found["epochs"]:
-            header = ("train_darkir_cv.py", "seconds an epoch", "images a second", "the step alone")
+            header = ("train_darkir_cv.py", "seconds an epoch", "images a second", "how")
             rows = [[each["flags"], *each["figures"]] for each in self.found["epochs"]]
             parts.append(f"Epochs of the script (m, batch 8, 384 x 384, L1 alone):\n\n{table(header, rows)}")
         for result in self.found["steps"]:
