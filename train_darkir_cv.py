@@ -33,11 +33,11 @@ def main(argv: list[str] | None = None) -> int:
     from engine.distributed import joined
     from engine.runtime import choose_device, keep_freed_memory, score_exactly
     from engine.training.dry_run import dry_run
-    from engine.training.execution import keep_compiled_code
     from engine.training.plans import cross_validation_plans, single_plan, with_vgg_digest
     from engine.training.resume import settle_resume
     from engine.training.summary import update_summary
     from engine.training.train import train_fold
+    from engine.training.updates.execution import keep_compiled_code
 
     device = choose_device(args.device)
     score_exactly()

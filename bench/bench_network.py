@@ -130,7 +130,7 @@ def error_text(found: Values, exact: Values) -> str:
 def make_call(variant: Variant, workload: Workload) -> Callable[[int], None]:
     """One inference or one training step on a set of photos, given by number."""
     sets = photo_sets(workload.side, workload.batch)
-    # Ours as engine/training/learner.py has it, the reference with torch's defaults.
+    # Ours as engine/training/updates/learner.py has it, the reference with torch's defaults.
     fused = not isinstance(variant.network, ReferenceDarkIR)
     optimizer = torch.optim.AdamW(variant.network.parameters(), lr=1e-6, fused=fused)
 

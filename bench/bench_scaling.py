@@ -30,8 +30,8 @@ from data.manifest import Pair, read_pairs
 from engine.distributed import World
 from engine.runtime import choose_precision, keep_freed_memory
 from engine.training.config import TrainConfig
-from engine.training.execution import Stepper, train_step
-from engine.training.learner import make_learner
+from engine.training.updates.execution import Stepper, train_step
+from engine.training.updates.learner import make_learner
 from losses.config import LossConfig
 from losses.objective import Objective
 

@@ -2,8 +2,8 @@
 
   python -m bench.gpu_job '{"name": "..."}'      the fields of Job as JSON; on stdout a line `ready`, later the result as JSON
 
-A toolkit's step is the script's own: engine/training/execution.py with its optimizer, clipping, average and checks. The reference's
-is the loop that a user would write around the published network: forward, L1, backward, fused AdamW.
+A toolkit's step is the script's own (engine/training/updates), with its optimizer, clipping, average and checks. The reference's is
+the loop that a user would write around the published network: forward, L1, backward, fused AdamW.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from engine.distributed import World
 from engine.inference import restorer
 from engine.runtime import Precision, tf32
 from engine.training.config import TrainConfig
-from engine.training.execution import Stepper, compiled_forward, train_step
-from engine.training.learner import make_learner
-from engine.training.update import Started
+from engine.training.updates.execution import Stepper, compiled_forward, train_step
+from engine.training.updates.learner import make_learner
+from engine.training.updates.update import Started
 from losses.config import LossConfig
 from losses.objective import Objective
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from typing import Literal
 
@@ -107,3 +108,13 @@ class AuditConfig:
 
     def __post_init__(self) -> None:
         require(self.audit or self.oof is None, "--oof belongs to --audit")
+
+
+def add_likeness_option(group: argparse._ArgumentGroup, seers: str, photo: str) -> None:
+    """Add --near_duplicates, what becomes of `seers` (models, starting weights) that saw what looks like `photo`, to `group`."""
+    group.add_argument(
+        "--near_duplicates",
+        choices=("refuse", "report", "off"),
+        help=f"{seers} that saw a photo which looks like {photo}: refuse, report, or off (do not look); default: as the split of "
+        "the test photos was made, where group means refuse; without one: refuse",
+    )

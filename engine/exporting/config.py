@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.exits import flagged
 from common.options import make_parser
+from data.config import add_likeness_option
 
 BEST_FOLD = "best"
 BEGUN = ".darkir-export."
@@ -27,12 +28,7 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
     photos = parser.add_argument_group("photos")
     photos.add_argument("--test_jsonl", type=Path, help="test pairs; default: those of the split that the run recorded")
     photos.add_argument("--base_dir", type=Path, help="folder that relative paths start from; default: as recorded")
-    photos.add_argument(
-        "--near_duplicates",
-        choices=("refuse", "report", "off"),
-        help="models that saw a photo which looks like a test photo: refuse, report, or off (do not look); default: as the "
-        "split of the test photos was made, where group means refuse; without one: refuse",
-    )
+    add_likeness_option(photos, "models", "a test photo")
     photos.add_argument(
         "--group_key",
         help="row field of --test_jsonl; rows with the same value are one unit; default: as recorded, or group",

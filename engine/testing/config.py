@@ -11,7 +11,7 @@ from common.exits import flagged
 from common.files import is_no_folder
 from common.options import add_options, from_args, make_parser, option, require
 from darkir.architectures import MODEL_SIZES
-from data.config import MAX_RESOLUTION, MIN_RESOLUTION
+from data.config import MAX_RESOLUTION, MIN_RESOLUTION, add_likeness_option
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,7 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     photos = parser.add_argument_group("photos")
     photos.add_argument("--test_jsonl", type=Path, required=True, help="test pairs, one JSON object a line")
     photos.add_argument("--base_dir", type=Path, help="folder that relative paths start from; default: as recorded")
-    photos.add_argument(
-        "--near_duplicates",
-        choices=("refuse", "report", "off"),
-        help="models that saw a photo which looks like a test photo: refuse, report, or off (do not look); default: as the "
-        "split of the test photos was made, where group means refuse; without one: refuse",
-    )
+    add_likeness_option(photos, "models", "a test photo")
     photos.add_argument(
         "--group_key", help="row field; rows with the same value are one unit; default: as the split recorded, or group"
     )

@@ -16,7 +16,7 @@ from common.exits import flagged
 from common.files import is_no_folder
 from common.options import add_options, finite_float, from_args, make_parser, option, require
 from darkir.architectures import MODEL_SIZES, Config, RestormerConfig, encoder_stages
-from data.config import DataConfig
+from data.config import DataConfig, add_likeness_option
 from losses.config import LossConfig
 
 
@@ -180,12 +180,7 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     rows.add_argument(
         "--base_dir", type=Path, help="folder that relative paths start from; default: as the split recorded"
     )
-    rows.add_argument(
-        "--near_duplicates",
-        choices=("refuse", "report", "off"),
-        help="starting weights that saw a photo which looks like a test or validation photo: refuse, report, or off (do not "
-        "look); default: as the split of the test photos was made, where group means refuse; without one: refuse",
-    )
+    add_likeness_option(rows, "starting weights", "a test or validation photo")
     rows.add_argument(
         "--allow_seen_validation",
         action="store_true",

@@ -18,8 +18,6 @@ from engine.inference import restorer, to_float
 from engine.runtime import free_bytes
 from engine.training.config import Options
 from engine.training.feed import Feed, plan_epochs
-from engine.training.learner import Learner
-from engine.training.memory import MemoryUse, counted_use, memory_advice
 from engine.training.plans import FoldPlan, requested_config
 from engine.training.resume import (
     begin,
@@ -32,7 +30,9 @@ from engine.training.resume import (
 )
 from engine.training.run import Run, describe, make_run
 from engine.training.self_test import Rehearsal, rehearse_on_copy, self_test
-from engine.training.update import NonFinite
+from engine.training.updates.learner import Learner
+from engine.training.updates.memory import MemoryUse, counted_use, memory_advice
+from engine.training.updates.update import NonFinite
 
 TIMED_UPDATES = 3
 TIMED_FRAMES = 3

@@ -38,9 +38,9 @@ class Progress:
 
     step: updates over all epochs. totals: sums over the open epoch's updates. best: the best epoch's record with its scores for
     every validation image. bad_batches: updates left out by --skip_bad_batches. execution: how updates are run
-    (engine/training/execution.py). draws: the version of its random draws (data/transforms.py). start: PSNR of every validation
-    image with the starting weights, whose record is that of epoch 0; None for a run that began with fresh weights, or in a
-    version that did not validate them.
+    (engine/training/updates/execution.py). draws: the version of its random draws (data/transforms.py). start: PSNR of every
+    validation image with the starting weights, whose record is that of epoch 0; None for a run that began with fresh weights, or
+    in a version that did not validate them.
     """
 
     step: int = 0

@@ -30,10 +30,10 @@ from engine.provenance import (
 from engine.training.changes import refuse_changes
 from engine.training.config import Options
 from engine.training.history import Progress, are_numbers
-from engine.training.learner import Learner, keep_on_device, make_learner, set_trainable
 from engine.training.plans import FoldPlan, requested_config
 from engine.training.run import Run
 from engine.training.state import POSITION
+from engine.training.updates.learner import Learner, keep_on_device, make_learner, set_trainable
 
 # What torch's own load_state_dict functions raise on content of another shape.
 MISFITS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError)

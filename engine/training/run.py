@@ -14,8 +14,8 @@ from engine.distributed import World
 from engine.runtime import Precision, choose_precision, describe_device
 from engine.training.config import Options
 from engine.training.feed import plan_epochs
-from engine.training.learner import Learner, learning_rate, warmup_updates
 from engine.training.plans import FoldPlan, requested_config
+from engine.training.updates.learner import Learner, learning_rate, warmup_updates
 from losses.objective import Objective
 
 

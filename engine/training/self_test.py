@@ -19,11 +19,11 @@ from engine.distributed import World
 from engine.inference import restorer, to_float
 from engine.runtime import Precision
 from engine.training.config import TrainConfig
-from engine.training.execution import Stepper, train_step
 from engine.training.feed import Feed
-from engine.training.learner import make_learner
-from engine.training.memory import MemoryProbe, MemoryUse, memory_advice
-from engine.training.update import NonFinite
+from engine.training.updates.execution import Stepper, train_step
+from engine.training.updates.learner import make_learner
+from engine.training.updates.memory import MemoryProbe, MemoryUse, memory_advice
+from engine.training.updates.update import NonFinite
 from losses.objective import Objective
 
 LR = 1e-3  # large enough that the output must change, whatever rate the run asks for

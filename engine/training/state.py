@@ -18,7 +18,7 @@ from data.manifest import UNIT
 from engine import checkpoint
 from engine.metrics import METRICS
 from engine.training.history import Progress
-from engine.training.learner import Learner
+from engine.training.updates.learner import Learner
 
 POSITION = "progress.json"  # for whoever watches a run: where its newest state stands
 

@@ -26,17 +26,17 @@ from engine import checkpoint
 from engine.distributed import World
 from engine.inference import Restore, identity, mean_metrics, restorer, score
 from engine.training.config import Options
-from engine.training.execution import make_stepper
 from engine.training.feed import Feed, open_feed
 from engine.training.history import Progress, epoch_line, red_flags
-from engine.training.learner import Learner, frozen_stages, set_trainable
 from engine.training.plans import FoldPlan
 from engine.training.resume import begin, best_beside_state, finished_before, refuse_different_starts, remove_outputs
 from engine.training.run import Run, describe, make_run
 from engine.training.self_test import rehearse_on_copy, self_test
 from engine.training.state import RunFiles
 from engine.training.tracking import Tracker
-from engine.training.updates import Updates
+from engine.training.updates.execution import make_stepper
+from engine.training.updates.learner import Learner, frozen_stages, set_trainable
+from engine.training.updates.loop import Updates
 
 SAVE_SECONDS = 120.0
 

@@ -1,15 +1,13 @@
 """Whole photos in strips: the one-pass output at every size and strip height, in bounded memory."""
 
-import weakref
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from darkir import DarkIR, NetworkConfig
 from darkir.blocks import DBlock, EBlock
 from darkir.errors import ModelError
 from darkir.strips import CPU_STRIP_BYTES, LEAST_ROWS, apply_in_strips, restore_in_strips, scratch_numbers, strip_rows
+from engine.training.updates.memory import LiveBytes
 from tests.darkir.test_network import active
 
 CONFIGS = {
@@ -123,37 +121,6 @@ def test_a_flat_image_keeps_the_published_spike(rows):
         apply_in_strips(block, x, torch.empty(scratch_numbers(4, 16, 12)), rows)
     assert expected.std(dim=(2, 3)).max() > 0.01
     assert error(x, expected) < 1e-6
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensor memory that operations make while it is active; `peak` is the most at once.
-
-    A view of a tensor of `before` makes none.
-    """
-
-    def __init__(self, before=()):
-        super().__init__()
-        self.storages = [tensor.untyped_storage() for tensor in before]
-        self.live, self.peak, self.seen = 0, 0, {storage._cdata for storage in self.storages}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, (tuple, list)) else [made]:
-            if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage())
-        return made
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self.seen:
-            self.seen.add(key)
-            self.live += storage.nbytes()
-            self.peak = max(self.peak, self.live)
-            weakref.finalize(storage, self._freed, key, storage.nbytes())
-
-    def _freed(self, key: int, size: int) -> None:
-        self.seen.discard(key)
-        self.live -= size
 
 
 def peak_bytes(restore, before=()) -> int:

@@ -194,7 +194,7 @@ def estimate(place: Place) -> str:
     """What a dry run counts and measures of an update's memory, beside what the update takes."""
     from bench.gpu_job import Job, image_sets, make_network, toolkit_step
     from engine.runtime import Precision
-    from engine.training.memory import MemoryProbe, counted_use
+    from engine.training.updates.memory import MemoryProbe, counted_use
     from losses.config import LossConfig
     from losses.objective import Objective
 

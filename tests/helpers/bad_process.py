@@ -7,7 +7,8 @@ import torch
 
 import train_darkir_cv
 from common import signals
-from engine.training import update, updates
+from engine.training.updates import loop as updates
+from engine.training.updates import update
 
 BAD_UPDATE = int(sys.argv.pop(1)) if __name__ == "__main__" else -1
 running = [-1]

@@ -1,6 +1,6 @@
 """Updates that come out as a test wants them."""
 
-from engine.training.update import NonFinite
+from engine.training.updates.update import NonFinite
 
 
 class BrokenUpdate:

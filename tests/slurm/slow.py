@@ -18,7 +18,7 @@ from common import signals
 signals.install()
 
 if Path(sys.argv[1]).name == "train_darkir_cv.py" and "SLURM_RESTART_COUNT" not in os.environ:
-    from engine.training import updates
+    from engine.training.updates import loop as updates
 
     update = updates.train_step
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from engine.inference import identity
 from engine.training import train as training
-from engine.training import updates
+from engine.training.updates import loop as updates
 from tests.helpers.hazard_runs import train
 from tests.helpers.photos import write_pairs
 

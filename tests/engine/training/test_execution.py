@@ -12,11 +12,12 @@ from darkir import DarkIR, NetworkConfig
 from darkir.checkpoint_file import read_checkpoint
 from engine.distributed import World
 from engine.runtime import Precision
-from engine.training import execution, updates
 from engine.training.config import TrainConfig
-from engine.training.execution import Stepper, train_step
-from engine.training.learner import make_learner
-from engine.training.update import NonFinite
+from engine.training.updates import execution
+from engine.training.updates import loop as updates
+from engine.training.updates.execution import Stepper, train_step
+from engine.training.updates.learner import make_learner
+from engine.training.updates.update import NonFinite
 from losses.config import LossConfig
 from losses.objective import Objective
 from tests.helpers.photos import write_pairs

@@ -13,9 +13,9 @@ from darkir.architectures import count_stages, stage_of
 from darkir.checkpoint_file import read_checkpoint
 from data.loader import EpochPlan, Mixing
 from data.transforms import order_generator, sample_generator
-from engine.training import updates
 from engine.training.history import Progress, red_flags
-from engine.training.learner import FinetuneConfig, frozen_stages, rate_scale
+from engine.training.updates import loop as updates
+from engine.training.updates.learner import FinetuneConfig, frozen_stages, rate_scale
 from tests.helpers.exits import refusal
 from tests.helpers.live_updates import BrokenUpdate
 from tests.helpers.photos import write_pairs

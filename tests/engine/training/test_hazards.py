@@ -15,7 +15,7 @@ import create_data_splits
 import train_darkir_cv
 from common import files, signals
 from common.files import write_jsonl
-from engine.training import updates
+from engine.training.updates import loop as updates
 from tests.helpers.exits import refusal
 from tests.helpers.hazard_runs import evaluate, train
 from tests.helpers.leftovers import foreign_files, leave

@@ -16,9 +16,9 @@ import train_darkir_cv
 from common import log
 from common.files import write_jsonl
 from darkir.checkpoint_file import read_checkpoint
-from engine.training import updates
-from engine.training.learner import Learner
-from engine.training.memory import MemoryUse, memory_advice
+from engine.training.updates import loop as updates
+from engine.training.updates.learner import Learner
+from engine.training.updates.memory import MemoryUse, memory_advice
 from tests.helpers.live_updates import BrokenUpdate
 from tests.helpers.paths import ROOT
 from tests.helpers.photos import write_pairs

@@ -12,12 +12,12 @@ import torch
 from common import signals
 from common.errors import RunFailed
 from common.log import alive
-from engine.training.execution import Stepper, train_step
 from engine.training.feed import Feed
 from engine.training.history import Progress
-from engine.training.memory import MemoryUse, memory_advice
 from engine.training.run import Run
-from engine.training.update import NonFinite, Started
+from engine.training.updates.execution import Stepper, train_step
+from engine.training.updates.memory import MemoryUse, memory_advice
+from engine.training.updates.update import NonFinite, Started
 
 
 class Updates:

@@ -1,7 +1,7 @@
 """One optimizer update: batches in, weights changed, numbers out. Nothing is changed when a number is not finite.
 
 All of it happens on the device, the decision whether the update counts included, so that the host never waits: it reads the
-numbers of an update when the next one has been started (engine/training/updates.py).
+numbers of an update when the next one has been started (engine/training/updates/loop.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 
 from engine.distributed import World, average_gradients
 from engine.runtime import Precision
-from engine.training.learner import Learner
+from engine.training.updates.learner import Learner
 from losses.objective import Objective
 
 SMALLEST_SCALE = 1.0

@@ -17,9 +17,9 @@ import torch
 
 from engine.distributed import World
 from engine.runtime import Precision, tf32
-from engine.training.learner import Learner
 from engine.training.run import Run
-from engine.training.update import Batch, Forward, LossTerms, Started, make_gradients, update_weights
+from engine.training.updates.learner import Learner
+from engine.training.updates.update import Batch, Forward, LossTerms, Started, make_gradients, update_weights
 from losses.objective import Objective
 
 EAGER, COMPILED, CAPTURED = "eager", "compiled", "compiled and captured"

@@ -17,7 +17,7 @@ from darkir.weights import Network
 from data.cache import ResidentPairs
 from data.config import MIN_RESOLUTION
 from engine.runtime import Precision
-from engine.training.update import LossTerms
+from engine.training.updates.update import LossTerms
 from losses.objective import Objective
 
 USABLE = 0.9  # the allocator's fragments and the libraries' work areas take the rest
