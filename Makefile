@@ -32,7 +32,7 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
 	$(PY) -m pytest -n 2 --dist loadfile
 
-# 80 kills and 26 stops of training runs, which must end as if nothing had happened, and 18 faults from outside (loader
+# 64 kills and 26 stops of training runs, which must end as if nothing had happened, and 18 faults from outside (loader
 # processes, photos, packs, files, streams, locks, jobs), which must end as promised; nine minutes, not part of make test.
 soak: $(VENV)/.installed-dev
 	$(PY) tests/soak/soak.py

@@ -131,11 +131,10 @@ def _look_of_text(text: str) -> Look:
     return look_of_texts(*text.split(":", 1)) if ":" in text else look_of_texts(text, None)
 
 
-def refuse_test_photos(test: list[Pair], pairs: Iterable[Pair], seen: Seen, near_duplicates: str, log: RunLog) -> None:
-    """InputError with all rows of `pairs` that are test photos; InputError when the starting weights saw one, or one like it."""
+def refuse_test_photos(test: list[Pair], pairs: Iterable[Pair]) -> None:
+    """InputError with all rows of `pairs` that are test photos."""
     faults = _same_content("test", test, pairs)
     faults.raise_if_any("test photos among the training, validation or mixed rows", "Remove these rows.")
-    refuse_unclean_weights(test, seen, "the starting weights", near_duplicates, log)
 
 
 def refuse_validation_photos(val: list[Pair], learned: Iterable[Pair]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from common.errors import RunFailed
+from common.exits import flagged
 from common.log import RunLog
 from data.dataset import decoded_pair
 from engine.distributed import World
@@ -94,7 +95,8 @@ def _epochs_done(plan: FoldPlan, options: Options, log: RunLog) -> int:
     """Refuse what the run of this plan would refuse before it makes a network; how many epochs it has behind it."""
     updates = plan_epochs(plan, options).updates
     start = find_start(plan, options, log)
-    refuse_leaks(plan, start, log)
+    with flagged(options.weights_flag, options.model.pretrained_path):
+        refuse_leaks(plan, start, log)
     found = find_state(plan, options, start, requested_config(plan, options), log)
     if found is None:
         return 0

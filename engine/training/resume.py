@@ -25,6 +25,7 @@ from engine.provenance import (
     log_provenance,
     refuse_seen_validation,
     refuse_test_photos,
+    refuse_unclean_weights,
     refuse_validation_photos,
 )
 from engine.training.changes import refuse_changes
@@ -63,7 +64,8 @@ def begin(run: Run) -> tuple[Learner, Progress, Seen, SeenValidation]:
         with flagged(options.weights_flag, options.model.pretrained_path):
             matched = load_into(network, start.weights.params, start.weights.source, options.model.allow_partial)
         log(f"Starting from {start.weights.source}: {matched}")
-    seen, seen_validation = refuse_leaks(plan, start, log)
+    with flagged(options.weights_flag, options.model.pretrained_path):
+        seen, seen_validation = refuse_leaks(plan, start, log)
     set_trainable(network, options.finetune, 0, run.objective.needs_side)
     network = network.to(run.device).to(memory_format=torch.channels_last)
     learner = make_learner(network, run.precision, options.train, options.finetune.layer_decay)
@@ -153,14 +155,19 @@ def refuse_leaks(plan: FoldPlan, start: Start, log: RunLog) -> tuple[Seen, SeenV
     them, unless the plan's `near_duplicates` allows it; for validation photos among the rows that are learned from; and for
     those that the starting weights saw, unless the plan's `allow_seen_validation` allows it.
     """
-    earlier = Seen()
+    earlier, source = Seen(), "fresh weights"
     if start.weights is not None:
-        earlier = Seen.from_checkpoint(start.weights.meta, str(start.weights.source))
+        source = str(start.weights.source)
+        earlier = Seen.from_checkpoint(start.weights.meta, source)
         log_provenance(earlier, log)
-    refuse_test_photos(plan.test, [*plan.train, *plan.val, *plan.mix], earlier, plan.near_duplicates, log)
+    refuse_test_photos(plan.test, [*plan.train, *plan.val, *plan.mix])
     refuse_validation_photos(plan.val, [*plan.train, *plan.mix])
-    allowed = plan.allow_seen_validation
-    seen_validation = refuse_seen_validation(plan.val, earlier, plan.near_duplicates, allowed, log)
+    mode, allowed = plan.near_duplicates, plan.allow_seen_validation
+    try:
+        refuse_unclean_weights(plan.test, earlier, "the starting weights", mode, log)
+        seen_validation = refuse_seen_validation(plan.val, earlier, mode, allowed, log)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
     return earlier.then([*plan.train, *plan.val], plan.mix), seen_validation
 
 

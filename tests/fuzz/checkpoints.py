@@ -199,7 +199,16 @@ def _case(world: Path, folder: Path, use: str, made: bytes, kind: str, codes: tu
         return Case(kind, "train", train, folder, codes, (str(folder / "out"),), forbidden=forbidden)
     path.write_bytes(made)
     flag = "--pretrained_path" if use == "start" else "--resume"
-    return Case(kind, "train", [*train, flag, str(path)], folder, codes, ("file.pt",), forbidden=forbidden)
+    # The weights are those of the pairs that they start to learn from.
+    return Case(
+        kind,
+        "train",
+        [*train, flag, str(path), "--allow_seen_validation"],
+        folder,
+        codes,
+        ("file.pt",),
+        forbidden=forbidden,
+    )
 
 
 def _evaluation_check(world: Path, same_weights: bool) -> Callable[[Case], str | None]:

@@ -157,10 +157,10 @@ class Soak:
 def main() -> int:
     """Run the soak; 0 when nothing differed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--random", type=int, default=36, help="SIGKILLs at random moments of a forked process")
-    parser.add_argument("--fresh", type=int, default=8, help="SIGKILLs at random moments of a fresh process")
-    parser.add_argument("--writes", type=int, default=22, help="SIGKILLs inside a save of checkpoint_last.pt")
-    parser.add_argument("--others", type=int, default=14, help="SIGKILLs inside the writing of another file")
+    parser.add_argument("--random", type=int, default=28, help="SIGKILLs at random moments of a forked process")
+    parser.add_argument("--fresh", type=int, default=6, help="SIGKILLs at random moments of a fresh process")
+    parser.add_argument("--writes", type=int, default=18, help="SIGKILLs inside a save of checkpoint_last.pt")
+    parser.add_argument("--others", type=int, default=12, help="SIGKILLs inside the writing of another file")
     parser.add_argument("--signals", type=int, default=12, help="stop signals to the process group")
     parser.add_argument("--second_signals", type=int, default=9, help="two stop signals, the second during the save")
     parser.add_argument("--fresh_signals", type=int, default=5, help="stop signals to the group of a fresh process")
