@@ -22,6 +22,7 @@ from data.units import FEWEST_UNITS
 
 CONFIDENCE = 0.95
 LEAST_FREEDOM = 2.0  # degrees; with fewer, one unit outweighs all others, and t is of no use
+WIDEST = 2.0  # times Student's reach, to either side
 UNRECORDED = "units not recorded: photos counted as independent"
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
 
@@ -169,10 +170,14 @@ def _skewness_of_mean(units: np.ndarray, weights: np.ndarray) -> float:
 
 
 def _with_skewness(score: float, skewness: float) -> float:
-    """The value of the t statistic of a mean of this skewness that a symmetric one's `score` stands for (Hall 1992)."""
+    """The value of the t statistic of a mean of this skewness that a symmetric one's `score` stands for (Hall 1992).
+
+    At most WIDEST times as far: the skewness of a few units is itself uncertain, and the transformation steep (bench/coverage.py).
+    """
     if abs(skewness) < 1e-6:
         return score
-    return 3 / skewness * (float(np.cbrt(1 + skewness * (score - skewness / 6))) - 1)
+    found = 3 / skewness * (float(np.cbrt(1 + skewness * (score - skewness / 6))) - 1)
+    return float(np.clip(found, -WIDEST * abs(score), WIDEST * abs(score)))
 
 
 @functools.cache

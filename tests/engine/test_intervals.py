@@ -71,6 +71,13 @@ def test_a_skew_sample_reaches_further_to_its_long_side():
     assert high - np.mean(values) > 1.5 * (np.mean(values) - low)
 
 
+def test_a_few_skew_units_reach_at_most_twice_as_far_as_student():
+    values = [4.0, 5.0, 5.5, 4.5, 5.0, -3.0]
+    found, error = summarise(values, list("abcdef")), np.std(values, ddof=1) / np.sqrt(6)
+    low, high = ((side - found["mean"]) / error / t_quantile(0.975, 4.0) for side in found["ci95"])
+    assert low == pytest.approx(-2.0) and 0 < high < 1  # without the limit -2.5
+
+
 @pytest.mark.parametrize("units", [1, 2, 4])
 def test_too_few_units_give_no_interval_however_many_photos(units):
     labels = [str(number % units) for number in range(40)]
