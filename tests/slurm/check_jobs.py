@@ -4,12 +4,16 @@ What a job does is compared with an uninterrupted job of the same settings: ever
 """
 
 import json
-import shutil
 import sys
 
 import pytest
+import torch
 
+from darkir import DarkIR
+from darkir.architectures import MODEL_SIZES
 from darkir.checkpoint_file import read_checkpoint
+from tests.helpers.audit_photos import as_shot, picture
+from tests.helpers.fivek_folder import encoded, put
 from tests.slurm.cluster import Cluster, why_not
 from tests.slurm.desk import ROOT, Desk, slow_python
 
@@ -126,12 +130,11 @@ def test_a_preempted_job_continues(desk, partition):
 
 
 def fivek_folder(desk):
-    """A folder of FiveK's shape: inputs and the renditions of expert C."""
-    for number, path in enumerate(sorted((ROOT / "data" / "sample" / "images").glob("*_src.jpg"))[:8], start=1):
-        for side, place in (("src", "input"), ("tar", "c")):
-            target = desk.folder / "fivek_dataset" / place / f"a{number:04d}-photo.jpg"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path.with_name(path.name.replace("_src", f"_{side}")), target)
+    """A folder of FiveK's shape: inputs and the renditions of expert C, of photos that the fine-tuning never sees."""
+    for number in range(1, 9):
+        target = picture(number)
+        for pixels, place in ((as_shot(target), "input"), (target, "c")):
+            put(desk.folder / "fivek_dataset", f"{place}/a{number:04d}-photo.jpg", encoded(pixels))
 
 
 CHAIN = {"PRETRAIN_RESOLUTION": "32", "PRETRAIN_EPOCHS": "1", "PRETRAIN_BATCH_SIZE": "1", "N_FOLDS": "2"}
@@ -172,11 +175,11 @@ def test_a_failed_job_of_the_chain_cancels_those_after_it(desk):
     assert "FiveK preparation ended with exit code 2" in desk.log(jobs["prepare"])
 
 
-def test_a_failing_fold_of_the_chain_cancels_the_evaluation(plain, desk):
+def test_a_failing_fold_of_the_chain_cancels_the_evaluation(desk):
     (desk.folder / "outputs").mkdir()
     (desk.folder / "outputs" / "fold_2").write_text("a file where a folder belongs")
-    weights = plain[0].folder / "outputs" / "fold_1" / "checkpoint_best.pt"
-    jobs, _ = submit_chain(desk, PRETRAINED_PATH=str(weights))
+    torch.save(DarkIR(MODEL_SIZES["darkir"]["tiny"]).state_dict(), desk.folder / "weights.pt")
+    jobs, _ = submit_chain(desk, PRETRAINED_PATH="weights.pt")
     assert list(jobs) == ["prepare", "folds", "evaluate"]
     names = [f"{jobs['folds']}_1", f"{jobs['folds']}_2", jobs["evaluate"]]
     assert desk.wait_for_end(*names) == ["COMPLETED", "FAILED", "CANCELLED"]
