@@ -13,7 +13,7 @@ check_settings() { # What can be refused before a job waits for hours
     done
     for word in "$@"; do
         case ${word%%=*} in
-        --data_splits_dir | --train_jsonl | --val_jsonl | --test_jsonl | --n_folds | --fold | --output_dir | --base_dir)
+        --data_splits_dir | --train_jsonl | --val_jsonl | --test_jsonl | --exclude_splits_dir | --n_folds | --fold | --output_dir | --base_dir)
             fail 2 "${word%%=*}: set SPLITS_DIR, N_FOLDS, OUTPUT_DIR or BASE_DIR instead, which every step must know" ;;
         --overwrite)
             ((!BATCH)) || fail 2 "--overwrite would discard the run at every requeue: remove $OUTPUT_DIR, or name another" ;;

@@ -28,10 +28,9 @@ sys.exit(json.load(open(path, encoding="utf-8"))["reject_rate"] > float(most))
 END
 }
 
-pretrain() { # on rows that must hold no test photo; fine-tuning checks that again, from the digests in the weights
+pretrain() { # without what the folds hold out, or looks like it: fine-tuning refuses weights that saw it, but only afterwards
     [[ -z $PRETRAINED_PATH ]] || return 0
-    local rows=(--train_jsonl "$FIVEK_OUTPUT/train.jsonl")
-    [[ -n $BASE_DIR ]] || rows+=(--test_jsonl "$SPLITS_DIR/test.jsonl")
+    local rows=(--train_jsonl "$FIVEK_OUTPUT/train.jsonl" --exclude_splits_dir "$SPLITS_DIR")
     step "Pre-training" "${interpreter[@]}" "$DARKIR_HOME/train_darkir_cv.py" "${rows[@]}" --output_dir "$PRETRAINED_DIR" \
         "${COMMON[@]}" --resolution "$PRETRAIN_RESOLUTION" --batch_size "$PRETRAIN_BATCH_SIZE" --epochs "$PRETRAIN_EPOCHS" \
         --lr "$PRETRAIN_LR" --warmup_epochs "$PRETRAIN_WARMUP_EPOCHS" --early_stopping_patience "$PRETRAIN_PATIENCE" \

@@ -175,6 +175,12 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     )
     rows.add_argument("--test_jsonl", type=Path, help="test pairs that a single run must not see")
     rows.add_argument(
+        "--exclude_splits_dir",
+        type=Path,
+        help="split that the weights of a single run will be fine-tuned on: rows that hold one of its test or validation "
+        "photos, or look like one, are left out and listed; with --near_duplicates report, look-alikes are only named",
+    )
+    rows.add_argument(
         "--val_ratio", type=finite_float, default=0.1, help="share held out when a single run has no validation pairs"
     )
     rows.add_argument(
@@ -228,6 +234,8 @@ def _refuse_contradictions(args: argparse.Namespace, options: Options, parser: a
         parser.error("--fold belongs to --data_splits_dir; a run from --train_jsonl has no folds")
     if args.data_splits_dir is not None and (args.val_jsonl or args.test_jsonl):
         parser.error("--val_jsonl and --test_jsonl belong to --train_jsonl; a split brings its own")
+    if args.data_splits_dir is not None and args.exclude_splits_dir is not None:
+        parser.error("--exclude_splits_dir belongs to --train_jsonl; the folds of a split hold out their own photos")
     if args.data_splits_dir is not None and args.group_key is not None:
         parser.error("--group_key belongs to --train_jsonl; a split records its own")
     if not 0 < args.val_ratio < 1:

@@ -23,6 +23,7 @@ from data.splits.split import hold_out
 from data.units import refuse_unknown_group_key
 from engine.provenance import settle_near_duplicates
 from engine.training.config import SECTIONS, Options
+from engine.training.exclusion import exclude_held_out
 from losses.perceptual import vgg_file
 
 SHOWN = 20
@@ -35,6 +36,7 @@ class FoldPlan:
     near_duplicates: what starting weights mean that saw a photo which looks like a test or validation photo: "refuse", "report"
     or "off". allow_seen_validation: whether they may have seen validation photos, whose scores are then marked.
     split: {"folder", "base_dir"} of the split that the rows are from, absolute paths (base_dir: None unless it was given).
+    excluded: the rows that --exclude_splits_dir has left out, as engine/training/exclusion.py records them.
     """
 
     number: int | None
@@ -46,6 +48,7 @@ class FoldPlan:
     split: dict[str, str | None] | None = None
     near_duplicates: str = "refuse"
     allow_seen_validation: bool = False
+    excluded: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -122,22 +125,29 @@ def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> Fold
     if val_jsonl is None and beside.exists():
         val_jsonl = beside
         log(f"Validation pairs: {beside}")
-    if val_jsonl is not None:
-        val = checked_pairs("--val_jsonl", val_jsonl, base_dir, log, group_key)
-    else:
+    val = [] if val_jsonl is None else checked_pairs("--val_jsonl", val_jsonl, base_dir, log, group_key)
+    mix = mixed_pairs(options, log)
+    excluded: list[dict[str, Any]] = []
+    tested_by = args.exclude_splits_dir if test_jsonl is None else test_jsonl.parent
+    mode = settle_near_duplicates(args.near_duplicates, tested_by)
+    if args.exclude_splits_dir is not None:
+        parts = {"training": train, "validation": val, "mixed": mix}
+        parts, excluded = exclude_held_out(
+            parts, args.exclude_splits_dir, mode, args.allow_seen_validation, args.output_dir, log
+        )
+        train, val, mix = parts.values()
+    if val_jsonl is None:
         near = near_duplicate_rows([pair.row for pair in train])
         group_key = group_key or find_group_key(train_jsonl)
         train, val = hold_out(train, near, args.val_ratio, options.train.seed)
         share = f"{len(val)} held out of {train_jsonl} (--val_ratio {args.val_ratio:g})"
         log(f"Validation pairs: {share}, {len(train)} left for training; no {group_key!r} stands on both sides")
-    if test_jsonl is None:
+    if test_jsonl is None and args.exclude_splits_dir is None:
         log("No --test_jsonl: nothing checks these rows against a test set")
     test = [] if test_jsonl is None else checked_pairs("--test_jsonl", test_jsonl, base_dir, log, args.group_key)
-    mix = mixed_pairs(options, log)
     report_lookalikes({"training": train, "validation": val, "test": test, "mixed": mix}, log)
     report_shared_groups({"training": train, "validation": val, "test": test}, log)
-    mode = settle_near_duplicates(args.near_duplicates, None if test_jsonl is None else test_jsonl.parent)
-    return FoldPlan(None, args.output_dir, train, val, test, mix, None, mode, args.allow_seen_validation)
+    return FoldPlan(None, args.output_dir, train, val, test, mix, None, mode, args.allow_seen_validation, excluded)
 
 
 def report_lookalikes(parts: dict[str, list[Pair]], log: RunLog) -> None:

@@ -30,6 +30,7 @@ from engine.provenance import (
 )
 from engine.training.changes import refuse_changes
 from engine.training.config import Options
+from engine.training.exclusion import EXCLUDED
 from engine.training.history import Progress, are_numbers
 from engine.training.plans import FoldPlan, requested_config
 from engine.training.run import Run
@@ -282,7 +283,7 @@ def _unusable(source: str, reason: str) -> InputError:
 
 def remove_outputs(folder: Path) -> None:
     """Delete what a former run left in `folder` (--overwrite): known names only, anything else stays."""
-    names = (checkpoint.BEST, checkpoint.FINAL, POSITION, "history.json", "curves.png")
+    names = (checkpoint.BEST, checkpoint.FINAL, POSITION, EXCLUDED, "history.json", "curves.png")
     events = folder.glob("tensorboard/events.out.tfevents.*")
     for path in [*(folder / name for name in names), *checkpoint.state_files(folder), *events]:
         path.unlink(missing_ok=True)

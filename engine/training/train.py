@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from common import signals
 from common.errors import InputError, Stopped
-from common.files import remove_stale_temporaries, utc_now
+from common.files import remove_stale_temporaries, utc_now, write_jsonl
 from common.locks import FolderLock
 from common.log import RunLog
 from data.units import unit_names
@@ -26,6 +26,7 @@ from engine import checkpoint
 from engine.distributed import World
 from engine.inference import Restore, identity, mean_metrics, restorer, score
 from engine.training.config import Options
+from engine.training.exclusion import EXCLUDED
 from engine.training.feed import Feed, open_feed
 from engine.training.history import Progress, epoch_line, red_flags
 from engine.training.plans import FoldPlan
@@ -59,6 +60,8 @@ def train_fold(plan: FoldPlan, options: Options, device: torch.device, world: Wo
             units = " and ".join(str(len(set(unit_names(part)))) for part in (plan.train, plan.val))
             sizes = f"{len(plan.train)} training pairs, {len(plan.val)} validation pairs, in {units} units"
             log(f"===== {plan.name}: {sizes}, {utc_now()} =====")
+            if plan.excluded and world.writes:
+                write_jsonl(plan.folder / EXCLUDED, plan.excluded)
             train(make_run(plan, options, device, world, log))
         world.wait_for_all()  # for what rank 0 has written
 

@@ -186,6 +186,43 @@ def test_weights_that_saw_a_resaved_test_photo_are_refused_unless_told_otherwise
     assert f"{tmp_path / 'old.pt'} carries digests only" in capsys.readouterr().out
 
 
+def test_what_a_later_fine_tuning_holds_out_is_left_out_before_the_pre_training(world, tmp_path, capsys):
+    """A copy of a test photo to train on, a mirrored validation photo to validate with: without them, the fine-tuning begins."""
+    test_row, rows = planted(world, tmp_path, saved_as_png)
+    held_out = rows_of(world / "split" / "fold_2" / "val.jsonl")[0]
+    mirrored = {side: str(resaved(world / held_out[side], tmp_path, f"mirrored_{side}")) for side in ("src", "tar")}
+    write_pairs(tmp_path / "val", 2, first_seed=540)
+    others = [absolute(row, tmp_path / "val") for row in rows_of(tmp_path / "val" / "pairs.jsonl")]
+    write_jsonl(tmp_path / "val.jsonl", [*others, mirrored])
+    flags = ["--train_jsonl", rows, "--exclude_splits_dir", world / "split"]
+    assert train(tmp_path / "run", *flags) == 0
+    out = capsys.readouterr().out
+    assert "left out: 1 training, 1 validation rows" in out and f"{mirrored['src']} ({tmp_path / 'val.jsonl'}:3)" in out
+    assert "5 training pairs, 2 validation pairs" in out and "nothing checks these rows" not in out
+    listed = rows_of(tmp_path / "run" / "excluded.jsonl")
+    assert [(row["part"], row["held_out"]) for row in listed] == [
+        ("training", test_row["src"]),
+        ("validation", held_out["src"]),
+    ]
+    assert listed[0]["how"] == "the same content" and "likeness" in listed[1]["how"]
+    assert listed[1]["held_out_where"] == f"{world / 'split' / 'fold_2' / 'val.jsonl'}:1"
+    folds = ["--data_splits_dir", world / "split", "--n_folds", 2, "--dry_run"]
+    assert train(tmp_path / "folds", *folds, "--pretrained_path", tmp_path / "run" / "checkpoint_best.pt") == 0
+    capsys.readouterr()
+    for way_out in ("--near_duplicates report", "--allow_seen_validation"):
+        # Ended at once by weights that are not there.
+        assert train(tmp_path / "other", *flags, *way_out.split(), "--pretrained_path", "gone.pt", "--dry_run") == 2
+        out = capsys.readouterr().out
+        assert "left out: 1 training rows" in out, way_out
+        assert (mirrored["src"] in out) is ("report" in way_out)
+    assert not (tmp_path / "other").exists()
+    write_jsonl(tmp_path / "planted.jsonl", rows_of(rows)[-1:])
+    assert train(tmp_path / "other", *flags) == 2
+    assert "all 1 training rows hold or look like photos" in capsys.readouterr().err
+    assert train(tmp_path / "other", *flags[:2], "--exclude_splits_dir", world / "other") == 2
+    assert f"--exclude_splits_dir {world / 'other'}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["test.jsonl", "fold_1/train.jsonl", "fold_2/val.jsonl"])
 def test_training_notices_an_edited_fold_file(world, tmp_path, capsys, name):
     shutil.copytree(world, tmp_path / "world")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -38,9 +39,12 @@ def test_both_chains_on_real_photos(desk):
     assert code == 0, err
     assert "===== Done: test_results/report.html" in out
 
-    for number in range(1, 9):  # not the sample's: what looks like its test photos is refused
-        retouched = scene(number, 120, 90)
-        for image, place in ((darker(retouched), "input"), (retouched, "c")):
+    photos = [(darker(scene(number, 120, 90)), scene(number, 120, 90)) for number in range(1, 9)]
+    held_out = json.loads((desk.folder / "data_splits" / "test.jsonl").read_text().splitlines()[0])
+    # Found before the pre-training, or the fine-tuning would refuse its weights.
+    photos.append(tuple(np.array(Image.open(SAMPLE / held_out[side]))[:, ::-1] for side in ("src", "tar")))
+    for number, pair in enumerate(photos, start=1):
+        for image, place in zip(pair, ("input", "c"), strict=True):
             target = desk.folder / "fivek_dataset" / place / f"a{number:04d}-photo.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(target)
@@ -50,6 +54,8 @@ def test_both_chains_on_real_photos(desk):
     code, out, err = desk.run("train_with_pretrain.sh", "--lambda_vgg", "0", **settings)
     assert code == 0, out + err
     assert (desk.folder / "outputs_finetuned_from_fivek" / "checkpoint_best.pt").exists()
+    excluded = (desk.folder / "outputs_fivek_pretrained" / "excluded.jsonl").read_text().splitlines()
+    assert [json.loads(line)["held_out"] for line in excluded] == [held_out["src"]]
     assert "Starting from outputs_fivek_pretrained/checkpoint_best.pt" in out
     results = json.loads((desk.folder / "test" / "finetuned_from_fivek" / "test_results.json").read_text())
     assert results["comparison"]
@@ -105,9 +111,19 @@ def test_the_chain_from_fivek_has_the_settings_of_the_guide(desk):
         pretrain["train_jsonl"] == "fivek_processed/train.jsonl"
         and pretrain["output_dir"] == "outputs_fivek_pretrained"
     )
+    assert pretrain["exclude_splits_dir"] == split["output_dir"] and "exclude_splits_dir" not in finetune
     assert finetune["pretrained_path"] == "outputs_fivek_pretrained/checkpoint_best.pt"
     assert finetune["output_dir"] == evaluate["cv_dir"] == "outputs_finetuned_from_fivek"
     assert evaluate["output_dir"] == "test/finetuned_from_fivek" and evaluate["baseline_l1"] == "0.0514"
+
+
+@pytest.mark.parametrize("stage", [[], ["--stage", "pretrain"]])
+def test_what_the_folds_hold_out_is_kept_from_the_pretraining_wherever_the_photos_lie(desk, stage):
+    for base in ({}, {"BASE_DIR": "copy of the photos"}):
+        assert desk.run("train_with_pretrain.sh", *stage, SPLITS_DIR="my split", **base)[0] == 0
+        pretrain = next(call for call in map(options, desk.calls()) if call["output_dir"] == "outputs_fivek_pretrained")
+        assert pretrain["exclude_splits_dir"] == "my split" and "base_dir" not in pretrain
+        desk.log.unlink()
 
 
 def test_a_rerun_prepares_nothing_twice_and_compares_what_is_there(desk):
@@ -144,6 +160,7 @@ def test_one_fold_is_a_single_run_at_the_top_of_its_folder(desk):
     [
         (["--n_folds", "5"], {}, "--n_folds: set"),
         (["--output_dir=x"], {}, "--output_dir: set"),
+        (["--exclude_splits_dir", "x"], {}, "--exclude_splits_dir: set SPLITS_DIR"),
         ([], {"N_FOLDS": "three"}, "N_FOLDS=three"),
         ([], {"INPUT_JSONL": ""}, "set INPUT_JSONL or INPUT_DIR"),
         ([], {"BASELINE": "other/test_results.json"}, "BASELINE=other/test_results.json is missing"),

@@ -116,6 +116,10 @@ USER_MISTAKES = {
     "missing split": (["--data_splits_dir", "no_such_folder"], ["no_such_folder", "create_data_splits.py"]),
     "missing jsonl": (["--train_jsonl", "no_such.jsonl"], ["no_such.jsonl does not exist"]),
     "a split's own group": (["--data_splits_dir", "x", "--group_key", "property"], ["--group_key", "--train_jsonl"]),
+    "folds kept from a split": (
+        ["--data_splits_dir", "x", "--exclude_splits_dir", "x"],
+        ["--exclude_splits_dir", "--train_jsonl"],
+    ),
     "fold out of range": (["--data_splits_dir", "x", "--fold", "4"], ["--fold 4"]),
     "abbreviated flag": (["--data_splits", "x"], ["--data_splits"]),
     "unknown device": (["--data_splits_dir", "x", "--device", "quantum"], ["--device quantum"]),
@@ -140,7 +144,7 @@ def test_user_mistakes_end_with_exit_2_and_leave_nothing(two_folds, tmp_path, mo
 
 FLAGS = """
 --data_splits_dir --train_jsonl --val_jsonl --test_jsonl --val_ratio --base_dir --near_duplicates --group_key --n_folds --fold
---allow_seen_validation --output_dir --overwrite --resume --device
+--exclude_splits_dir --allow_seen_validation --output_dir --overwrite --resume --device
 --resolution --fit --preprocess --num_workers --cache --cache_dir --mix_jsonl --mix_ratio
 --arch --model_size --layer_norm --pretrained_path --allow_partial
 --epochs --batch_size --lr --warmup_epochs --weight_decay --grad_clip --accumulate_steps --ema_decay
