@@ -40,13 +40,13 @@ def main(argv: list[str] | None = None) -> int:
     from data.units import describe_units, refuse_unknown_group_key, unit_names
     from engine.inference import make_restorers, score_all
     from engine.intervals import interval_words
-    from engine.models import read_models, refuse_leaks
+    from engine.models import names_of, read_models, refuse_leaks
     from engine.provenance import settle_near_duplicates
     from engine.report import write_test_report
     from engine.runtime import choose_device, choose_precision, describe_device, keep_freed_memory, score_exactly
     from engine.testing.baseline import read_baseline
     from engine.testing.comparison import compare, comparison_lines
-    from engine.testing.results import build_results, per_image_rows, result_table, write_results
+    from engine.testing.results import build_results, contamination_lines, per_image_rows, result_table, write_results
     from engine.testing.settings import describe_settings, refuse_contradictions, settle_frames
     from engine.testing.visuals import VisualsFolder
 
@@ -81,13 +81,13 @@ def main(argv: list[str] | None = None) -> int:
         records = score_all(restorers, loader, pairs, device, visuals.add)
         settings = describe_settings(config, args.test_jsonl, args.base_dir, precision.describe(), device.type)
         results, rows = build_results(models, records, pairs, units, settings), per_image_rows(records)
-        results["near_duplicates"] = {"mode": near_duplicates, "photos": alike}
+        results["near_duplicates"] = {"mode": near_duplicates, "photos": names_of(alike), "found": alike}
         if baseline is not None:
             results["comparison"] = compare(results, rows, baseline, units)
         visuals.publish()
         write_results(args.output_dir, results, rows)
         write_test_report(args.output_dir, results, rows, visuals.thumbnails())
-    for line in [*result_table(results), *comparison_lines(results)]:
+    for line in [*result_table(results), *contamination_lines(results), *comparison_lines(results)]:
         log(line)
     brackets = interval_words(results["n"], results["units"], results["ensemble"]["psnr"]["ci95"])
     log(f"Means; {brackets}; open {args.output_dir / 'report.html'}")

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     from engine.exporting.choose import Chosen, choose, find_test_pairs, refuse_unknown_choice, warnings_about
     from engine.exporting.onnx_export import refuse_without_packages
     from engine.exporting.ranking import better_than, rank_folds
-    from engine.models import refuse_leaks
+    from engine.models import names_of, refuse_leaks
     from engine.provenance import settle_near_duplicates
     from engine.runtime import choose_device, describe_device, keep_freed_memory, score_exactly
     from engine.testing.results import summary_of
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     log(f"Exported: {candidate.name} ({reason})")
     warnings = [
         *contaminated_scores(candidates),
-        *warnings_about(candidate, ranking.order[0], validation, test, alike),
+        *warnings_about(candidate, ranking.order[0], validation, test, names_of(alike)),
     ]
     for warning in warnings:
         log(f"⚠️  {warning}")

@@ -19,7 +19,7 @@ from data.config import MAX_RESOLUTION, MIN_RESOLUTION
 from data.manifest import Pair
 from engine.checkpoint import BEST, FINAL, finished
 from engine.metrics import METRICS
-from engine.provenance import Seen, log_provenance, refuse_unclean_weights
+from engine.provenance import Seen, SeenValidation, log_provenance, refuse_unclean_weights
 
 SUMMARY = "cv_summary.json"
 FOLD_FOLDER = re.compile(r"fold_([1-9][0-9]*)")
@@ -56,6 +56,7 @@ class TrainedModel:
         """What test_results.json says of a model; plain types."""
         metrics, epoch = self.meta.get("metrics"), self.meta.get("epoch")
         validation = {name: metrics[name] for name in METRICS if name in metrics} if isinstance(metrics, dict) else {}
+        seen_validation = SeenValidation.from_checkpoint(self.meta)
         return {
             "name": self.name,
             "path": str(self.path),
@@ -66,6 +67,7 @@ class TrainedModel:
             "validation": {
                 n: value for n, value in validation.items() if isinstance(value, float) and math.isfinite(value)
             },
+            "validation_contaminated": seen_validation is None or bool(seen_validation),
             **self.seen.describe(),
         }
 
@@ -162,18 +164,26 @@ def named_checkpoints(paths: list[Path]) -> dict[str, Path]:
     return {"/".join(real.parts[-depth:]): path for real, path in zip(resolved, paths, strict=True)}
 
 
-def refuse_leaks(models: list[TrainedModel], test: list[Pair], near_duplicates: str, log: RunLog) -> list[str]:
-    """The src of the test photos that look like one that a model saw, where `near_duplicates` is "report".
+def refuse_leaks(
+    models: list[TrainedModel], test: list[Pair], near_duplicates: str, log: RunLog
+) -> list[dict[str, str]]:
+    """The test photos that look like one that a model saw, where `near_duplicates` is "report": {"src", "model", "how"} each.
 
     Raises InputError, naming photos, when a model saw a test photo, or with "refuse" one that looks like it. Says openly when a
     model's provenance is unknown.
     """
-    alike: set[str] = set()
+    found = []
     for model in models:
         seen = model.seen
-        alike |= set(refuse_unclean_weights(test, seen, f"{model.name} ({model.path})", near_duplicates, log))
+        alike = refuse_unclean_weights(test, seen, f"{model.name} ({model.path})", near_duplicates, log)
+        found += [{"src": src, "model": model.name, "how": how} for src, how in alike]
         log_provenance(seen, log)
-    return sorted(alike)
+    return found
+
+
+def names_of(alike: list[dict[str, str]]) -> list[str]:
+    """The src of each photo that `refuse_leaks` has found, once."""
+    return sorted({found["src"] for found in alike})
 
 
 def recorded_by_all(option: str, models: list[TrainedModel], advice: str) -> Any:

@@ -234,8 +234,10 @@ def _warn_of_digests_only(seen: Seen, side: str, log: RunLog) -> None:
         log(f"⚠️  {files} carries digests only: no more than exact copies of {side} photos can be found")
 
 
-def refuse_unclean_weights(test: list[Pair], seen: Seen, what: str, near_duplicates: str, log: RunLog) -> list[str]:
-    """The src of the test photos that only look like one that `seen` knows; none with `near_duplicates` "off".
+def refuse_unclean_weights(
+    test: list[Pair], seen: Seen, what: str, near_duplicates: str, log: RunLog
+) -> list[tuple[str, str]]:
+    """The src of the test photos that only look like one that `seen` knows, and how; none with `near_duplicates` "off".
 
     Raises InputError, naming the photos, when `seen` holds the content of a test photo, and with "refuse" for those that look
     alike; with "report" these are named in the log.
@@ -262,7 +264,7 @@ def refuse_unclean_weights(test: list[Pair], seen: Seen, what: str, near_duplica
             "out of the test set; or, if they only happen to look alike, go on with --near_duplicates report"
         )
     log(f"⚠️  {told}; their scores may flatter")
-    return [pair.src for pair, _ in alike]
+    return [(pair.src, how) for pair, how in alike]
 
 
 def _photos_alike(held_out: list[Pair], seen: Seen) -> list[tuple[Pair, str]]:

@@ -48,6 +48,7 @@ def write_test_report(output_dir: Path, results: dict[str, Any], rows: list[dict
         models=list(photos[0]["by_model"]),
         cards=cards,
         several=len(results["models"]) > 1,
+        alike={found["src"] for found in results["near_duplicates"]["found"]},
         unknown=[model for model in results["models"] if model["provenance"] == "unknown"],
     )
     write_text(output_dir / REPORT, page)

@@ -97,6 +97,12 @@ def _notes(results: dict[str, Any], baseline: Baseline, improvement: dict[str, A
                 "the baseline has no colour metrics (Delta E 2000, clipped, crushed), as evaluations did not give them before: "
                 "evaluate its models again to compare colours"
             )
+        recorded = baseline.results.get("near_duplicates")
+        alike = recorded.get("photos") if isinstance(recorded, dict) else None
+        if alike and isinstance(alike, list):
+            notes.append(
+                f"{len(alike)} of these photos look like photos that the baseline's models learned from: its means may flatter"
+            )
         unknown = [model["name"] for model in baseline.results["models"] if model.get("provenance") == "unknown"]
         if unknown:
             notes.append(f"the baseline's provenance is unknown ({', '.join(unknown)}): it may have seen these photos")

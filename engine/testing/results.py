@@ -105,6 +105,13 @@ def result_table(results: dict[str, Any]) -> list[str]:
     return [*metric_table(named), *metric_table(named, COLOUR_TABLE)]
 
 
+def contamination_lines(results: dict[str, Any]) -> list[str]:
+    """A line for the log, below the table, when test photos look like photos that a model learned from; else none."""
+    alike = results["near_duplicates"]["photos"]
+    told = f"{len(alike)} of the {results['n']} test photos look like photos that a model learned from"
+    return [f"⚠️  contaminated: {told}; these means may flatter"] if alike else []
+
+
 def metric_table(named: list[tuple[str, dict[str, Any], str]], table: dict[str, tuple[str, int]] = TABLE) -> list[str]:
     """Lines for the log from (name, summary of each metric, "+" for signed numbers or ""): a title, then one row each.
 

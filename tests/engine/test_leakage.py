@@ -175,9 +175,16 @@ def test_weights_that_saw_a_resaved_test_photo_are_refused_unless_told_otherwise
     metadata["near_duplicates"]["mode"] = "report"
     (tmp_path / "world" / "split" / "split_metadata.json").write_text(json.dumps(metadata))
     assert evaluate(own, tmp_path / "world" / "split" / "test.jsonl", tmp_path / "results") == 0
-    assert told in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert told in out and "contaminated: 1 of the 2 test photos look like" in out
     results = json.loads((tmp_path / "results" / "test_results.json").read_text())
+    (found,) = results["near_duplicates"].pop("found")
     assert results["near_duplicates"] == {"mode": "report", "photos": [test_row["src"]]}
+    assert (found["src"], found["model"]) == (test_row["src"], own.name) and "likeness" in found["how"]
+    page = Page(tmp_path / "results" / "report.html")
+    assert "Contaminated. 1 of the 2 test photos look like" in page.text and "Results (contaminated)" in page.text
+    listed, among_all = page.cells(test_row["src"])
+    assert listed == [test_row["src"], own.name, found["how"]] and among_all[0] == f"{test_row['src']} (look-alike)"
     # What an earlier version trained carries digests alone.
     content = torch.load(own, weights_only=True)
     del content["data"]["looks"], content["data"]["sources_without_looks"]

@@ -29,6 +29,7 @@ def model(name, provenance="known"):
     return {
         "name": name, "path": f"cv/{name}.pt", "sha256": "ab" * 32, "network": "DarkIR-m (width 32)", "epoch": 9,
         "parameters": 3321638, "validation": {"psnr": 21.25}, "provenance": provenance, "provenance_sources": [],
+        "validation_contaminated": False,
     }  # fmt: skip
 
 
@@ -36,6 +37,7 @@ def results(models):
     return {
         "schema_version": 1, "test_digest": "d" * 64, "n": 3, "units": 3, "models": models, "ensemble": metrics(25.0),
         "folds": [{"model": entry["name"], **metrics(24.0)} for entry in models], "identity": metrics(14.0),
+        "near_duplicates": {"mode": "refuse", "photos": [], "found": []},
         "gain": metrics(11.0), "settings": {"resolution": 384, "base_dir": None}, "created_with": CREATED,
     }  # fmt: skip
 
@@ -152,8 +154,10 @@ def test_provenance_is_shown(tmp_path):
     page = ensemble_page(tmp_path, models=[model("fold_1"), model("fold_2", "unknown")])
     assert "Provenance unknown." in page.text and "No model saw a test photo" not in page.text
     assert [row[5] for row in page.cells("fold_") if "DarkIR-m (width 32)" in row] == ["known", "unknown"]
-    page = ensemble_page(tmp_path)
+    page = ensemble_page(tmp_path, models=[model("fold_1") | {"validation_contaminated": True}, model("fold_2")])
     assert "Provenance unknown." not in page.text and "No model saw a test photo" in page.text
+    validation = [row[4] for row in page.cells("fold_") if "DarkIR-m (width 32)" in row]
+    assert validation == ["21.25 contaminated", "21.25"]
 
 
 def test_one_model_has_no_ensemble(tmp_path):

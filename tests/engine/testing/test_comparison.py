@@ -216,9 +216,11 @@ def test_what_weakens_a_comparison_is_said(gray_pairs, tmp_path, capsys):
     path = other_results / "test_results.json"
     results = json.loads(path.read_text())
     results["models"][1]["provenance"] = "unknown"
+    results["near_duplicates"] = {"mode": "report", "photos": ["a"]}
     write_json(path, results)
-    changed, unknown = compared(gray_pairs, tmp_path / "out", "--baseline", path)["notes"]
+    changed, alike, unknown = compared(gray_pairs, tmp_path / "out", "--baseline", path)["notes"]
     assert "resolution 384 there, 16 here" in changed and "tta True there, False here" in changed
     assert "fit" not in changed and "precision" not in changed
+    assert "1 of these photos look like photos that the baseline's models learned from" in alike
     assert "provenance is unknown (two)" in unknown
     assert changed in capsys.readouterr().out

@@ -95,7 +95,7 @@ def test_result_files_have_the_promised_keys(whole_run):
         "schema_version", "test_digest", "n", "units", "photos", "models", "ensemble", "folds", "identity", "gain", "settings",
         "created_with", "near_duplicates",
     ]  # fmt: skip
-    assert results["near_duplicates"] == {"mode": "refuse", "photos": []}
+    assert results["near_duplicates"] == {"mode": "refuse", "photos": [], "found": []}
     assert (results["schema_version"], results["n"]) == (1, len(PHOTOS))
     assert [fold["model"] for fold in results["folds"]] == ["fold_1", "fold_2", "fold_3"]
     assert results["settings"]["resolution"] == 64 and results["settings"]["fit"] == "crop"
