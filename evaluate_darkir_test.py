@@ -51,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     from engine.testing.visuals import VisualsFolder
 
     log = RunLog()
+    if args.test_assumed:
+        log(f"Test pairs: {args.test_jsonl}, which is here (no --test_jsonl)")
     device = choose_device(args.device)
     score_exactly()
     keep_freed_memory(device)

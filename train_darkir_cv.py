@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     from engine.runtime import choose_device, keep_freed_memory, score_exactly
     from engine.training.dry_run import dry_run
     from engine.training.plans import cross_validation_plans, single_plan, with_vgg_digest
-    from engine.training.resume import settle_resume
+    from engine.training.resume import refuse_to_extend_unfinished, settle_resume
     from engine.training.summary import update_summary
     from engine.training.train import train_fold
     from engine.training.updates.execution import keep_compiled_code
@@ -56,10 +56,11 @@ def main(argv: list[str] | None = None) -> int:
             if args.dry_run:
                 dry_run(plans, options, device, args.output_dir, log)
                 return DONE
+            refuse_to_extend_unfinished(plans, options)
             for plan in plans:
                 train_fold(plan, options, device, world, log)
-                if plan.number is not None and world.writes:
-                    update_summary(args.output_dir, args.n_folds, log)
+                if plan.folds is not None and world.writes:
+                    update_summary(args.output_dir, plan.folds, log)
     return DONE
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from common.options import option, require
 
 MIN_RESOLUTION, MAX_RESOLUTION = 16, 16384
+SPLITS_DIR = Path("data_splits")  # where a split is looked for when none is named
 MIN_SIDE = 11  # pixels, the SSIM window: a smaller photo could be neither validated nor tested
 
 

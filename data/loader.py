@@ -25,7 +25,7 @@ MAX_DRAWS = 100  # of one photo in one update: more is a slip of the keyboard, a
 
 @dataclass(frozen=True)
 class Mixing:
-    """Foreign pairs among the samples: their share falls evenly from `ratio` in the first epoch to 0 in the last."""
+    """Foreign pairs among the samples: their share falls evenly from `ratio` in the first epoch to 0 in the last of `epochs`."""
 
     pairs: int = 0
     ratio: float = 0.0
@@ -33,7 +33,7 @@ class Mixing:
 
     def share(self, epoch: int) -> float:
         """Share of foreign samples in epoch `epoch` (from 0)."""
-        return self.ratio * (1 - epoch / max(1, self.epochs - 1))
+        return self.ratio * max(0.0, 1 - epoch / max(1, self.epochs - 1))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from data.manifest import UNIT
 from engine.inference import IDENTITY
 from engine.intervals import interval_words, paired_difference
 from engine.metrics import COLOUR, DIGITS, METRICS
-from engine.testing.comparison import epochs_text, improvement_text, verdict_text
+from engine.testing.comparison import convergence_text, epochs_text, improvement_text, verdict_text
 from engine.testing.results import final_model
+from engine.training.changes import change_line
+from engine.training.flags import MEANING
 
 REPORT = "report.html"
 WORST_ROWS = 50  # photos listed in a cross-validation report; oof_predictions.csv has all
@@ -100,6 +102,7 @@ def write_cv_report(
         worst=sorted(predictions, key=lambda row: row["psnr"])[:WORST_ROWS],
         curves=linked,
         settings=flat(summary["config"]),
+        meaning=MEANING,
     )
     write_text(output_dir / REPORT, page)
 
@@ -117,7 +120,18 @@ def _fold_row(fold: dict, predictions: list[dict], history: list[dict] | None) -
         "gain": fold["best_psnr"] - identity,
         "minutes": sum(record["seconds"] for record in history) / 60 if history else None,
         "skipped_steps": sum(record["skipped_steps"] for record in history) if history else None,
+        "changes": [change_line(change) for change in fold.get("changes", [])],
+        "flags": _flagged_epochs(history or []),
     }
+
+
+def _flagged_epochs(history: list[dict]) -> dict[str, list[int]]:
+    """Red flag -> the epochs that raised it, in the order in which they came up."""
+    found: dict[str, list[int]] = {}
+    for record in history:
+        for flag in record["flags"]:
+            found.setdefault(flag, []).append(record["epoch"])
+    return found
 
 
 def _render(template: str, **values: Any) -> str:
@@ -128,5 +142,6 @@ def _render(template: str, **values: Any) -> str:
         "improvement": improvement_text,
         "verdict": verdict_text,
         "epochs": epochs_text,
+        "convergence": convergence_text,
     }
     return fill(template, filters, metrics=METRICS, colour=COLOUR, words=interval_words, **values)

@@ -11,7 +11,7 @@ from common.exits import flagged
 from common.files import is_no_folder
 from common.options import add_options, from_args, make_parser, option, require
 from darkir.architectures import MODEL_SIZES
-from data.config import MAX_RESOLUTION, MIN_RESOLUTION, add_likeness_option
+from data.config import MAX_RESOLUTION, MIN_RESOLUTION, SPLITS_DIR, add_likeness_option
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,11 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     models.add_argument("--model_size", choices=MODEL_SIZES["darkir"], help="refuse models of another size")
     models.add_argument("--n_folds", type=int, help="refuse another number of models")
     photos = parser.add_argument_group("photos")
-    photos.add_argument("--test_jsonl", type=Path, required=True, help="test pairs, one JSON object a line")
+    photos.add_argument(
+        "--test_jsonl",
+        type=Path,
+        help="test pairs, one JSON object a line; default: data_splits/test.jsonl, where it is here",
+    )
     photos.add_argument("--base_dir", type=Path, help="folder that relative paths start from; default: as recorded")
     add_likeness_option(photos, "models", "a test photo")
     photos.add_argument(
@@ -84,6 +88,11 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     run.add_argument("--output_dir", type=Path, default=Path("test_results"), help="folder of the results")
     run.add_argument("--device", default="auto", help="auto, cuda, cpu or cuda:N")
     args = parser.parse_args(argv)
+    args.test_assumed = args.test_jsonl is None
+    if args.test_assumed:
+        args.test_jsonl = SPLITS_DIR / "test.jsonl"
+        if not args.test_jsonl.is_file():
+            parser.error(f"name the test pairs with --test_jsonl; looked for {args.test_jsonl}, which is not here")
     if args.checkpoint and args.n_folds not in (None, len(args.checkpoint)):
         parser.error(f"--n_folds {args.n_folds}, but --checkpoint names {len(args.checkpoint)} files")
     with flagged("--output_dir", args.output_dir):

@@ -16,7 +16,8 @@ from common.exits import flagged
 from common.files import is_no_folder
 from common.options import add_options, finite_float, from_args, make_parser, option, require
 from darkir.architectures import MODEL_SIZES, Config, RestormerConfig, encoder_stages
-from data.config import DataConfig, add_likeness_option
+from data.config import SPLITS_DIR, DataConfig, add_likeness_option
+from data.manifest import METADATA
 from losses.config import LossConfig
 
 
@@ -149,6 +150,8 @@ class Options:
     loss: LossConfig = field(default_factory=LossConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     overwrite: bool = False
+    extend: bool = False
+    accept_changes: bool = False
     resume: Path | None = None
     weights_flag: Literal["--pretrained_path", "--resume"] = "--pretrained_path"
     vgg_sha256: str | None = None
@@ -168,12 +171,20 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     """Flags -> (args, Options); a contradiction between flags is a usage error (exit 2)."""
     parser = make_parser(description)
     rows = parser.add_argument_group("rows")
-    rows.add_argument("--data_splits_dir", type=Path, help="split folder written by create_data_splits.py")
+    rows.add_argument(
+        "--data_splits_dir",
+        type=Path,
+        help="split folder written by create_data_splits.py; default: data_splits, where one is here",
+    )
     rows.add_argument("--train_jsonl", type=Path, help="train one model on these pairs instead of the folds of a split")
     rows.add_argument(
         "--val_jsonl", type=Path, help="validation pairs of a single run; default: val.jsonl beside --train_jsonl"
     )
-    rows.add_argument("--test_jsonl", type=Path, help="test pairs that a single run must not see")
+    rows.add_argument(
+        "--test_jsonl",
+        type=Path,
+        help="test pairs that a single run must not see; default: those of a data_splits/ here or beside its rows",
+    )
     rows.add_argument(
         "--exclude_splits_dir",
         type=Path,
@@ -196,7 +207,7 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
         "--group_key",
         help="row field of a single run; rows with the same value stay on one side; default: as the split recorded, or group",
     )
-    rows.add_argument("--n_folds", type=int, default=3, help="number of folds in the split")
+    rows.add_argument("--n_folds", type=int, help="refuse a split with another number of folds")
     rows.add_argument("--fold", type=int, help="train only this fold, counted from 1")
     run = parser.add_argument_group("run")
     run.add_argument(
@@ -209,6 +220,17 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
         "--resume", type=Path, help="continue from this state file (or start from a file with weights only)"
     )
     run.add_argument(
+        "--extend",
+        action="store_true",
+        help="let a finished run go on to --epochs in all: from its last state, with a fresh schedule for the added epochs",
+    )
+    run.add_argument(
+        "--accept_changes",
+        action="store_true",
+        help="let a run that has begun go on with another --epochs, --early_stopping_patience or --mixed_precision, or with "
+        "--batch_size and --accumulate_steps of the same product; recorded in history.json",
+    )
+    run.add_argument(
         "--dry_run", action="store_true", help="check everything, estimate time, disk and memory, write nothing"
     )
     run.add_argument("--device", default="auto", help="auto, cuda, cpu or cuda:N")
@@ -216,10 +238,19 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     for config_class, title in SECTIONS.values():
         add_options(parser, config_class, title)
     args = parser.parse_args(argv)
+    args.split_assumed = args.data_splits_dir is None and args.train_jsonl is None and (SPLITS_DIR / METADATA).is_file()
+    if args.split_assumed:
+        args.data_splits_dir = SPLITS_DIR
     configs: dict[str, Any] = {
         name: from_args(config_class, args, parser) for name, (config_class, _) in SECTIONS.items()
     }
-    options = Options(**configs, overwrite=args.overwrite, resume=args.resume)
+    options = Options(
+        **configs,
+        overwrite=args.overwrite,
+        extend=args.extend,
+        accept_changes=args.accept_changes,
+        resume=args.resume,
+    )
     _refuse_contradictions(args, options, parser)
     if args.output_dir is None:
         model, suffix = options.model, "_cv" if args.data_splits_dir else ""
@@ -229,7 +260,8 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
 
 def _refuse_contradictions(args: argparse.Namespace, options: Options, parser: argparse.ArgumentParser) -> None:
     if (args.data_splits_dir is None) == (args.train_jsonl is None):
-        parser.error("give either --data_splits_dir (folds) or --train_jsonl (one model)")
+        looked = "" if args.train_jsonl else f"; looked for {SPLITS_DIR / METADATA}, which is not here"
+        parser.error(f"give either --data_splits_dir (folds) or --train_jsonl (one model){looked}")
     if args.train_jsonl is not None and args.fold is not None:
         parser.error("--fold belongs to --data_splits_dir; a run from --train_jsonl has no folds")
     if args.data_splits_dir is not None and (args.val_jsonl or args.test_jsonl):
@@ -242,8 +274,10 @@ def _refuse_contradictions(args: argparse.Namespace, options: Options, parser: a
         parser.error(f"--val_ratio {args.val_ratio}: must be between 0 and 1")
     if args.resume is not None and args.overwrite:
         parser.error("--resume continues a run and --overwrite discards it: give one of them")
-    if args.fold is not None and not 1 <= args.fold <= args.n_folds:
-        parser.error(f"--fold {args.fold}: must be 1 to {args.n_folds} (--n_folds)")
+    if args.overwrite and (args.extend or args.accept_changes):
+        parser.error("--extend and --accept_changes go on with a run and --overwrite discards it: give one of them")
+    if args.fold is not None and args.fold < 1:
+        parser.error(f"--fold {args.fold}: folds are counted from 1")
     if args.kernels not in (None, "plain"):
         parser.error(
             f"--kernels {args.kernels}: the Triton kernels are gone; on a GPU, plain PyTorch with the compiler is faster than "

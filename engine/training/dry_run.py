@@ -11,25 +11,16 @@ from pathlib import Path
 import torch
 
 from common.errors import RunFailed
-from common.exits import flagged
 from common.log import RunLog
 from data.dataset import decoded_pair
 from engine.distributed import World
 from engine.inference import restorer, to_float
 from engine.runtime import free_bytes
 from engine.training.config import Options
-from engine.training.feed import Feed, plan_epochs
-from engine.training.plans import FoldPlan, requested_config
-from engine.training.resume import (
-    begin,
-    best_beside_state,
-    checked_progress,
-    find_start,
-    find_state,
-    finished_before,
-    refuse_leaks,
-)
-from engine.training.run import Run, describe, make_run
+from engine.training.feed import Feed
+from engine.training.plans import FoldPlan
+from engine.training.resume import begin, best_beside_state, epochs_behind, finished_before
+from engine.training.run import Run, describe, from_where_it_stands, make_run
 from engine.training.self_test import Rehearsal, rehearse_on_copy, self_test
 from engine.training.updates.learner import Learner
 from engine.training.updates.memory import MemoryUse, counted_use, memory_advice
@@ -57,9 +48,10 @@ def dry_run(plans: list[FoldPlan], options: Options, device: torch.device, outpu
         return
     run = make_run(todo[0], options, device, World(), log)
     learner, progress, *_ = begin(run)
+    run = from_where_it_stands(run, progress)
     best_beside_state(run.plan, options, progress, log)
     epochs = options.train.epochs
-    epochs_left = [epochs - progress.epochs, *(epochs - _epochs_done(plan, options, log) for plan in todo[1:])]
+    epochs_left = [epochs - progress.epochs, *(epochs - epochs_behind(plan, options, log) for plan in todo[1:])]
     log("No test photo among training or validation rows, or in what the starting weights saw")
     describe(run, learner)
     feed = Feed(run.plan, options, run.epoch_plan, device, World(), decoded_pair)
@@ -89,20 +81,6 @@ def dry_run(plans: list[FoldPlan], options: Options, device: torch.device, outpu
         f"{len(todo)} runs"
     )
     _log_disk(learner, options, len(todo), output_dir, log)
-
-
-def _epochs_done(plan: FoldPlan, options: Options, log: RunLog) -> int:
-    """Refuse what the run of this plan would refuse before it makes a network; how many epochs it has behind it."""
-    updates = plan_epochs(plan, options).updates
-    start = find_start(plan, options, log)
-    with flagged(options.weights_flag, options.model.pretrained_path):
-        refuse_leaks(plan, start, log)
-    found = find_state(plan, options, start, requested_config(plan, options), log)
-    if found is None:
-        return 0
-    progress = checked_progress(found[1], len(plan.val), updates, options.train.epochs, found[0])
-    best_beside_state(plan, options, progress, log)
-    return progress.epochs
 
 
 def _epoch_seconds(run: Run, rehearsal: Rehearsal, feed: Feed) -> float:

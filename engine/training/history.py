@@ -1,4 +1,4 @@
-"""Where a run stands, and what is known of each of its epochs: running sums -> one record -> red flags and a log line.
+"""Where a run stands, and what is known of each of its epochs: running sums -> one record -> a log line.
 
 Everything here is plain numbers: it is saved whole in checkpoint_last.pt, and history.json is its list of records.
 """
@@ -14,22 +14,12 @@ from common.errors import RunFailed
 from data.transforms import DRAWS
 from engine.intervals import interval_words, paired_difference
 from engine.metrics import METRICS
+from engine.training.changes import EXTEND, are_changes
 
 EMPTY_TOTALS = {"loss": 0.0, "grad_norm": 0.0, "updates": 0, "overflowed": 0, "left_out": 0, "seconds": 0.0}
-STALE_EPOCHS = 5
-GAP_SHARE = 0.25
 # dB that an epoch may score below the starting weights without a flag, where the validation photos are of too few units for an
 # interval. Chosen, not measured: about what the PSNR of a handful of photos moves by from one epoch to the next.
 FALL_MARGIN = 0.25
-
-ADVICE = {
-    "validation_not_falling": "no lower validation L1 for {n} epochs: try a lower --lr, --preprocess strong_aug, or stop here",
-    "gap_growing": "validation L1 leaves the training L1 behind (gap {gap:.4f}): more photos, --preprocess strong_aug, "
-    "or --mix_jsonl; fewer epochs",
-    "worse_than_start": "validation PSNR is {fall}: the rate destroys what was learned before; try --lr a third as high, "
-    "--layer_decay 0.8 or --freeze_stages",
-    "non_finite_steps": "{n} updates of this epoch were left out as not finite: look at the photos named above, lower --lr",
-}
 
 
 @dataclass
@@ -40,7 +30,7 @@ class Progress:
     every validation image. bad_batches: updates left out by --skip_bad_batches. execution: how updates are run
     (engine/training/updates/execution.py). draws: the version of its random draws (data/transforms.py). start: PSNR of every
     validation image with the starting weights, whose record is that of epoch 0; None for a run that began with fresh weights, or
-    in a version that did not validate them.
+    in a version that did not validate them. changes: what the user changed on the way, as `change` records it.
     """
 
     step: int = 0
@@ -52,12 +42,18 @@ class Progress:
     execution: str = "eager"
     start: list[float] | None = None
     draws: int = DRAWS
+    changes: list[dict] = field(default_factory=list)
     totals: dict[str, Any] = field(default_factory=lambda: dict(EMPTY_TOTALS, terms={}))
 
     @property
     def epochs(self) -> int:
         """Finished epochs; epoch 0, the starting weights, is none."""
         return len(self.history) - (self.start is not None)
+
+    @property
+    def extension(self) -> dict[str, Any] | None:
+        """The newest of the changes that began a fresh schedule; None in a run that was never extended."""
+        return next((change for change in reversed(self.changes) if change["flag"] == EXTEND), None)
 
     @property
     def best_epoch(self) -> dict[str, Any]:
@@ -73,7 +69,7 @@ class Progress:
         """
         fresh = dataclasses.asdict(Progress())
         # Versions before these were recorded knew one execution and the first draws, and did not validate starting weights.
-        recorded = {"execution": fresh["execution"], "start": None, "draws": 1, **recorded}
+        recorded = {"execution": fresh["execution"], "start": None, "draws": 1, "changes": [], **recorded}
         wrong = {*fresh} ^ {*recorded}
         wrong |= {
             name for name in {*fresh} - wrong - {"best", "start"} if type(recorded[name]) is not type(fresh[name])
@@ -94,6 +90,10 @@ class Progress:
             raise ValueError("its sums over the open epoch are none")
         if recorded["step"] != done * updates + totals["updates"] or done > epochs:
             raise ValueError("its history and its position do not agree")
+        if not are_changes(recorded["changes"], done, updates):
+            raise ValueError("its changes of options are none")
+        if not all(_tells_changes(record, recorded["changes"]) for record in history):
+            raise ValueError("its history and its changes of options do not agree")
         scored = _is_best(best, range(first, done + 1), val_pairs)
         # Within an epoch, a run that began without its best weights has no best: see best_beside_state.
         open_epoch = totals["updates"] > 0 and done < epochs
@@ -101,6 +101,15 @@ class Progress:
         if not scored if history and not anew else best is not None and not scored:
             raise ValueError("its history and its best epoch do not agree")
         return Progress(**recorded)
+
+    def change(self, flag: str, options: dict[str, list]) -> None:
+        """Note what `flag` changes from here on: option -> [before, now]. --extend begins patience anew.
+
+        The record of the next epoch says it, too: `changes`, which no other record has.
+        """
+        self.changes.append({"flag": flag, "epoch": self.epochs, "update": self.step, "options": options})
+        if flag == EXTEND:
+            self.stopped_early, self.epochs_without_gain = False, 0
 
     def begin_with(self, scores: list[dict], means: dict[str, float], tf32: bool, precision: str) -> dict[str, Any]:
         """The record of epoch 0, appended to an empty history: the starting weights, the best so far, before any update.
@@ -188,6 +197,8 @@ class Progress:
             "precision": precision,
             "flags": [],
         }
+        if changes := _before_epoch(self.changes, epoch):
+            record["changes"] = changes
         self.history.append(record)
         self.epochs_without_gain = 0 if is_best else self.epochs_without_gain + 1
         if is_best:
@@ -235,6 +246,15 @@ def _is_record(record: Any, epoch: int) -> bool:
     )
 
 
+def _before_epoch(changes: list[dict], epoch: int) -> list[dict]:
+    """The changes that were made since the epoch before `epoch` had ended."""
+    return [dict(change) for change in changes if change["epoch"] == epoch - 1]
+
+
+def _tells_changes(record: dict, changes: list[dict]) -> bool:
+    return record.get("changes", []) == _before_epoch(changes, record["epoch"])
+
+
 def _are_scores(values: Any, val_pairs: int) -> bool:
     return isinstance(values, list) and len(values) == val_pairs and are_numbers(dict(enumerate(values)))
 
@@ -268,30 +288,3 @@ def epoch_line(record: dict, epochs: int) -> str:
         f"Epoch {record['epoch']:3d}/{epochs}: Train Loss={record['train_loss']:.4f}, {scores}, LR={record['lr']:.2e}"
         + (" 🏆 BEST" if record["is_best"] else "")
     )
-
-
-def red_flags(history: list[dict], left_out: int, lambda_l1: float, fall: str | None) -> dict[str, str]:
-    """Signs that the newest epoch of `history` raises: name -> one line with figures and advice. They never change the run.
-
-    left_out: updates of this epoch that were not finite (float16 overflows are part of normal loss scaling). fall: as
-    `Progress.fall_from_start` says.
-    """
-    found: dict[str, dict] = {}
-    newest = history[-1]
-    stale = len(history) - 1 - min(range(len(history)), key=lambda epoch: history[epoch]["val_loss"])
-    if stale >= STALE_EPOCHS and stale % STALE_EPOCHS == 0:
-        found["validation_not_falling"] = {"n": stale}
-    gaps = [
-        record["val_loss"] - record["train_terms"]["l1"] / lambda_l1
-        for record in history
-        if lambda_l1 > 0 and "l1" in record["train_terms"]
-    ]
-    newest_gaps = gaps[-STALE_EPOCHS - 1 :]
-    growing = all(after > before for before, after in zip(newest_gaps, newest_gaps[1:], strict=False))
-    if len(gaps) > STALE_EPOCHS and growing and gaps[-1] > GAP_SHARE * newest["val_loss"]:
-        found["gap_growing"] = {"gap": gaps[-1]}
-    if fall is not None:
-        found["worse_than_start"] = {"fall": fall}
-    if left_out:
-        found["non_finite_steps"] = {"n": left_out}
-    return {name: ADVICE[name].format(**figures) for name, figures in found.items()}

@@ -12,16 +12,18 @@ from typing import Any
 from common.errors import Faults, InputError
 from common.exits import flagged
 from common.files import file_digest
+from common.jsonl import read_jsonl
 from common.log import RunLog
 from common.options import plain
+from data.config import SPLITS_DIR
 from data.fingerprint import fingerprint_pairs, has_look, set_digest
 from data.images import DECODER
 from data.lookalikes import near_duplicate_rows
-from data.manifest import Pair, find_group_key, read_pairs
-from data.splits.files import verify_splits
+from data.manifest import METADATA, Pair, find_base_dir, find_group_key, read_pairs
+from data.splits.files import TEST, verify_splits
 from data.splits.split import hold_out
 from data.units import refuse_unknown_group_key
-from engine.provenance import settle_near_duplicates
+from engine.provenance import DIGESTS, settle_near_duplicates
 from engine.training.config import SECTIONS, Options
 from engine.training.exclusion import exclude_held_out
 from losses.perceptual import vgg_file
@@ -35,8 +37,8 @@ class FoldPlan:
 
     near_duplicates: what starting weights mean that saw a photo which looks like a test or validation photo: "refuse", "report"
     or "off". allow_seen_validation: whether they may have seen validation photos, whose scores are then marked.
-    split: {"folder", "base_dir"} of the split that the rows are from, absolute paths (base_dir: None unless it was given).
-    excluded: the rows that --exclude_splits_dir has left out, as engine/training/exclusion.py records them.
+    split: {"folder", "base_dir"} of the split that the rows are from, absolute paths (base_dir: None unless it was given); folds:
+    how many it has. excluded: the rows that --exclude_splits_dir has left out, as engine/training/exclusion.py records them.
     """
 
     number: int | None
@@ -49,6 +51,7 @@ class FoldPlan:
     near_duplicates: str = "refuse"
     allow_seen_validation: bool = False
     excluded: list[dict[str, Any]] = field(default_factory=list)
+    folds: int | None = None
 
     @property
     def name(self) -> str:
@@ -92,11 +95,18 @@ def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunL
 
     Raises InputError: edited or missing split files, changed photos, another number of folds.
     """
-    splits_dir, base_dir, n_folds = args.data_splits_dir, args.base_dir, args.n_folds
+    splits_dir, base_dir = args.data_splits_dir, args.base_dir
+    if args.split_assumed:
+        log(f"Split: {splits_dir}, which is here (no --data_splits_dir, no --train_jsonl)")
     with flagged("--data_splits_dir", splits_dir):
         metadata = verify_splits(splits_dir)
-    if len(metadata["folds"]) != n_folds:
-        raise InputError(f"--n_folds {n_folds}: {splits_dir} has {len(metadata['folds'])} folds")
+    n_folds = len(metadata["folds"])
+    if args.n_folds not in (None, n_folds):
+        raise InputError(
+            f"--n_folds {args.n_folds}: {splits_dir} has {n_folds} folds; leave --n_folds out to take all of them"
+        )
+    if args.fold is not None and args.fold > n_folds:
+        raise InputError(f"--fold {args.fold}: {splits_dir} has {n_folds} folds")
     folders = [splits_dir / f"fold_{number}" for number in range(1, n_folds + 1)]
     files = [splits_dir / "test.jsonl", *(folder / name for folder in folders for name in ("train.jsonl", "val.jsonl"))]
     test, *rows = checked_files("--data_splits_dir", splits_dir, files, base_dir, log)
@@ -106,7 +116,16 @@ def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunL
     mode = settle_near_duplicates(args.near_duplicates, splits_dir)
     plans = [
         FoldPlan(
-            number, args.output_dir / f"fold_{number}", train, val, test, mix, split, mode, args.allow_seen_validation
+            number,
+            args.output_dir / f"fold_{number}",
+            train,
+            val,
+            test,
+            mix,
+            split,
+            mode,
+            args.allow_seen_validation,
+            n_folds,
         )
         for number, (train, val) in enumerate(zip(rows[::2], rows[1::2], strict=True), start=1)
     ]
@@ -128,7 +147,8 @@ def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> Fold
     val = [] if val_jsonl is None else checked_pairs("--val_jsonl", val_jsonl, base_dir, log, group_key)
     mix = mixed_pairs(options, log)
     excluded: list[dict[str, Any]] = []
-    tested_by = args.exclude_splits_dir if test_jsonl is None else test_jsonl.parent
+    beside_rows = [] if test_jsonl else neighbouring_splits(train_jsonl, args.exclude_splits_dir)
+    tested_by = test_jsonl.parent if test_jsonl else args.exclude_splits_dir or next(iter(beside_rows), None)
     mode = settle_near_duplicates(args.near_duplicates, tested_by)
     if args.exclude_splits_dir is not None:
         parts = {"training": train, "validation": val, "mixed": mix}
@@ -142,12 +162,50 @@ def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> Fold
         train, val = hold_out(train, near, args.val_ratio, options.train.seed)
         share = f"{len(val)} held out of {train_jsonl} (--val_ratio {args.val_ratio:g})"
         log(f"Validation pairs: {share}, {len(train)} left for training; no {group_key!r} stands on both sides")
-    if test_jsonl is None and args.exclude_splits_dir is None:
-        log("No --test_jsonl: nothing checks these rows against a test set")
-    test = [] if test_jsonl is None else checked_pairs("--test_jsonl", test_jsonl, base_dir, log, args.group_key)
+    if test_jsonl is not None:
+        test = checked_pairs("--test_jsonl", test_jsonl, base_dir, log, args.group_key)
+    else:
+        test = [pair for folder in beside_rows for pair in guarded_pairs(folder, log)]
+    if test_jsonl is None and args.exclude_splits_dir is None and not beside_rows:
+        log(
+            f"No --test_jsonl, no {SPLITS_DIR} here or beside {train_jsonl}: nothing checks these rows against a test set"
+        )
     report_lookalikes({"training": train, "validation": val, "test": test, "mixed": mix}, log)
     report_shared_groups({"training": train, "validation": val, "test": test}, log)
     return FoldPlan(None, args.output_dir, train, val, test, mix, None, mode, args.allow_seen_validation, excluded)
+
+
+def neighbouring_splits(train_jsonl: Path, excluded: Path | None) -> list[Path]:
+    """The splits whose test photos a run on these rows must not see, though nobody names them: the one that the rows stand in, and
+    those called data_splits beside them and in the current folder; but for --exclude_splits_dir, whose photos are left out."""
+    beside = train_jsonl.parent
+    places = (beside, beside.parent, beside / SPLITS_DIR, SPLITS_DIR)
+    found = {place.resolve(): place for place in places if all((place / name).is_file() for name in (METADATA, TEST))}
+    if excluded is not None:
+        found.pop(excluded.resolve(), None)
+    return list(found.values())
+
+
+def guarded_pairs(folder: Path, log: RunLog) -> list[Pair]:
+    """The test photos of the split in `folder`, by what its rows record: only rows of another decoder or version are read anew."""
+    path, faults = folder / TEST, Faults()
+    rows = list(read_jsonl(path, faults))
+    faults.raise_if_any(f"{path}: rows that cannot be used")
+    complete = all(
+        row.get("decoder") == DECODER
+        and all(isinstance(row.get(name), str) for name in ("src", "tar", *DIGESTS))
+        and has_look(row, "src")
+        and has_look(row, "tar")
+        for _, row in rows
+    )
+    log(f"No --test_jsonl: the {len(rows)} test photos of {path} are guarded")
+    if not complete:
+        return checked_pairs("--test_jsonl", path, None, log)
+    base = find_base_dir(path, None)
+    return [
+        Pair(row["src"], row["tar"], None, row, str(path), line, base / row["src"], base / row["tar"])
+        for line, row in rows
+    ]
 
 
 def report_lookalikes(parts: dict[str, list[Pair]], log: RunLog) -> None:

@@ -28,17 +28,16 @@ from engine.provenance import (
     refuse_unclean_weights,
     refuse_validation_photos,
 )
-from engine.training.changes import refuse_changes
+from engine.training.changes import change_line, goes_on, refuse_changes
 from engine.training.config import Options
 from engine.training.exclusion import EXCLUDED
-from engine.training.history import Progress, are_numbers
+from engine.training.feed import plan_epochs
+from engine.training.history import Progress
 from engine.training.plans import FoldPlan, requested_config
+from engine.training.restore import Found, checked_progress, restore_state
 from engine.training.run import Run
 from engine.training.state import POSITION
-from engine.training.updates.learner import Learner, keep_on_device, make_learner, set_trainable
-
-# What torch's own load_state_dict functions raise on content of another shape.
-MISFITS = (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError)
+from engine.training.updates.learner import Learner, make_learner, set_trainable
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,11 @@ def begin(run: Run) -> tuple[Learner, Progress, Seen, SeenValidation]:
     found = find_state(plan, options, start, run.requested, log)
     if found is None:
         return learner, Progress(), seen, seen_validation
-    progress = restore_state(found[1], learner, len(plan.val), run.epoch_plan.updates, options.train.epochs, found[0])
+    progress = restore_state(found, learner, len(plan.val), run.epoch_plan.updates, options)
     log(f"Continuing {plan.name.lower()} at update {progress.step}, after {progress.epochs} epochs")
-    return learner, progress, seen, seen_validation.and_before(found[1])
+    for change in progress.changes:
+        log(f"   {change_line(change)}")
+    return learner, progress, seen, seen_validation.and_before(found.state)
 
 
 def refuse_different_starts(run: Run, learner: Learner, progress: Progress) -> None:
@@ -127,12 +128,38 @@ def settle_resume(options: Options, log: RunLog) -> Options:
 
 
 def finished_before(plan: FoldPlan, options: Options, log: RunLog) -> bool:
-    """Whether the run of this plan has ended in its folder. Raises InputError when that was a run with other options or data."""
+    """Whether the run of this plan has ended in its folder, and does not go on there (--extend, --accept_changes).
+
+    Raises InputError when that was a run with other options or data.
+    """
     done = None if options.overwrite else checkpoint.finished_soundly(plan.folder, log)
     if done is None:
         return False
-    refuse_changes(done["config"], requested_config(plan, options), plan.folder, log, options.weights_flag)
-    return True
+    changed = refuse_changes(done["config"], requested_config(plan, options), plan.folder, log, options)
+    return not goes_on(done["finished"], changed, options, plan.folder, log)
+
+
+def refuse_to_extend_unfinished(plans: list[FoldPlan], options: Options) -> None:
+    """With --extend: InputError, before the first run goes on, for one that cannot."""
+    if not options.extend:
+        return
+    quiet = RunLog(None, silent=True)  # each run says it again
+    for plan in plans:
+        if not finished_before(plan, options, quiet):
+            epochs_behind(plan, options, quiet)
+
+
+def epochs_behind(plan: FoldPlan, options: Options, log: RunLog) -> int:
+    """How many epochs the run of this plan has behind it; refuses what it would refuse before it makes a network."""
+    start = find_start(plan, options, log)
+    with flagged(options.weights_flag, options.model.pretrained_path):
+        refuse_leaks(plan, start, log)
+    found = find_state(plan, options, start, requested_config(plan, options), log)
+    if found is None:
+        return 0
+    progress = checked_progress(found, len(plan.val), plan_epochs(plan, options).updates, options)
+    best_beside_state(plan, options, progress, log)
+    return progress.epochs
 
 
 def find_start(plan: FoldPlan, options: Options, log: RunLog) -> Start:
@@ -172,64 +199,34 @@ def refuse_leaks(plan: FoldPlan, start: Start, log: RunLog) -> tuple[Seen, SeenV
     return earlier.then([*plan.train, *plan.val], plan.mix), seen_validation
 
 
-def find_state(
-    plan: FoldPlan, options: Options, start: Start, requested: dict[str, Any], log: RunLog
-) -> tuple[str, dict[str, Any]] | None:
-    """The newest state of this folder, else the one that --resume names, and its source; None when the run starts anew.
+def find_state(plan: FoldPlan, options: Options, start: Start, requested: dict[str, Any], log: RunLog) -> Found | None:
+    """The newest state of this folder, else the one that --resume names; None when the run starts anew.
 
-    Raises InputError when it is of a run with other options or data.
+    Raises InputError when it is of a run with other options or data, and with --extend when there is none.
     """
     newest = None if options.overwrite else checkpoint.newest_state(plan.folder, log)
     source, state = newest or (options.resume, start.state)
+    if state is None and options.extend:
+        raise InputError(
+            f"--extend: {plan.folder} holds no state of a run to go on with; train it first, without --extend"
+            f"{_only_weights(plan.folder)}"
+        )
     if state is None:
         return None
     if "unsound" in state:
         raise InputError(f"{source} is not a state to continue from: {state['unsound']}")
     if newest and start.state:
         log(f"--resume {options.resume} is not used: {plan.folder} holds a state of its own")
-    refuse_changes(
-        state["config"], requested, plan.folder, log, options.weights_flag, None if newest else options.resume
-    )
+    changed = refuse_changes(state["config"], requested, plan.folder, log, options, None if newest else options.resume)
     if state["threads"] != torch.get_num_threads():
         log(f"⚠️  {torch.get_num_threads()} threads now, {state['threads']} before: results can differ in the last bits")
-    return str(source), state
+    return Found(str(source), state, changed)
 
 
-def restore_state(
-    state: dict[str, Any], learner: Learner, val_pairs: int, updates: int, epochs: int, source: str
-) -> Progress:
-    """Put a state (as `checkpoint.checked_state` returns it) into `learner` and return where its run stands.
-
-    Raises InputError, naming `source`, when a part does not fit this run's network or optimizer.
-    """
-    progress = checked_progress(state, val_pairs, updates, epochs, source)
-    for network, part in ((learner.network, "raw_params"), (learner.average.network, "params")):
-        if _forms(network.state_dict()) != _forms(state[part]):
-            raise _unusable(source, f"its {part} are not the weights of this network")
-        network.load_state_dict(state[part])
-    if not are_numbers(state["scaler"]):
-        raise _unusable(source, "its loss scale is no number")
-    own = [_settings(group) for group in learner.optimizer.param_groups]
-    try:
-        learner.optimizer.load_state_dict(state["optimizer"])
-        learner.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["rng"])
-    except MISFITS as error:
-        raise _unusable(source, f"{type(error).__name__}: {error}") from error
-    if [_settings(group) for group in learner.optimizer.param_groups] != own:
-        raise _unusable(source, "its optimizer has other settings than this run's")
-    keep_on_device(learner.optimizer)
-    for group in learner.optimizer.param_groups:
-        for parameter in group["params"]:
-            moments = learner.optimizer.state.get(parameter, {}).values()
-            if not all(isinstance(value, torch.Tensor) and value.shape in ((), parameter.shape) for value in moments):
-                raise _unusable(source, "the optimizer's moments are not those of this network")
-    return progress
-
-
-def _settings(group: dict[str, Any]) -> dict[str, Any]:
-    """What a group of AdamW's parameters is updated with, but for the rate, which the schedule sets before each update."""
-    return {name: group.get(name) for name in ("betas", "eps", "weight_decay", "amsgrad")}
+def _only_weights(folder: Path) -> str:
+    """What is left to do where the state files are gone."""
+    best = folder / checkpoint.BEST
+    return f", or start a new run from {best}: --pretrained_path in another folder" if best.exists() else ""
 
 
 def best_beside_state(plan: FoldPlan, options: Options, progress: Progress, log: RunLog) -> dict[str, Any] | None:
@@ -260,25 +257,6 @@ def best_beside_state(plan: FoldPlan, options: Options, progress: Progress, log:
             )
             best, progress.best, progress.epochs_without_gain = None, None, 0
     return best
-
-
-def _forms(params: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in params.items()}
-
-
-def checked_progress(state: dict[str, Any], val_pairs: int, updates: int, epochs: int, source: str) -> Progress:
-    """Where the run of a state, one of `epochs` epochs of `updates` updates, stands. Raises InputError, naming `source`."""
-    try:
-        progress = Progress.from_record(state["progress"], val_pairs, updates, epochs)
-    except ValueError as error:
-        raise _unusable(source, str(error)) from error
-    if progress.step != state["step"]:
-        raise _unusable(source, "it names two positions")
-    return progress
-
-
-def _unusable(source: str, reason: str) -> InputError:
-    return InputError(f"{source}: this run cannot continue from it ({reason[:300]}); use --overwrite to start anew")
 
 
 def remove_outputs(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from common.files import write_json
+from common.files import sync_folder, write_json
 from darkir.architectures import Config
 from data.manifest import UNIT
 from engine import checkpoint
@@ -46,6 +46,14 @@ class RunFiles:
         checkpoint.save_last(self.folder, {**self._state(learner, progress), **remarks})
         write_json(self.folder / POSITION, {"step": progress.step, "epochs": progress.epochs})
 
+    def reopen(self, learner: Learner, progress: Progress) -> None:
+        """Where a finished run goes on: the state that says so, and only then checkpoint_final.pt goes."""
+        final = self.folder / checkpoint.FINAL
+        if self.writes and final.exists():
+            self.save_state(learner, progress)
+            final.unlink()
+            sync_folder(self.folder)
+
     def save_epoch(self, learner: Learner, progress: Progress) -> None:
         """checkpoint_epoch_N.pt for the epoch that just ended."""
         if not self.writes:
@@ -77,6 +85,7 @@ class RunFiles:
             **{f"best_{name}": best[name] for name in METRICS},
             "epochs_run": progress.epochs,
             "stopped_early": progress.stopped_early,
+            **({"changes": progress.changes} if progress.changes else {}),
         }
         metrics = {"psnr": last["val_psnr"], "ssim": last["val_ssim"], "l1": last["val_loss"]}
         content = self._average(

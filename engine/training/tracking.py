@@ -64,9 +64,10 @@ class Tracker:
 
 
 def write_curves(path: Path, history: list[dict]) -> None:
-    """Draw the records (at least one) and write the PNG whole; a dashed line marks the best epoch."""
+    """Draw the records (at least one) and write the PNG whole; dashed line: best epoch, dotted: a change on the way."""
     # A Figure of its own, not pyplot: no global state, no display, whatever MPLBACKEND says.
     figure = Figure(figsize=(10, 6.4), layout="constrained")
+    changes = [change for record in history for change in record.get("changes", [])]
     best = max((record["epoch"] for record in history if record["is_best"]), default=None)
     for axes, (title, lines) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
         for name, label in lines:
@@ -75,6 +76,9 @@ def write_curves(path: Path, history: list[dict]) -> None:
             axes.plot(*zip(*points, strict=True), label=label, marker=marker)
         if best is not None:
             axes.axvline(best, color="0.6", linestyle="--", linewidth=1, label=f"best epoch {best}")
+        for change in changes:
+            label = f"{change['flag']} after epoch {change['epoch']}"
+            axes.axvline(change["epoch"] + 0.5, color="tab:red", linestyle=":", linewidth=1, label=label)
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)

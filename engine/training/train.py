@@ -7,7 +7,6 @@ finish. Everything random derives from (seed, epoch, index), so that a run that 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 import sys
 import time
@@ -28,10 +27,11 @@ from engine.inference import Restore, identity, mean_metrics, restorer, score
 from engine.training.config import Options
 from engine.training.exclusion import EXCLUDED
 from engine.training.feed import Feed, open_feed
-from engine.training.history import Progress, epoch_line, red_flags
+from engine.training.flags import red_flags
+from engine.training.history import Progress, epoch_line
 from engine.training.plans import FoldPlan
 from engine.training.resume import begin, best_beside_state, finished_before, refuse_different_starts, remove_outputs
-from engine.training.run import Run, describe, make_run
+from engine.training.run import Run, describe, from_where_it_stands, make_run
 from engine.training.self_test import rehearse_on_copy, self_test
 from engine.training.state import RunFiles
 from engine.training.tracking import Tracker
@@ -82,20 +82,22 @@ def train(run: Run) -> None:
     """Train until the last epoch or until patience ends, and leave checkpoint_final.pt, the proof that the run is finished."""
     plan, config, updates, log = run.plan, run.options.train, run.epoch_plan.updates, run.log
     learner, progress, seen, seen_validation = begin(run)
+    run = from_where_it_stands(run, progress)
     refuse_different_starts(run, learner, progress)
     best = best_beside_state(plan, run.options, progress, log)
     if best is not None and run.world.writes:
         checkpoint.save(plan.folder / checkpoint.BEST, best)
-    epoch_plan = dataclasses.replace(run.epoch_plan, draws=progress.draws)
-    feed = open_feed(plan, run.options, epoch_plan, run.device, run.world, log)
+    feed = open_feed(plan, run.options, run.epoch_plan, run.device, run.world, log)
     describe(run, learner)
-    memory = None
-    if progress.step == 0:
+    memory, changed_here = None, any(change["update"] == progress.step for change in progress.changes)
+    if progress.step == 0 or changed_here:
         # No name for the copy: it would stand on the device as long as the run lasts.
         memory = self_test(rehearse_on_copy(learner.network, run.objective, run.precision, config), feed, config, log)
     facts = {"data": seen.as_plain(), "config": run.requested, "fold": plan.number, "split": plan.split}
     facts["seen_validation"] = seen_validation.as_plain()
     files = RunFiles(plan.folder, run.options.model.network, facts, run.world.writes)
+    if changed_here:
+        files.reopen(learner, progress)
 
     execution = progress.execution if progress.step else None
     stepper = make_stepper(run, learner, feed.first_batch(), execution, run.total_updates - progress.step)

@@ -71,7 +71,8 @@ def oof_rows(fold, count=4):
 def history(epochs=3):
     return [
         {"epoch": epoch, "train_loss": 1 / epoch, "val_loss": 0.5 / epoch, "val_psnr": 20.0 + epoch, "val_ssim": 0.8,
-         "lr": 1e-4 / epoch, "is_best": epoch < 3, "seconds": 90.0, "skipped_steps": epoch - 1}
+         "lr": 1e-4 / epoch, "is_best": epoch < 3, "seconds": 90.0, "skipped_steps": epoch - 1,
+         "flags": ["gap_growing"] if epoch > 1 else []}
         for epoch in range(1, epochs + 1)
     ]  # fmt: skip
 
@@ -191,6 +192,14 @@ def test_cv_report_has_folds_out_of_fold_and_identity(tmp_path):
     assert page.cells("gain")[0][1].startswith("+6.50 [+") and cv_page(tmp_path, (1,)).cells("gain")[0][1] == "+6.50"
 
 
+def test_cv_report_shows_flags_and_changes(tmp_path):
+    change = {"flag": "--extend", "epoch": 2, "update": 8, "options": {"epochs": [2, 3]}}
+    page = cv_page(tmp_path, finished=(1, 2), missing=(3,), provenance={**KNOWN, "changes": [change]})
+    assert [row[:3] for row in page.cells("1") if "gap_growing" in row] == [["1", "gap_growing", "2, 3"]]
+    assert "--preprocess strong_aug" in page.text
+    assert "Fold 2: --extend after epoch 2 (update 8): epochs 2 -> 3." in page.text
+
+
 def test_cv_report_names_missing_folds_and_curves(tmp_path):
     page = cv_page(tmp_path, finished=(1, 3), missing=(2,), curves={1: tmp_path / "fold_1" / "curves.png"})
     assert "2 of 3 folds finished, 8 photos" in page.text and "Not finished yet: fold 2." in page.text
@@ -242,6 +251,8 @@ def test_curves_are_a_whole_png_and_the_same_every_time(tmp_path):
     longer = path.read_bytes()
     write_curves(path, history(12))
     assert path.read_bytes() == longer != first
+    write_curves(path, [*history(11), {**history(12)[11], "changes": [{"flag": "--extend", "epoch": 11}]}])
+    assert path.read_bytes() != longer, "a run that was extended shows where"
     assert [entry.name for entry in tmp_path.iterdir()] == ["curves.png"]
 
 

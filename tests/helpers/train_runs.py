@@ -40,7 +40,7 @@ def finished_records(finished_run) -> dict[str, object]:
 
 def train(splits: Path, output: Path, *flags: str, epochs: int = 2) -> int:
     """Run the script on both folds."""
-    argv = ["--data_splits_dir", str(splits), "--n_folds", "2", "--output_dir", str(output), "--epochs", str(epochs)]
+    argv = ["--data_splits_dir", str(splits), "--output_dir", str(output), "--epochs", str(epochs)]
     return train_darkir_cv.main([*argv, *SMALL, *flags])
 
 

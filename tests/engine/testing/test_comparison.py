@@ -56,7 +56,7 @@ def test_differences_improvement_and_verdict_equal_those_by_hand(gray_pairs, oth
     baseline = comparison["baseline"]
     assert (baseline["path"], baseline["models"]) == (str(other_results / "test_results.json"), ["one", "two"])
     assert baseline["l1"]["mean"] == pytest.approx(88 / 3 / 255, abs=1e-9)
-    assert comparison["notes"] == []
+    assert comparison["notes"] == [] and comparison["convergence"] is None, "an epoch of the baseline is not known"
 
 
 def test_comparison_stands_in_log_table_and_report(gray_pairs, other_results, tmp_path, capsys):
@@ -75,6 +75,21 @@ def test_comparison_stands_in_log_table_and_report(gray_pairs, other_results, tm
     assert page.cells("baseline")[0][3] == baseline and page.cells("difference")[0][3] == difference
     assert said in page.text and verdict in page.text and "baseline: 12, ? (mean 12.0)" in page.text
     assert "one, two" in page.text
+
+
+@pytest.mark.parametrize(
+    ("epochs", "told"), [(10, "30.0 % fewer, -30 % reached"), (6, "16.7 % more, -30 % not reached")]
+)
+def test_faster_convergence_has_a_verdict_by_the_means(gray_pairs, other_results, tmp_path, capsys, epochs, told):
+    path = other_results / "test_results.json"
+    results = json.loads(path.read_text())
+    for model in results["models"]:
+        model["epoch"] = epochs
+    path.write_text(json.dumps(results))
+    convergence = compared(gray_pairs, tmp_path / "out", "--baseline", path)["convergence"]  # ours: epoch 7
+    assert convergence["fewer_epochs_percent"] == pytest.approx(100 * (1 - 7 / epochs)) and convergence["by"] == "mean"
+    for text in (capsys.readouterr().out, Page(tmp_path / "out" / "report.html").text):
+        assert f"(mean {epochs:.1f}): {told} (by the mean)" in text
 
 
 def test_colours_are_compared_where_the_baseline_has_them(gray_pairs, tmp_path, capsys):
@@ -121,7 +136,7 @@ def test_photos_are_matched_by_content_under_other_paths_and_in_another_order(gr
     assert comparison["difference"]["l1"]["ci95"] == pytest.approx([-3 / 255, -3 / 255], abs=1e-6)
     assert comparison["l1_improvement_percent"]["mean"] == pytest.approx(100 * 9 / 84, abs=1e-3)
     assert [entry["verdict"] for entry in comparison["verdict"]] == ["undecided", "not reached", "not reached"]
-    assert comparison["notes"] == []
+    assert comparison["notes"] == [] and comparison["convergence"] is None, "an epoch of the baseline is not known"
 
 
 def test_csv_saved_by_a_spreadsheet_is_read(gray_pairs, other_results, tmp_path):

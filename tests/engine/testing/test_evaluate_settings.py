@@ -1,5 +1,6 @@
 """evaluate_darkir_test.py: resolution, model size and pictures; what a failed, stopped or repeated run leaves behind."""
 
+import shutil
 import signal
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import evaluate_darkir_test
 from common import signals
 from common.files import write_jsonl
 from darkir.architectures import NetworkConfig
@@ -14,6 +16,7 @@ from darkir.network import DarkIR
 from engine import checkpoint, inference
 from engine.testing.visuals import VisualsFolder, to_bytes
 from tests.helpers.evaluate_runs import PHOTOS, noisy_network, refused, results_of, run, save_fold, save_weights
+from tests.helpers.exits import refusal
 from tests.helpers.leftovers import foreign_files, leave
 from tests.helpers.lock_holder import locked_by_another
 
@@ -154,3 +157,15 @@ def test_a_second_run_into_the_same_folder_is_refused(three_folds, tmp_path, cap
         assert run(three_folds, tmp_path / "out") == 2
     assert f"error: --output_dir {tmp_path / 'out'} is in use by process" in capsys.readouterr().err
     assert run(three_folds, tmp_path / "out") == 0
+
+
+def test_test_pairs_of_the_usual_name_are_taken_when_none_are_named(three_folds, tmp_path, monkeypatch, capsys):
+    flags = ["--cv_dir", str(three_folds / "cv"), "--num_workers", "0", "--base_dir", str(three_folds)]
+    monkeypatch.chdir(tmp_path)
+    message = refusal(capsys, evaluate_darkir_test.main, *flags)
+    assert "--test_jsonl; looked for data_splits/test.jsonl, which is not here" in message
+    (tmp_path / "data_splits").mkdir()
+    shutil.copy(three_folds / "test.jsonl", tmp_path / "data_splits")
+    assert evaluate_darkir_test.main(flags) == 0
+    assert "Test pairs: data_splits/test.jsonl, which is here" in capsys.readouterr().out
+    assert results_of(tmp_path / "test_results")["n"] == 5

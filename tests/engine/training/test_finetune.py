@@ -13,7 +13,8 @@ from darkir.architectures import count_stages, stage_of
 from darkir.checkpoint_file import read_checkpoint
 from data.loader import EpochPlan, Mixing
 from data.transforms import order_generator, sample_generator
-from engine.training.history import Progress, red_flags
+from engine.training.flags import red_flags
+from engine.training.history import Progress
 from engine.training.updates import loop as updates
 from engine.training.updates.learner import FinetuneConfig, frozen_stages, rate_scale
 from tests.helpers.exits import refusal
@@ -73,6 +74,8 @@ def test_stages_unfreeze_one_by_one_the_deepest_first(photos, tmp_path, capsys):
         "Stage 2 learns from epoch 2 on; 1 stay frozen" in out
         and "Stage 1 learns from epoch 3 on; 0 stay frozen" in out
     )
+    assert "Frozen: encoder 1, encoder 2; learning again: encoder 2 from epoch 2, encoder 1 from epoch 3 on" in out
+    assert "Peak learning rate: 1.00e-03 in every stage" in out
 
 
 @pytest.mark.long
@@ -165,10 +168,16 @@ def test_a_run_that_a_former_version_began_goes_on_as_it_began(photos, tmp_path,
     assert [record["epoch"] for record in json.loads((tmp_path / "no_start" / "history.json").read_text())] == [1, 2]
 
 
-def test_layer_decay_slows_the_stages_near_the_input(photos, tmp_path):
+def test_layer_decay_slows_the_stages_near_the_input(photos, tmp_path, capsys):
     assert rate_scale("ending.bias", TINY, 0.5) == 1.0 and rate_scale("intro.weight", TINY, 0.5) == 0.5**6
     assert train(photos, tmp_path / "same") == 0
+    capsys.readouterr()
     assert train(photos, tmp_path / "decayed", "--layer_decay", "0.5") == 0
+    rates = "encoder 1 1.56e-06, encoder 2 3.13e-06, encoder 3 6.25e-06, middle 1.25e-05, decoder 1 2.50e-05"
+    assert (
+        f"Frozen: nothing\nPeak learning rate: {rates}, decoder 2 5.00e-05, decoder 3 1.00e-04"
+        in capsys.readouterr().out
+    )
     start = read_checkpoint(photos / "start.pt")["params"]
     moved = {}
     for run in ("same", "decayed"):

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -111,7 +112,7 @@ def test_one_fold_alone_names_the_missing_one(finished_records, two_folds, tmp_p
 
 # The flags, and what the message names.
 USER_MISTAKES = {
-    "no rows": ([], ["--data_splits_dir", "--train_jsonl"]),
+    "no rows": ([], ["--data_splits_dir", "--train_jsonl", "looked for data_splits/split_metadata.json"]),
     "both kinds of rows": (["--data_splits_dir", "x", "--train_jsonl", "y"], ["--data_splits_dir", "--train_jsonl"]),
     "missing split": (["--data_splits_dir", "no_such_folder"], ["no_such_folder", "create_data_splits.py"]),
     "missing jsonl": (["--train_jsonl", "no_such.jsonl"], ["no_such.jsonl does not exist"]),
@@ -120,7 +121,8 @@ USER_MISTAKES = {
         ["--data_splits_dir", "x", "--exclude_splits_dir", "x"],
         ["--exclude_splits_dir", "--train_jsonl"],
     ),
-    "fold out of range": (["--data_splits_dir", "x", "--fold", "4"], ["--fold 4"]),
+    "fold zero": (["--data_splits_dir", "x", "--fold", "0"], ["--fold 0"]),
+    "fold out of range": (["--fold", "3"], ["--fold 3", "2 folds"]),
     "abbreviated flag": (["--data_splits", "x"], ["--data_splits"]),
     "unknown device": (["--data_splits_dir", "x", "--device", "quantum"], ["--device quantum"]),
     "negative rate": (["--data_splits_dir", "x", "--lr", "-1"], ["--lr"]),
@@ -135,16 +137,24 @@ USER_MISTAKES = {
 def test_user_mistakes_end_with_exit_2_and_leave_nothing(two_folds, tmp_path, monkeypatch, capsys, mistake):
     monkeypatch.chdir(tmp_path)
     argv, words = USER_MISTAKES[mistake]
-    if mistake in ("missing weights", "wrong number of folds"):
-        argv = ["--data_splits_dir", str(two_folds), *SMALL, "--n_folds", "2", *argv]
+    if mistake in ("missing weights", "wrong number of folds", "fold out of range"):
+        argv = ["--data_splits_dir", str(two_folds), *SMALL, *argv]
     message = refusal(capsys, train_darkir_cv.main, *argv)
     assert [word for word in words if word not in message] == []
     assert not list(tmp_path.rglob("*.pt"))
 
 
+def test_a_split_of_the_usual_name_is_taken_when_no_rows_are_named(two_folds, tmp_path, monkeypatch, capsys):
+    shutil.copytree(two_folds, tmp_path / "data_splits")
+    monkeypatch.chdir(tmp_path)
+    argv = ["--base_dir", str(two_folds.parent), "--fold", "1", "--dry_run", *SMALL]
+    assert train_darkir_cv.main(argv) == 0
+    assert "Split: data_splits, which is here (no --data_splits_dir, no --train_jsonl)" in capsys.readouterr().out
+
+
 FLAGS = """
 --data_splits_dir --train_jsonl --val_jsonl --test_jsonl --val_ratio --base_dir --near_duplicates --group_key --n_folds --fold
---exclude_splits_dir --allow_seen_validation --output_dir --overwrite --resume --device
+--exclude_splits_dir --allow_seen_validation --output_dir --overwrite --extend --accept_changes --resume --device
 --resolution --fit --preprocess --num_workers --cache --cache_dir --mix_jsonl --mix_ratio
 --arch --model_size --layer_norm --pretrained_path --allow_partial
 --epochs --batch_size --lr --warmup_epochs --weight_decay --grad_clip --accumulate_steps --ema_decay

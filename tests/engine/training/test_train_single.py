@@ -92,3 +92,26 @@ def test_starting_weights_that_give_no_finite_loss_fail_the_self_test(finished_r
     errors = capsys.readouterr().err
     assert "self-test: loss term" in errors and "images/11" in errors and "Traceback" not in errors
     assert not list((tmp_path / "run").glob("*.pt"))
+
+
+def test_a_single_run_guards_the_test_photos_of_a_split_beside_it(two_folds, tmp_path, monkeypatch, capsys):
+    """In the current folder, beside its rows, or around them; and without the photos, which may have moved."""
+    rows = [json.loads(line) for line in open(two_folds.parent / "pairs.jsonl")]
+    rows = [{side: str(two_folds.parent / row[side]) for side in ("src", "tar")} for row in rows]
+    for name in ("here", "rows"):
+        (tmp_path / name).mkdir()
+    write_jsonl(tmp_path / "rows" / "pairs.jsonl", rows)
+    monkeypatch.chdir(tmp_path / "here")
+    for place in ("here", "rows"):
+        shutil.copytree(two_folds, tmp_path / place / "data_splits")
+        assert train_single(tmp_path / "rows", tmp_path / "run") == 2
+        captured = capsys.readouterr()
+        assert "test photo" in captured.err and "data_splits/test.jsonl:1" in captured.err
+        assert "the 2 test photos of" in captured.out and not list((tmp_path / "run").rglob("*.pt"))
+        shutil.rmtree(tmp_path / place / "data_splits")
+    shutil.copy(two_folds / "fold_1" / "train.jsonl", two_folds / "fold_1" / "pairs.jsonl")
+    try:
+        assert train_single(two_folds / "fold_1", tmp_path / "run", "--dry_run") == 0
+    finally:
+        (two_folds / "fold_1" / "pairs.jsonl").unlink()
+    assert f"the 2 test photos of {two_folds / 'test.jsonl'} are guarded" in capsys.readouterr().out
