@@ -6,7 +6,7 @@
 #   INPUT_JSONL=photos/pairs.jsonl sbatch train_darkir.sh                    one Slurm job
 #   INPUT_JSONL=photos/pairs.jsonl sbatch --array=1-3 train_darkir.sh        one fold a task; the last one evaluates
 #
-# Every setting below is an environment variable; arguments of this script go to train_darkir_cv.py as they are. sbatch's own
+# --help prints all settings. Each is an environment variable; arguments of this script go to train_darkir_cv.py as they are. sbatch's own
 # options (partition, account, time) go before the script's name and win over the lines that follow.
 # Log under Slurm: darkir_cv_<job id>.out, array tasks darkir_cv_<array>_<task>.out. Exit code: that of the step that failed.
 #SBATCH --job-name=darkir_cv
@@ -32,13 +32,41 @@ if [[ -n ${SLURM_JOB_ID:-} && ${BASH_SOURCE[0]##*/} == slurm_script ]]; then
     [[ -e $home/slurm/job.sh ]] || home=$SLURM_SUBMIT_DIR # no scontrol, or the script came through a pipe
 fi
 DARKIR_HOME=${DARKIR_HOME:-$home}
+source "$DARKIR_HOME/slurm/settings.sh"
+if asks_for_help "$@"; then
+    print_help "${BASH_SOURCE[0]}"
+    exit
+fi
 source "$DARKIR_HOME/slurm/job.sh"
+note_named
 
-: "${INPUT_JSONL:=}" "${INPUT_DIR:=}" "${BASE_DIR:=}" "${TEST_SIZE:=10}" "${N_FOLDS:=3}" "${SEED:=42}" "${GROUP_KEY:=}"
-: "${MODEL_SIZE:=m}" "${RESOLUTION:=384}" "${EPOCHS:=100}" "${BATCH_SIZE:=8}" "${LR:=1e-4}"
-: "${WARMUP_EPOCHS:=5}" "${PATIENCE:=15}" "${NUM_WORKERS:=4}" "${MIXED_PRECISION:=1}" "${DEVICE:=auto}"
-: "${SPLITS_DIR:=data_splits}" "${RESULTS_DIR:=test_results}" "${OUTPUT_DIR:=outputs_darkir_${RESOLUTION}_${MODEL_SIZE}_cv}"
-: "${EVALUATION_OPTIONS:=}" "${BASELINE:=}" "${BASELINE_L1:=}" "${PARALLEL_FOLDS:=0}"
+# -- Photos and split
+: "${INPUT_JSONL:=}" # pairs; without an input: train_cleaned.jsonl or train.jsonl, where one is here
+: "${INPUT_DIR:=}" # or a folder with *_src.* and *_tar.*
+: "${BASE_DIR:=}" # folder that relative paths in the pairs start from
+: "${TEST_SIZE:=10}" # photos in the test set; a split that is there has its own
+: "${N_FOLDS:=3}" # folds, 1: one model; a split that is there has its own
+: "${SEED:=42}" # of split and training
+: "${GROUP_KEY:=}" # row field of what must stay together; group without it
+: "${SPLITS_DIR:=data_splits}" # the split, made if it is not there
+# -- Training
+: "${MODEL_SIZE:=m}" # m or l
+: "${NUM_WORKERS:=4}" # loader processes
+: "${MIXED_PRECISION:=1}" # 1: 16 bit where that is safe, 0: float32
+: "${DEVICE:=auto}" # auto, cuda, cpu or cuda:N
+: "${PARALLEL_FOLDS:=0}" # 1: one fold a GPU, side by side
+: "${RESOLUTION:=384}" # pixels
+: "${EPOCHS:=100}" # passes over the training pairs
+: "${BATCH_SIZE:=8}" # pairs in a batch
+: "${LR:=1e-4}" # peak learning rate
+: "${WARMUP_EPOCHS:=5}" # epochs of warm-up
+: "${PATIENCE:=15}" # epochs without a better validation PSNR before a fold ends
+: "${OUTPUT_DIR:=outputs_darkir_${RESOLUTION}_${MODEL_SIZE}_cv}" # models
+# -- Evaluation
+: "${RESULTS_DIR:=test_results}" # results
+: "${EVALUATION_OPTIONS:=}" # further flags of evaluate_darkir_test.py
+: "${BASELINE:=}" # test_results.json of another run on the same test photos, to compare with
+: "${BASELINE_L1:=}" # or a bare number
 
 EXTRA=("$@")
 TRAINING=(--model_size "$MODEL_SIZE" --resolution "$RESOLUTION" --epochs "$EPOCHS" --batch_size "$BATCH_SIZE" --lr "$LR"

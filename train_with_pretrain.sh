@@ -7,7 +7,7 @@
 #   INPUT_JSONL=photos/pairs.jsonl sbatch --array=1-3 train_with_pretrain.sh one fold a task, once pre-training is finished
 #   N_FOLDS=1 INPUT_JSONL=photos/pairs.jsonl bash train_with_pretrain.sh     one fine-tuned model instead of folds
 #
-# Every setting below is an environment variable; arguments of this script go to both trainings as they are. sbatch's own
+# --help prints all settings. Each is an environment variable; arguments of this script go to both trainings as they are. sbatch's own
 # options (partition, account, time) go before the script's name and win over the lines that follow; --submit takes them from
 # PREPARE_SBATCH and TRAIN_SBATCH. Log under Slurm: darkir_cv_<job id>.out, array tasks darkir_cv_<array>_<task>.out.
 # Exit code: that of the step that failed (3: too many FiveK pairs were rejected; look at rejected.csv, see FIVEK_MAX_REJECT).
@@ -34,24 +34,65 @@ if [[ -n ${SLURM_JOB_ID:-} && ${BASH_SOURCE[0]##*/} == slurm_script ]]; then
     [[ -e $home/slurm/job.sh ]] || home=$SLURM_SUBMIT_DIR # no scontrol, or the script came through a pipe
 fi
 export DARKIR_HOME=${DARKIR_HOME:-$home}
+source "$DARKIR_HOME/slurm/settings.sh"
+if asks_for_help "$@"; then
+    print_help "${BASH_SOURCE[0]}"
+    exit
+fi
 source "$DARKIR_HOME/slurm/job.sh"
+note_named
 
-: "${INPUT_JSONL:=}" "${INPUT_DIR:=}" "${BASE_DIR:=}" "${TEST_SIZE:=10}" "${N_FOLDS:=3}" "${SEED:=42}" "${GROUP_KEY:=}"
-: "${MODEL_SIZE:=m}" "${NUM_WORKERS:=4}" "${MIXED_PRECISION:=1}" "${DEVICE:=auto}"
-# FiveK
-: "${FIVEK_DIR:=fivek_dataset}" "${FIVEK_OUTPUT:=fivek_processed}" "${FIVEK_EXPERT:=C}" "${FIVEK_LIMIT:=}"
-: "${FIVEK_MAX_REJECT:=0.02}" "${FIVEK_OPTIONS:=}"
-# Pre-training; PRETRAINED_PATH names weights that are there already, then FiveK is left out.
-: "${PRETRAIN_RESOLUTION:=512}" "${PRETRAIN_BATCH_SIZE:=8}" "${PRETRAIN_EPOCHS:=30}" "${PRETRAIN_LR:=5e-5}"
-: "${PRETRAIN_WARMUP_EPOCHS:=5}" "${PRETRAIN_PATIENCE:=10}" "${PRETRAIN_PREPROCESS:=light_aug}"
-: "${PRETRAINED_DIR:=outputs_fivek_pretrained}" "${PRETRAINED_PATH:=}" "${PRETRAIN_OPTIONS:=}"
-# Fine-tuning
-: "${RESOLUTION:=896}" "${BATCH_SIZE:=4}" "${EPOCHS:=100}" "${LR:=1e-5}"
-: "${WARMUP_EPOCHS:=5}" "${PATIENCE:=15}" "${PREPROCESS:=light_aug}" "${FINETUNE_OPTIONS:=}"
-: "${SPLITS_DIR:=data_splits}" "${OUTPUT_DIR:=outputs_finetuned_from_fivek}" "${RESULTS_DIR:=test/finetuned_from_fivek}"
-# BASELINE: test_results.json of another run on the same test photos; BASELINE_L1: a bare number instead
-: "${EVALUATION_OPTIONS:=}" "${BASELINE:=}" "${BASELINE_L1:=}" "${PARALLEL_FOLDS:=0}"
-: "${PREPARE_SBATCH:=}" "${TRAIN_SBATCH:=}"
+# -- Photos and split
+: "${INPUT_JSONL:=}" # pairs; without an input: train_cleaned.jsonl or train.jsonl, where one is here
+: "${INPUT_DIR:=}" # or a folder with *_src.* and *_tar.*
+: "${BASE_DIR:=}" # folder that relative paths in the pairs start from
+: "${TEST_SIZE:=10}" # photos in the test set; a split that is there has its own
+: "${N_FOLDS:=3}" # folds, 1: one model; a split that is there has its own
+: "${SEED:=42}" # of split and training
+: "${GROUP_KEY:=}" # row field of what must stay together; group without it
+: "${SPLITS_DIR:=data_splits}" # the split, made if it is not there
+# -- Both trainings
+: "${MODEL_SIZE:=m}" # m or l
+: "${NUM_WORKERS:=4}" # loader processes
+: "${MIXED_PRECISION:=1}" # 1: 16 bit where that is safe, 0: float32
+: "${DEVICE:=auto}" # auto, cuda, cpu or cuda:N
+: "${PARALLEL_FOLDS:=0}" # 1: one fold a GPU, side by side
+# -- FiveK
+: "${FIVEK_DIR:=fivek_dataset}" # FiveK as it was downloaded
+: "${FIVEK_OUTPUT:=fivek_processed}" # the pairs made from it
+: "${FIVEK_EXPERT:=C}" # whose renditions, A to E
+: "${FIVEK_LIMIT:=}" # only so many pairs
+: "${FIVEK_MAX_REJECT:=0.02}" # share of pairs that may be rejected
+: "${FIVEK_OPTIONS:=}" # further flags of prepare_fivek_robust.py
+# -- Pre-training
+: "${PRETRAINED_PATH:=}" # weights that are there already: FiveK and pre-training are left out
+: "${PRETRAINED_DIR:=outputs_fivek_pretrained}" # the pre-trained model
+: "${PRETRAIN_RESOLUTION:=512}" # pixels
+: "${PRETRAIN_BATCH_SIZE:=8}" # pairs in a batch
+: "${PRETRAIN_EPOCHS:=30}" # passes over the FiveK pairs
+: "${PRETRAIN_LR:=5e-5}" # peak learning rate
+: "${PRETRAIN_WARMUP_EPOCHS:=5}" # epochs of warm-up
+: "${PRETRAIN_PATIENCE:=10}" # epochs without a better validation PSNR before it ends
+: "${PRETRAIN_PREPROCESS:=light_aug}" # augmentation
+: "${PRETRAIN_OPTIONS:=}" # further flags of train_darkir_cv.py, for pre-training alone
+# -- Fine-tuning
+: "${RESOLUTION:=896}" # pixels
+: "${BATCH_SIZE:=4}" # pairs in a batch
+: "${EPOCHS:=100}" # passes over the training pairs
+: "${LR:=1e-5}" # peak learning rate
+: "${WARMUP_EPOCHS:=5}" # epochs of warm-up
+: "${PATIENCE:=15}" # epochs without a better validation PSNR before a fold ends
+: "${PREPROCESS:=light_aug}" # augmentation
+: "${FINETUNE_OPTIONS:=}" # further flags of train_darkir_cv.py, for fine-tuning alone
+: "${OUTPUT_DIR:=outputs_finetuned_from_fivek}" # models
+# -- Evaluation
+: "${RESULTS_DIR:=test/finetuned_from_fivek}" # results
+: "${EVALUATION_OPTIONS:=}" # further flags of evaluate_darkir_test.py
+: "${BASELINE:=}" # test_results.json of another run on the same test photos, to compare with
+: "${BASELINE_L1:=}" # or a bare number
+# -- Jobs of --submit
+: "${PREPARE_SBATCH:=}" # options of sbatch for the preparation
+: "${TRAIN_SBATCH:=}" # and for the other jobs
 
 source "$DARKIR_HOME/slurm/chain.sh"
 source "$DARKIR_HOME/slurm/pretraining.sh"

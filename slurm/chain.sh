@@ -8,6 +8,8 @@ check_settings() { # What can be refused before a job waits for hours
     ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail 2 "bash 4.4 or newer is needed; this is $BASH_VERSION"
     # Before any arithmetic: bash would run a command that stands in a number's place.
     [[ $N_FOLDS =~ ^[1-9][0-9]?$ ]] || fail 2 "N_FOLDS=$N_FOLDS: must be a number from 1 to 99"
+    default_input
+    follow_split
     for word in MIXED_PRECISION PARALLEL_FOLDS; do
         [[ ${!word} == [01] ]] || fail 2 "$word=${!word}: must be 1 (yes) or 0 (no)"
     done
@@ -25,7 +27,8 @@ check_settings() { # What can be refused before a job waits for hours
     [[ -z $BASELINE || -e $BASELINE ]] || fail 2 "BASELINE=$BASELINE is missing"
     [[ -z $BASELINE || -z $BASELINE_L1 ]] || fail 2 "give BASELINE or BASELINE_L1, not both"
     [[ -e $SPLITS_DIR/split_metadata.json || -n $INPUT_JSONL$INPUT_DIR ]] ||
-        fail 2 "$SPLITS_DIR holds no split: set INPUT_JSONL or INPUT_DIR, and it will be made"
+        fail 2 "$SPLITS_DIR holds no split: set INPUT_JSONL or INPUT_DIR, and it will be made (no train_cleaned.jsonl and no" \
+            "train.jsonl is here, which would be taken)"
 }
 
 choose_python() { # PYTHON may be a path with spaces, or a command with arguments, such as a container's
@@ -58,7 +61,7 @@ make_split() {
     local input=(--input_jsonl "$INPUT_JSONL") what=Split
     [[ -n $INPUT_JSONL ]] || input=(--input_dir "$INPUT_DIR")
     [[ -z $BASE_DIR || -z $INPUT_JSONL ]] || input+=(--base_dir "$BASE_DIR")
-    input+=(--output_dir "$SPLITS_DIR" --test_size "$TEST_SIZE" --n_folds "$N_FOLDS" --seed "$SEED")
+    input+=(--output_dir "$SPLITS_DIR" --test_size "$TEST_SIZE" --n_folds "$N_FOLDS" --seed "$SPLIT_SEED")
     [[ -z $GROUP_KEY ]] || input+=(--group_key "$GROUP_KEY")
     if is_there "$SPLITS_DIR/split_metadata.json"; then
         # It must not stand in for other photos or settings: compared by content, wherever and however they are named.

@@ -13,7 +13,8 @@ if [[ -e $DARKIR_HOME/slurm/site.sh ]]; then
     source "$DARKIR_HOME/slurm/site.sh"
     set -u
 fi
-: "${PYTHON:=python3}"
+# -- The machine
+: "${PYTHON:=python3}" # interpreter; may be a command with arguments, such as a container's
 
 STOPPED=75
 RUNS_WITHOUT_STEP=3
@@ -27,8 +28,8 @@ patience="" # the process that gives a step up
 
 say() { printf '%s\n' "$*"; }
 
-fail() { # fail CODE MESSAGE
-    printf 'error: %s\n' "$2" >&2
+fail() { # fail CODE MESSAGE...
+    printf 'error: %s\n' "${*:2}" >&2
     exit "$1"
 }
 

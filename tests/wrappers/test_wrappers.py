@@ -1,6 +1,7 @@
 """train_darkir.sh and train_with_pretrain.sh under plain bash: order, settings, rerun, refusals. Slurm: tests/slurm/."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -188,3 +189,71 @@ def test_python_may_be_a_command_with_arguments(desk):
     words = f"env {sys.executable} {ROOT / 'tests' / 'helpers' / 'stub_python.py'}"
     assert desk.run("train_darkir.sh", PYTHON=words)[0] == 0
     assert desk.scripts() == [SPLIT, TRAIN, EVALUATE]
+
+
+@pytest.fixture
+def split_of_two(desk):
+    """A split of two folds in data_splits, as create_data_splits.py records it."""
+    record = {
+        "seed": 7,
+        "n_folds": 2,
+        "config": {"input_jsonl": "train.jsonl", "test_size": 3, "n_folds": 2, "seed": 7},
+    }
+    folder = desk.folder / "data_splits"
+    folder.mkdir()
+    (folder / "split_metadata.json").write_text(json.dumps(record, indent=2))
+    return desk
+
+
+@pytest.mark.parametrize("wrapper", ["train_darkir.sh", "train_with_pretrain.sh"])
+def test_a_split_that_is_there_decides_what_is_not_named(split_of_two, wrapper):
+    weights = {"PRETRAINED_PATH": split_of_two.stub}
+    code, out, err = split_of_two.run(wrapper, INPUT_JSONL="", **weights)
+    assert code == 0, err
+    assert split_of_two.scripts() == [TRAIN, EVALUATE] and "N_FOLDS=2, as the split in data_splits has it" in out
+    assert options(split_of_two.calls()[0])["n_folds"] == "2" and options(split_of_two.calls()[0])["seed"] == "42"
+    split_of_two.log.unlink()
+    named = {"N_FOLDS": "2", "TEST_SIZE": "3", "SEED": "7"}
+    assert split_of_two.run(wrapper, **weights)[0] == split_of_two.run(wrapper, **weights, **named)[0] == 0
+    for check in (call for call in split_of_two.calls() if call["script"] == SPLIT):
+        assert options(check) | {"test_size": "3", "n_folds": "2", "seed": "7", "check": True} == options(check)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "there"), [("N_FOLDS", "1", "2"), ("TEST_SIZE", "10", "3"), ("SEED", "42", "7")]
+)
+def test_settings_that_the_split_does_not_have_are_refused(split_of_two, name, value, there):
+    for wrapper, more in (("train_darkir.sh", []), ("train_with_pretrain.sh", ["--submit"])):
+        code, _, err = split_of_two.run(wrapper, *more, **{"INPUT_JSONL": "", name: value})
+        assert (
+            code == 2 and f"{name}={value}, but the split in data_splits was made with {there}: leave {name} out" in err
+        )
+    assert split_of_two.calls() == []
+
+
+def test_the_guides_rows_are_the_input_when_none_is_named(desk):
+    code, _, err = desk.run("train_darkir.sh", INPUT_JSONL="")
+    assert code == 2 and "no train_cleaned.jsonl and no train.jsonl is here" in err
+    for name in ("train.jsonl", "train_cleaned.jsonl"):  # the second is preferred
+        (desk.folder / name).touch()
+        code, out, err = desk.run("train_darkir.sh", INPUT_JSONL="", SPLITS_DIR=f"split of {name}")
+        assert code == 0 and f"INPUT_JSONL={name}: no input is named" in out, err
+        assert options([call for call in desk.calls() if call["script"] == SPLIT][-1])["input_jsonl"] == name
+    before = desk.checks()
+    assert desk.run("train_darkir.sh", INPUT_JSONL="", SPLITS_DIR="split of train.jsonl")[0] == 0
+    assert desk.checks() == before + 1, "the split was made from it"
+    record = desk.folder / "split of train.jsonl" / "split_metadata.json"
+    record.write_text(record.read_text().replace("train.jsonl", "other.jsonl"))
+    assert desk.run("train_darkir.sh", INPUT_JSONL="", SPLITS_DIR="split of train.jsonl")[0] == 0
+    assert desk.checks() == before + 1, "a split of other rows is used as it is"
+
+
+@pytest.mark.parametrize("wrapper", ["train_darkir.sh", "train_with_pretrain.sh"])
+def test_help_prints_every_setting_with_its_default(desk, wrapper):
+    code, out, err = desk.run(wrapper, "--help")
+    assert (code, err, desk.calls()) == (0, "", [])
+    text = (ROOT / wrapper).read_text() + (ROOT / "slurm" / "job.sh").read_text()
+    settings = re.findall(r'"\$\{([A-Z0-9_]+):=(.*?)\}"', text)
+    assert len(settings) > 25 and "bash train_" in out and "SBATCH --" not in out
+    for name, default in settings:
+        assert re.search(rf"^  {name}={re.escape(default)}\s+\w", out, re.MULTILINE), name
