@@ -40,6 +40,7 @@ PROGRAMS = ("squeue", "scancel", "scontrol", "tail", "module", "rsync")
 FLAGS_OF_OTHERS = (
     "--array --partition --account --gres --time --cpus-per-task --mem --me --signal --batch --nv --logdir"
 )
+FLAGS_OF_OTHERS += " --model"  # of the guide's own scripts
 FLAGS_OF_OTHERS += " --shm-size --nproc_per_node --ntasks-per-node --kill-on-bad-exit"
 HIDDEN_FLAGS = {"--help", "--kernels"}  # of all scripts; of old commands
 MADE_BY_THE_USER = {"slurm/site.sh"}
@@ -139,7 +140,7 @@ def check_wrapper(settings: set[str], words: list[str]) -> None:
     if "--submit" in flags:
         assert "--submit)" in text_of(ROOT / wrapper)
         flags.remove("--submit")
-    parse("train_darkir_cv.py", ["--data_splits_dir", "data_splits", *flags])
+    parse("train_darkir_cv.py", ["--data_splits_dir", "data_splits", *(flag for flag in flags if flag != "--help")])
 
 
 def check_module(module: str, flags: list[str]) -> None:
@@ -200,7 +201,7 @@ def test_a_wrong_command_is_noticed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     wrong = [
         ["python", "train_darkir_cv.py", "--data_splits_dir", "x", "--no_such_flag"],
-        ["python", "train_darkir_cv.py", "--data_splits_dir", "x", "--fold", "4"],
+        ["python", "train_darkir_cv.py", "--data_splits_dir", "x", "--fold", "0"],
         ["python", "create_data_splits.py", "--input_dir", "x", "--oof", "y"],
         ["torchrun", "--nproc_per_node=4", "train_darkir_cv.py", "--data_splits_dir", "x", "--epochs", "many"],
         ["INPUT_DIR=photos", "bash", "train_darkir.sh", "--submit"],
