@@ -56,7 +56,7 @@ class Stepper:
         self.device = learner.share.device
         # The processes' exchange is left out of a graph: NCCL's own watchdog and a capture get into each other's way.
         captures = forward is not None and self.device.type == "cuda" and world.size == 1
-        self.captured = CapturedUpdate(self) if captures else None
+        self.captured = CapturedUpdate(self.device) if captures else None
 
     @property
     def mode(self) -> str:
@@ -74,7 +74,7 @@ class Stepper:
         """One update; its numbers, as `update_weights` gives them."""
         if self.captured is not None:
             try:
-                return self.captured.replay(batches)
+                return self.captured.replay(self, batches)
             except CaptureFailed as error:
                 self.captured = None
                 self.warn(f"⚠️  updates cannot be captured as a CUDA graph ({error}); going on compiled only")
@@ -98,7 +98,7 @@ class Stepper:
     def recapture(self) -> None:
         """Other parameters learn from now on: a captured graph is of no more use."""
         if self.captured is not None:
-            self.captured = CapturedUpdate(self)
+            self.captured = CapturedUpdate(self.device)
 
 
 def train_step(stepper: Stepper, batches: list[dict], update: int, lr: float, stop: bool = False) -> Started:
@@ -130,23 +130,23 @@ class CapturedUpdate:
     """An update as one CUDA graph: the host says one word instead of a thousand.
 
     Its first calls are updates like any other, on a stream of their own as a capture needs it. Source: PyTorch's notes on CUDA
-    graphs, whole-network capture.
+    graphs, whole-network capture. It keeps no stepper: in a circle of the two, the graph's memory would outlive the run.
     """
 
-    def __init__(self, stepper: Stepper):
-        self.stepper, self.calls = stepper, 0
-        self.stream = torch.cuda.Stream(stepper.device)
+    def __init__(self, device: torch.device):
+        self.device, self.calls = device, 0
+        self.stream = torch.cuda.Stream(device)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.batches: list[Batch] = []
         self.numbers: torch.Tensor | None = None
 
-    def replay(self, batches: list[Batch]) -> torch.Tensor:
-        """The numbers of one update. Raises CaptureFailed and torch.OutOfMemoryError."""
+    def replay(self, stepper: Stepper, batches: list[Batch]) -> torch.Tensor:
+        """The numbers of one update of `stepper`, each time the same one. Raises CaptureFailed and torch.OutOfMemoryError."""
         if self.graph is None and self.calls < WARM_UP:
             self.calls += 1
-            return self._beside(batches)
+            return self._beside(stepper, batches)
         if self.graph is None:
-            self.graph = self._captured(batches)
+            self.graph = self._captured(stepper, batches)
         for own, given in zip(self.batches, batches, strict=True):
             for mine, theirs in zip(own, given, strict=True):
                 mine.copy_(theirs)
@@ -154,32 +154,38 @@ class CapturedUpdate:
         assert self.numbers is not None
         return self.numbers.clone()
 
-    def _captured(self, batches: list[Batch]) -> torch.cuda.CUDAGraph:
+    def _captured(self, stepper: Stepper, batches: list[Batch]) -> torch.cuda.CUDAGraph:
         """The graph of one update on batches of this shape: recorded, not run."""
         self.batches = [(src.clone(), tar.clone()) for src, tar in batches]
-        optimizer = self.stepper.learner.optimizer
+        optimizer = stepper.learner.optimizer
         optimizer.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
         for group in optimizer.param_groups:
             group["capturable"] = True
-        graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self.stream):
-                stepper = self.stepper
+            # Of this thread alone: the thread that pins the loaders' batches goes on, and what it asks of the device would be
+            # refused to it, and break the capture.
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.numbers = update_weights(
                     stepper.learner, stepper.forward, self.batches, stepper.grad_clip, stepper.world
                 )
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            # The scaler may stand within an update: with a scale given, here its own, it forgets that.
+            stepper.learner.scaler.update(stepper.learner.scaler.get_scale())
             raise CaptureFailed(first_line(error)) from error
+        finally:
+            for group in optimizer.param_groups:
+                group["capturable"] = False  # torch warns of updates outside of a graph
         return graph
 
-    def _beside(self, batches: list[Batch]) -> torch.Tensor:
+    def _beside(self, stepper: Stepper, batches: list[Batch]) -> torch.Tensor:
         """An update on the stream of the capture."""
-        self.stream.wait_stream(torch.cuda.current_stream(self.stepper.device))
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self.stream):
-            numbers = self.stepper.update(batches)
-        torch.cuda.current_stream(self.stepper.device).wait_stream(self.stream)
+            numbers = stepper.update(batches)
+        torch.cuda.current_stream(self.device).wait_stream(self.stream)
         return numbers
 
 

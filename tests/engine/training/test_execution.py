@@ -1,8 +1,10 @@
 """How updates are run: compiled code is compared before it is used, and nothing is changed by numbers that are not finite."""
 
+import contextlib
 import copy
 import functools
 import json
+import weakref
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from engine.runtime import Precision
 from engine.training.config import TrainConfig
 from engine.training.updates import execution
 from engine.training.updates import loop as updates
-from engine.training.updates.execution import Stepper, train_step
+from engine.training.updates.execution import WARM_UP, CapturedUpdate, Stepper, train_step
 from engine.training.updates.learner import make_learner
 from engine.training.updates.update import NonFinite
 from losses.config import LossConfig
@@ -83,12 +85,43 @@ def test_compiled_code_that_computes_something_else_is_not_used(photos, tmp_path
     assert executions(tmp_path) == ["eager"]
 
 
-@pytest.fixture
-def stepper():
+def make_stepper(dtype=None):
     torch.manual_seed(0)
     network = DarkIR(NetworkConfig(width=4, enc_blocks=(1,), middle_enc_blocks=0, middle_dec_blocks=0, dec_blocks=(1,)))
-    learner = make_learner(network, Precision("cpu", None), TrainConfig())
-    return Stepper(learner, Objective(LossConfig(lambda_vgg=0), "cpu"), Precision("cpu", None), World(), 1.0)
+    precision = Precision("cpu", dtype)
+    learner = make_learner(network, precision, TrainConfig())
+    return Stepper(learner, Objective(LossConfig(lambda_vgg=0), "cpu"), precision, World(), 1.0)
+
+
+@pytest.fixture
+def stepper():
+    return make_stepper()
+
+
+@pytest.fixture
+def captures(monkeypatch):
+    """CUDA's graphs without CUDA: what is captured runs at once, once. Each capture's way is listed."""
+    listed = []
+
+    @contextlib.contextmanager
+    def graph(_, **options):
+        listed.append(options)
+        yield
+
+    class Fake:
+        def __init__(self, *_):
+            pass
+
+        def wait_stream(self, _):
+            pass
+
+        def replay(self):
+            pass
+
+    for name, value in {"graph": graph, "CUDAGraph": Fake, "Stream": Fake, "current_stream": Fake}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    return listed
 
 
 def images():
@@ -147,3 +180,39 @@ def test_numbers_are_read_when_the_next_update_has_been_started(photos, tmp_path
     assert train(photos, tmp_path, epochs=1) == 0
     assert order[:4] == ["start", "start", "read", "start"] and order[-1] == "read"
     assert order.count("start") == order.count("read")
+
+
+def captured_run(stepper):
+    stepper.captured = CapturedUpdate(stepper.device)
+    for update in range(WARM_UP + 1):
+        train_step(stepper, [images()], update, 1e-3).result()
+
+
+def test_a_capture_leaves_other_threads_alone_and_the_optimizer_as_it_was(stepper, captures):
+    captured_run(stepper)
+    assert [options["capture_error_mode"] for options in captures] == ["thread_local"]  # of one that pins batches
+    assert not any(group["capturable"] for group in stepper.learner.optimizer.param_groups)
+    assert stepper.captured.graph is not None
+
+
+def test_a_captured_update_goes_with_its_run(captures):
+    stepper = make_stepper()
+    captured_run(stepper)
+    graph = weakref.ref(stepper.captured)
+    del stepper
+    assert graph() is None  # at once: the next fold needs the memory
+
+
+def test_a_capture_that_fails_costs_a_line_in_float16_too(captures, monkeypatch):
+    stepper, warned = make_stepper(torch.float16), []
+    stepper.warn = warned.append
+    real = stepper.learner.optimizer.step
+
+    def step():
+        if captures and not warned:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return real()
+
+    monkeypatch.setattr(stepper.learner.optimizer, "step", step)
+    captured_run(stepper)
+    assert len(warned) == 1 and "cannot be captured" in warned[0] and stepper.captured is None
