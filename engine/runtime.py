@@ -27,7 +27,9 @@ NEVER = -1
 
 
 def choose_device(name: str) -> torch.device:
-    """`--device auto|cuda|cpu|cuda:N` -> the device; InputError when it names one that is not there."""
+    """`--device auto|cuda|cpu|cuda:N` -> the device; cuda:N is from now on the one that torch takes where none is named, as for a
+    CUDA graph and the question for bfloat16. InputError when it names one that is not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -40,6 +42,8 @@ def choose_device(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             raise InputError(f"--device {name}: this machine has {count} CUDA devices; use --device auto or cpu")
+        if device.index is not None:  # else each of several processes would first take the same one
+            torch.cuda.set_device(device)
     return device
 
 

@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from engine.runtime import choose_device
 from tests.helpers.paths import ROOT
 
 FAULTS = """
@@ -38,3 +40,11 @@ def test_versions_are_those_of_the_packages_and_torchvision_is_not_imported():
     said = ast.literal_eval(run.stdout)
     for name, package in {"torch": "torch", "torchvision": "torchvision", "numpy": "numpy", "pillow": "PIL"}.items():
         assert said[name] == str(importlib.import_module(package).__version__)
+
+
+def test_the_chosen_gpu_is_the_one_that_torch_takes_where_none_is_named(monkeypatch):
+    taken = []
+    for name, value in {"is_available": lambda: True, "device_count": lambda: 2, "set_device": taken.append}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    assert choose_device("cuda:1") == torch.device("cuda:1") and choose_device("cuda") == torch.device("cuda")
+    assert taken == [torch.device("cuda:1")]
