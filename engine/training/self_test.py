@@ -28,8 +28,6 @@ from losses.objective import Objective
 
 LR = 1e-3  # large enough that the output must change, whatever rate the run asks for
 OVERFLOWS = 20  # a float16 run may lower its loss scale this often before its first update
-USABLE = 0.9  # the allocator's fragments and the libraries' work areas take the rest
-MULTIPLE = 8
 
 
 @dataclass(frozen=True)
