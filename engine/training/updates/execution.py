@@ -110,11 +110,12 @@ def train_step(stepper: Stepper, batches: list[dict], update: int, lr: float, st
     on_device = [stepper.on_device(batch) for batch in batches]
     with tf32(stepper.allow_tf32):
         numbers = stepper.run(on_device)
-    world = stepper.world
+    world, scaler = stepper.world, stepper.learner.scaler
+    scale = scaler.scale(numbers.new_ones(1))  # now: it may be another when the numbers are read
     broken = numbers.new_zeros(world.size)
     broken[world.rank] = numbers[-1]
-    numbers = torch.cat([numbers[:-1], numbers.new_full((1,), float(stop)), broken])
-    return Started(stepper.names, world.mean(numbers), stepper.learner.scaler)
+    numbers = torch.cat([numbers[:-1], scale, numbers.new_full((1,), float(stop)), broken])
+    return Started(stepper.names, world.mean(numbers), scaler.is_enabled())
 
 
 def first_line(error: Exception) -> str:

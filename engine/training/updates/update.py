@@ -122,16 +122,18 @@ def update_weights(
 class Started:
     """The numbers of an update that has been started, on their way to the host.
 
-    numbers: means over processes, of the terms `names`, the gradient's norm, the wish to stop, and for each process whether its own
-    gradient was not finite.
+    numbers: means over processes, of the terms `names`, the gradient's norm, the loss scale that the update left, the wish to stop,
+    and for each process whether its own gradient was not finite. scaled: whether there is a loss scale, else 1.
     """
 
-    def __init__(self, names: list[str], numbers: torch.Tensor, scaler: torch.amp.GradScaler):
-        self.names, self.scaler = names, scaler
+    def __init__(self, names: list[str], numbers: torch.Tensor, scaled: bool):
+        self.names, self.scaled = names, scaled
         self.numbers = numbers.to("cpu", non_blocking=True)
         self.arrived = torch.cuda.Event() if numbers.is_cuda else None
         if self.arrived is not None:
-            self.arrived.record()
+            self.arrived.record(
+                torch.cuda.current_stream(numbers.device)
+            )  # torch's own choice is another with --device cuda:1
 
     def result(self) -> StepResult:
         """Wait for them. Raises NonFinite when the update was left out for a number that is not finite.
@@ -141,15 +143,15 @@ class Started:
         if self.arrived is not None:
             self.arrived.synchronize()
         count = len(self.names)
-        values, (grad_norm, stop, *broken) = self.numbers[:count].tolist(), self.numbers[count:].tolist()
+        values, (grad_norm, scale, stop, *broken) = self.numbers[:count].tolist(), self.numbers[count:].tolist()
         ranks = [rank for rank, share in enumerate(broken) if share > 0]
         terms = dict(zip(self.names, values, strict=True))
         for name, value in terms.items():
             if not math.isfinite(value):
                 raise NonFinite(f"loss term {name}", ranks)
         skipped = not math.isfinite(grad_norm)
-        if skipped and not self.scaler.is_enabled():
+        if skipped and not self.scaled:
             raise NonFinite("gradient", ranks)
-        if skipped and self.scaler.get_scale() < SMALLEST_SCALE:
-            raise NonFinite(f"gradient at loss scale {2 * self.scaler.get_scale():g}", ranks)
+        if skipped and scale < SMALLEST_SCALE:
+            raise NonFinite(f"gradient at loss scale {2 * scale:g}", ranks)
         return StepResult(terms, 0.0 if skipped else grad_norm, skipped, stop > 0)

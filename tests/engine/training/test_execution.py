@@ -134,6 +134,11 @@ def everything(learner):
     return copy.deepcopy([part.detach() for part in parts])
 
 
+def without_gradient(stepper):
+    """0, whose gradient is 0 / 0."""
+    return next(stepper.learner.network.parameters()).sum().mul(0).sqrt()
+
+
 @pytest.mark.parametrize(("broken", "named"), [("term", "loss term ssim"), ("gradient", "gradient")])
 def test_an_update_that_is_not_finite_changes_nothing(stepper, broken, named):
     train_step(stepper, [images()], 0, 1e-3).result()
@@ -143,7 +148,7 @@ def test_an_update_that_is_not_finite_changes_nothing(stepper, broken, named):
         terms = plain(src, tar)
         if broken == "term":
             return terms + torch.tensor([0.0, torch.inf])
-        return terms + next(stepper.learner.network.parameters()).sum().mul(0).sqrt()  # its gradient is 0 / 0
+        return terms + without_gradient(stepper)
 
     stepper.forward = forward
     with pytest.raises(NonFinite, match=named):
@@ -216,3 +221,14 @@ def test_a_capture_that_fails_costs_a_line_in_float16_too(captures, monkeypatch)
     monkeypatch.setattr(stepper.learner.optimizer, "step", step)
     captured_run(stepper)
     assert len(warned) == 1 and "cannot be captured" in warned[0] and stepper.captured is None
+
+
+def test_an_update_is_judged_by_the_loss_scale_that_it_left():
+    stepper = make_stepper(torch.float16)
+    stepper.learner.scaler.load_state_dict({**stepper.learner.scaler.state_dict(), "scale": 2.0})
+    plain = stepper.forward
+    stepper.forward = lambda src, tar: plain(src, tar) + without_gradient(stepper)
+    first, second = (train_step(stepper, [images()], update, 1e-3) for update in range(2))
+    assert first.result().skipped  # at 1 left; the second has gone below
+    with pytest.raises(NonFinite, match="gradient at loss scale 1"):
+        second.result()
