@@ -6,6 +6,7 @@ made is compared with the plain form before it is used, and what fails costs a l
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import warnings
@@ -210,8 +211,8 @@ def make_stepper(run: Run, learner: Learner, batch: dict, execution: str | None,
     if run.world.any(reason is not None, run.device):
         run.log(f"⚠️  --compile: {reason or 'it failed in another process'}; going on without the compiler")
         return plain
-    seconds, cache = time.monotonic() - started, Path(os.environ[CACHE_VARIABLE])
-    size = sum(file.stat().st_size for file in cache.rglob("*") if file.is_file()) / 2**20
+    seconds, cache = time.monotonic() - started, os.environ[CACHE_VARIABLE]
+    size = _bytes_in(cache) / 2**20
     run.log(
         f"Compiled in {seconds:.0f} s and equal to the plain form; kept for the next start in {cache} ({size:.0f} MiB)"
     )
@@ -221,6 +222,16 @@ def make_stepper(run: Run, learner: Learner, batch: dict, execution: str | None,
 def keep_compiled_code(folder: Path) -> None:
     """Let the compiler keep its results in `folder`, for folds and resumes; a user's own TORCHINDUCTOR_CACHE_DIR wins."""
     os.environ.setdefault(CACHE_VARIABLE, str(folder.absolute() / "compiler"))
+
+
+def _bytes_in(folder: str) -> int:
+    """Size of all files below `folder`. Others may compile there: what they take away meanwhile does not count."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(place, name).stat().st_size
+    return total
 
 
 def compiled_forward(

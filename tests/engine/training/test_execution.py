@@ -67,6 +67,14 @@ def test_a_compiled_run_learns_the_same_and_continues_as_it_began(photos, tmp_pa
         torch.testing.assert_close(plain[name], tensor, atol=1e-4, rtol=1e-3)
 
 
+def test_a_cache_from_which_another_fold_takes_files_is_counted_all_the_same(tmp_path):
+    (tmp_path / "kept").write_bytes(b"12345")
+    # Links to nothing: listed, and gone when they are looked at, as the compiler's temporary files are.
+    (tmp_path / "gone").symlink_to(tmp_path / "nothing")
+    assert execution._bytes_in(str(tmp_path)) == 5
+    assert execution._bytes_in(str(tmp_path / "none")) == 0
+
+
 def test_what_the_compiler_cannot_do_costs_a_line_not_the_run(photos, tmp_path, monkeypatch, capsys):
     def fail(*arguments, **options):
         raise torch._dynamo.exc.TorchDynamoException("no such operator\nmore")
