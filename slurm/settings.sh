@@ -48,7 +48,7 @@ follow_split() { # A split that is there decides what is not named; what is name
         [[ -n $there && ${!name} != "$there" ]] || continue
         [[ " ${NAMED[*]-} " != *" $name "* ]] ||
             fail 2 "$name=${!name}, but the split in $SPLITS_DIR was made with $there: leave $name out to use that split, or set" \
-                "another SPLITS_DIR (and INPUT_JSONL or INPUT_DIR) for another one.$(way_to_one_fold "$name")"
+                "another SPLITS_DIR (and INPUT_JSONL or INPUT_DIR) for another one.$(other_way "$name")"
         case $name in
         SEED) SPLIT_SEED=$there ;; # the training has its own
         *) say "$name=$there, as the split in $SPLITS_DIR has it" && printf -v "$name" %s "$there" ;;
@@ -56,8 +56,11 @@ follow_split() { # A split that is there decides what is not named; what is name
     done
 }
 
-way_to_one_fold() {
-    [[ $1 != N_FOLDS ]] || say " For one fold of it: train_darkir_cv.py --fold, or sbatch --array"
+other_way() { # other_way SETTING
+    case $1 in
+    N_FOLDS) say " For one fold of it: train_darkir_cv.py --fold, or sbatch --array" ;;
+    SEED) say " For another seed of the training alone: the argument --seed" ;;
+    esac
 }
 
 default_input() { # A file of a usual name is the input of a split that is still to be made, or was made from it

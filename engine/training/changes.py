@@ -115,6 +115,7 @@ def goes_on(outcome: dict[str, Any], changed: dict[str, list], options: Options,
             )
         return True
     _refuse_unaccepted(changed, options, folder)
+    refuse_other_updates(changed, train)
     if outcome.get("stopped_early") is True and PATIENCE in changed and done < train.epochs:
         before, now = changed[PATIENCE]
         return now == 0 or now > before
@@ -138,7 +139,6 @@ def settle_changes(progress: Progress, changed: dict[str, list], options: Option
             raise InputError(
                 f"{EXTEND} --epochs {train.epochs}: the run of {place} has run {progress.epochs} epochs already"
             )
-        _refuse_other_updates(changed, train)
         progress.change(EXTEND, {**changed, EPOCHS: [planned, train.epochs]})
         return
     if options.extend and not ended and not begun and not options.accept_changes:
@@ -149,7 +149,6 @@ def settle_changes(progress: Progress, changed: dict[str, list], options: Option
     _refuse_unaccepted(changed, options, Path(place))
     if not changed:
         return
-    _refuse_other_updates(changed, train)
     if train.epochs < progress.epochs + (progress.totals["updates"] > 0):
         raise InputError(
             f"--epochs {train.epochs}: the run of {place} is further already, after epoch {progress.epochs}"
@@ -170,7 +169,7 @@ def _refuse_unaccepted(changed: dict[str, list], options: Options, place: Path) 
         )
 
 
-def _refuse_other_updates(changed: dict[str, list], train: TrainConfig) -> None:
+def refuse_other_updates(changed: dict[str, list], train: TrainConfig) -> None:
     """InputError when the samples of an update would be others: its place in the epoch would mean nothing."""
     before, now = (
         changed.get(BATCH, [train.batch_size] * 2)[side] * changed.get(STEPS, [train.accumulate_steps] * 2)[side]
@@ -210,7 +209,10 @@ def are_changes(changes: list, done: int, updates: int) -> bool:
         and type(change.get("update")) is int
         and 0 <= change["update"] - change["epoch"] * updates < (1 if change["flag"] == EXTEND else updates)
         and _are_options(change.get("options"))
-        and (change["flag"] != EXTEND or EPOCHS in change["options"])
+        and all(
+            type(epochs) is int and epochs > 0
+            for epochs in change["options"].get(EPOCHS, [0] * (change["flag"] == EXTEND))
+        )
         for change in changes
     )
 

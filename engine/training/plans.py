@@ -125,7 +125,7 @@ def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunL
             split,
             mode,
             args.allow_seen_validation,
-            n_folds,
+            folds=n_folds,
         )
         for number, (train, val) in enumerate(zip(rows[::2], rows[1::2], strict=True), start=1)
     ]

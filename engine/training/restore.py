@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from common.errors import InputError
-from engine.training.changes import settle_changes
+from engine.training.changes import refuse_other_updates, settle_changes
 from engine.training.config import Options
 from engine.training.history import Progress, are_numbers
 from engine.training.updates.learner import Learner, keep_on_device
@@ -71,6 +71,7 @@ def checked_progress(found: Found, val_pairs: int, updates: int, options: Option
     Raises InputError, naming its file.
     """
     state, source = found.state, found.source
+    refuse_other_updates(found.changed, options.train)
     planned = found.changed.get("epochs", [options.train.epochs])[0]
     try:
         progress = Progress.from_record(state["progress"], val_pairs, updates, planned)

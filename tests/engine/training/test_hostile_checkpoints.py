@@ -148,6 +148,7 @@ def spoil(content, name):
             "optimizer": {**optimizer, "param_groups": [{**g, "betas": "ab"} for g in optimizer["param_groups"]]},
         },
         "a loss scale of text": {**content, "scaler": {"scale": "x"}},
+        "changes of another kind": {**content, "progress": {**progress, "changes": [{"flag": "--extend"}]}},
         "progress of another version": {**content, "progress": {**progress, "new": 1}},
         "another version": {**content, "schema_version": 2},
     }[name]
@@ -157,7 +158,7 @@ def spoil(content, name):
     "name", ["not finite", "tensor lost", "moments of another network", "no moments", "random state", "position", "history",
              "a record without its numbers", "a position before the start", "a position behind the end", "sums of text",
              "terms of text", "sums that are not finite", "a best epoch that never was", "another optimizer",
-             "a loss scale of text", "progress of another version", "another version"],
+             "a loss scale of text", "changes of another kind", "progress of another version", "another version"],
 )  # fmt: skip
 def test_a_state_that_does_not_fit_is_refused_whole(own_photos, stopped, capsys, name):
     path = stopped / "checkpoint_last.pt"
