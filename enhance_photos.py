@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     run = Enhancement(config, settings, restorers, short_side, device, args.output, args.overwrite)
     with flagged("--output", args.output):
         faults = enhance_all(tasks, run, log)
-        sheet = write_sheet(args.output, f"Models: {', '.join(str(model.path) for model in models)}.")
+        paths = dict.fromkeys(str(model.path) for model in models)  # an ensemble's file holds several
+        sheet = write_sheet(args.output, f"Models: {', '.join(paths)}.")
     log(f"{len(tasks) - len(faults)} of {len(tasks)} photos are in {args.output}; before and after: {sheet}")
     for fault in faults:
         log(f"not enhanced: {fault}")

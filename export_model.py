@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Export one trained model as a .safetensors file that says what it is, with a model card beside it.
+"""Export a trained model, or an ensemble, as one .safetensors file that says what it is, with a model card beside it.
 
 Example:
     python export_model.py --cv_dir outputs_darkir_384_m_cv --output model.safetensors
 
-Offers every fold's best weights and the average of the folds' weights, each with its scores: a fold on the validation photos
-that it did not learn from, all of them on test photos (--test_jsonl, or those of the split that the run recorded). Without
---choose, the best fold is exported: on the test photos, or by validation where those are of fewer than five units. --checkpoint of
-the other scripts takes the file.
+Offers every fold's best weights, the average of the folds' weights, and the ensemble of all folds' networks in one file, each with
+its scores: a fold on the validation photos that it did not learn from, all of them on test photos (--test_jsonl, or those of the
+split that the run recorded). Without --choose, the best fold is exported: on the test photos, or by validation where those are of
+fewer than five units. --checkpoint of the other scripts takes the file.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """A checkpoint file (.pt, .pth, .safetensors) -> the dictionary in it; checksums verified, no code in it run.
 
-`to_bytes` is the way back, as .safetensors. That format's metadata are strings: ours carry `darkir_schema`; files of others
-are read for their tensors alone.
+`to_bytes` is the way back, as .safetensors. That format's metadata are strings: ours carry `darkir_schema`, 1 for one network and
+2 for an ensemble's several, each with its name before its tensors'; files of others are read for their tensors alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import torch
 from darkir.errors import ModelError
 
 MSDOS_FOLDER = 0x10
-SCHEMA, SCHEMA_VERSION = "darkir_schema", "1"
+SCHEMA, SCHEMA_VERSION, ENSEMBLE_VERSION = "darkir_schema", "1", "2"
+MEMBERS = "members"
 PARAMS_DIGEST, SEEN_DIGEST, META_DIGEST = "params_sha256", "seen_sha256", "meta_sha256"
 # Entries that a reader gives back as Weights.meta, as JSON; the others are for people and other programs.
 JSON_ENTRIES = ("network", "data", "config", "metrics", "epoch", "created_with")
@@ -151,10 +152,12 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
 
 
-def to_bytes(params: dict[str, torch.Tensor], meta: dict[str, Any], notes: dict[str, str]) -> bytes:
+def to_bytes(
+    params: dict[str, torch.Tensor], meta: dict[str, Any], notes: dict[str, str], version: str = SCHEMA_VERSION
+) -> bytes:
     """The .safetensors file of `params` (on the CPU), with `meta` (JSON_ENTRIES, plain types) and `notes` (text) as metadata.
 
-    The same arguments give the same bytes.
+    version: ENSEMBLE_VERSION for the tensors of several networks (darkir/ensemble.py). The same arguments give the same bytes.
     """
     table, content = _split(safetensors.torch.save({name: tensor.contiguous() for name, tensor in params.items()}))
     texts = {name: json.dumps(meta[name], separators=(",", ":"), allow_nan=False) for name in JSON_ENTRIES}
@@ -164,7 +167,7 @@ def to_bytes(params: dict[str, torch.Tensor], meta: dict[str, Any], notes: dict[
         META_DIGEST: _meta_digest(texts),
     }
     # safetensors itself writes metadata in an order of chance.
-    whole = {METADATA: {SCHEMA: SCHEMA_VERSION, **notes, **digests, **texts}, **table}
+    whole = {METADATA: {SCHEMA: version, **notes, **digests, **texts}, **table}
     header = json.dumps(whole, separators=(",", ":")).encode("utf-8")
     header += b" " * (-len(header) % ALIGNMENT)
     return struct.pack(LENGTH, len(header)) + header + content
@@ -173,7 +176,8 @@ def to_bytes(params: dict[str, torch.Tensor], meta: dict[str, Any], notes: dict[
 def _read_safetensors(path: Path) -> dict[str, Any]:
     """The tensors by name; for a file of ours {"params": tensors, ...} with the JSON_ENTRIES, as a checkpoint has them.
 
-    Raises ModelError when the file is damaged, or when a file of ours was changed since it was written.
+    An ensemble's has {"members": {name: tensors}} for `params`. Raises ModelError when the file is damaged, or when a file of ours
+    was changed since it was written.
     """
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
@@ -185,8 +189,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         ) from error
     if SCHEMA not in metadata:
         return tensors
-    if metadata[SCHEMA] != SCHEMA_VERSION:
-        raise ModelError(f"{path}: {SCHEMA} {metadata[SCHEMA]:.20}; this toolkit reads {SCHEMA_VERSION}")
+    version = metadata[SCHEMA]
+    if version not in (SCHEMA_VERSION, ENSEMBLE_VERSION):
+        raise ModelError(f"{path}: {SCHEMA} {version:.20}; this toolkit reads {SCHEMA_VERSION} and {ENSEMBLE_VERSION}")
     try:
         meta = {name: json.loads(metadata[name], parse_constant=_no_constant) for name in JSON_ENTRIES}
         same = {
@@ -201,7 +206,13 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     changed = next((what for what, is_same in same.items() if not is_same), None)
     if changed is not None:
         raise ModelError(f"{path}: {changed} changed since the export; copy or export it again")
-    return {"params": tensors, **meta}
+    if version == SCHEMA_VERSION:
+        return {"params": tensors, **meta}
+    members: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        member, _, key = name.partition(".")
+        members.setdefault(member, {})[key] = tensor
+    return {MEMBERS: dict(sorted(members.items())), **meta}
 
 
 def _no_constant(text: str) -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from darkir.architectures import MODEL_SIZES, NAMES, Config, NetworkConfig, RestormerConfig, width_of
-from darkir.checkpoint_file import read_checkpoint
+from darkir.checkpoint_file import MEMBERS, read_checkpoint
+from darkir.ensemble import Ensemble
 from darkir.errors import ModelError
 from darkir.network import DarkIR
 from darkir.restormer import Restormer
@@ -27,6 +28,7 @@ FIRST_CONVOLUTION = {"darkir": "intro.weight", "restormer": "patch_embed.proj.we
 RESTORMER_LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 NAMES_SHOWN = 5
+ONLY = ""  # the name of a network that is alone in its file
 
 Network = DarkIR | Restormer
 Params = dict[str, torch.Tensor]
@@ -37,15 +39,18 @@ def make_network(config: Config) -> Network:
     return DarkIR(config) if isinstance(config, NetworkConfig) else Restormer(config)
 
 
-def load_network(path: str | Path, device: str | torch.device = "cpu") -> Network:
-    """The DarkIR or Restormer in `path` in eval mode on `device`, float32, its size read off the file.
+def load_network(path: str | Path, device: str | torch.device = "cpu") -> Network | Ensemble:
+    """The DarkIR or Restormer in `path` in eval mode on `device`, float32, its size read off the file; for a file of several
+    networks their Ensemble.
 
     Raises ModelError when the file cannot be used or is not exactly such a network.
     """
-    weights = read_weights(path)
-    network = make_network(weights.config)
-    load_into(network, weights.params, weights.source)
-    return network.eval().to(device)
+    networks: dict[str, Network] = {}
+    for name, weights in read_members(path).items():
+        networks[name] = make_network(weights.config)
+        load_into(networks[name], weights.params, weights.source)
+    whole = Ensemble(networks) if ONLY not in networks else networks[ONLY]
+    return whole.eval().to(device)
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,22 @@ def read_weights(path: str | Path) -> Weights:
     return weights_in(read_checkpoint(path), Path(path))
 
 
+def read_members(path: str | Path) -> dict[str, Weights]:
+    """`read_weights` of every network in `path`, by name; a file of one network has it under the name ONLY."""
+    checkpoint = read_checkpoint(path)
+    members = checkpoint.pop(MEMBERS, None)
+    if not isinstance(members, dict) or not all(isinstance(params, dict) for params in members.values()):
+        return {ONLY: weights_in(checkpoint, Path(path))}
+    return {name: weights_in({"params": params, **checkpoint}, Path(path)) for name, params in members.items()}
+
+
 def weights_in(checkpoint: dict[str, Any], path: Path) -> Weights:
     """`read_weights` for what `read_checkpoint` has read from `path` already."""
+    if isinstance(checkpoint.get(MEMBERS), dict):
+        raise ModelError(
+            f"{path}: an ensemble of {len(checkpoint[MEMBERS])} networks ({_shortened(checkpoint[MEMBERS])}), and one is needed "
+            "here; export one of them (export_model.py --choose)"
+        )
     wrapper = next((name for name in WRAPPERS if isinstance(checkpoint.get(name), dict)), None)
     found = checkpoint if wrapper is None else checkpoint[wrapper]
     meta = {} if wrapper is None else {name: value for name, value in checkpoint.items() if name != wrapper}

@@ -21,7 +21,6 @@ from common.errors import OutOfMemory, Stopped, lacks_memory
 from common.log import alive
 from darkir.network import DarkIR
 from darkir.strips import restore_in_strips
-from darkir.weights import Network
 from data.loader import start_workers
 from data.manifest import Pair
 from engine.distributed import World
@@ -54,7 +53,7 @@ class Named(Protocol):
     def name(self) -> str: ...
 
     @property
-    def network(self) -> Network: ...
+    def network(self) -> nn.Module: ...
 
 
 def to_float(images: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -14,7 +14,7 @@ from common.files import file_digest
 from common.jsonl import parse_json
 from common.log import RunLog
 from darkir.architectures import Config, title
-from darkir.weights import Network, load_into, make_network, read_weights
+from darkir.weights import ONLY, Network, load_into, make_network, read_members
 from data.config import MAX_RESOLUTION, MIN_RESOLUTION
 from data.manifest import Pair
 from engine.checkpoint import BEST, FINAL, finished
@@ -31,7 +31,10 @@ RECORDED = {
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """One network under evaluation: eval mode, float32, on the CPU. `meta`: all of its file but the tensors."""
+    """One network under evaluation: eval mode, float32, on the CPU. `meta`: all of its file but the tensors.
+
+    The networks of an ensemble's file share `path`, `sha256` and `meta`; what one of them saw, the file does not tell.
+    """
 
     name: str
     path: Path
@@ -77,7 +80,8 @@ def read_models(
 ) -> list[TrainedModel]:
     """The models that --cv_dir (every fold's best) or else --checkpoint names, each loaded strictly, with a line in the log.
 
-    Raises InputError naming the flag as fold_checkpoints and named_checkpoints do, and for a file that is no such network.
+    The file of an ensemble is all of its networks. Raises InputError naming the flag as fold_checkpoints and named_checkpoints do,
+    for a file that is no such network, for an ensemble beside other files, and for another number of models than `n_folds`.
     """
     flag = "--checkpoint" if cv_dir is None else "--cv_dir"
     with flagged(flag, cv_dir):
@@ -89,13 +93,19 @@ def read_models(
     models = []
     for name, path in paths.items():
         with flagged(flag, path):
-            weights = read_weights(path)
-            config = weights.config
-            network = make_network(config)
-            load_into(network, weights.params, weights.source)
-            sha256 = file_digest(path)
-        models.append(TrainedModel(name, path, sha256, network.eval(), config, weights.meta))
-        log(f"{name}: {title(config)} from {path}")
+            members, sha256 = read_members(path), file_digest(path)
+            if len(paths) > 1 and ONLY not in members:
+                raise InputError(
+                    f"{path} is an ensemble of {len(members)} networks; it cannot be one model beside others"
+                )
+            for member, weights in members.items():
+                config = weights.config
+                network = make_network(config)
+                load_into(network, weights.params, weights.source)
+                models.append(TrainedModel(member or name, path, sha256, network.eval(), config, weights.meta))
+                log(f"{models[-1].name}: {title(config)} from {path}")
+    if n_folds not in (None, len(models)):
+        raise InputError(f"--n_folds {n_folds}, but {flag} names {len(models)} models")
     return models
 
 
@@ -173,10 +183,12 @@ def refuse_leaks(
     model's provenance is unknown.
     """
     found = []
-    for model in models:
-        seen = model.seen
-        alike = refuse_unclean_weights(test, seen, f"{model.name} ({model.path})", near_duplicates, log)
-        found += [{"src": src, "model": model.name, "how": how} for src, how in alike]
+    files = {model.path: model for model in models}
+    for path, model in files.items():
+        seen, shared = model.seen, len(files) < len(models)
+        told, name = (str(path), path.name) if shared else (f"{model.name} ({path})", model.name)
+        alike = refuse_unclean_weights(test, seen, told, near_duplicates, log)
+        found += [{"src": src, "model": name, "how": how} for src, how in alike]
         log_provenance(seen, log)
     return found
 

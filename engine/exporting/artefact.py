@@ -16,9 +16,10 @@ from common.log import RunLog
 from common.options import flat, plain
 from common.pages import fill
 from darkir.architectures import NAMES, NetworkConfig, arch_of, description, size_of, title
-from darkir.checkpoint_file import seen_digest, to_bytes
+from darkir.checkpoint_file import ENSEMBLE_VERSION, SCHEMA_VERSION, seen_digest, to_bytes
+from darkir.ensemble import Ensemble
 from engine.exporting import onnx_export
-from engine.exporting.candidates import AVERAGE, UNSCORED_AVERAGE, Candidate, untouched_summary
+from engine.exporting.candidates import AVERAGE, UNSCORED, Candidate, untouched_summary
 from engine.exporting.choose import Chosen
 from engine.exporting.config import begun_file, left_by_killed_export
 from engine.inference import ENSEMBLE, IDENTITY
@@ -29,6 +30,10 @@ from engine.testing.results import cell
 
 NESTED = "best fold, nested"
 TOOLKIT = f"darkir-training-toolkit {darkir.__version__}"
+WEIGHTS = {
+    AVERAGE: "the mean of the folds' weights",
+    ENSEMBLE: "all folds, one network each; the output is the mean of theirs, each clamped to [0, 1]",
+}
 BEHAVIOUR = {
     "darkir": "DarkIR pools over the whole image and filters its whole spectrum.",
     "restormer": "Restormer's attention over channels pools over the whole image.",
@@ -72,7 +77,8 @@ def write_artefact(chosen: Chosen, output: Path, card: Path, onnx: Path | None, 
 
 def artefact_bytes(chosen: Chosen) -> bytes:
     """The content of the .safetensors file. Scores: all that was measured, with what is missing as null."""
-    candidate = chosen.candidate
+    candidate, network = chosen.candidate, chosen.candidate.network
+    members = list(network.members) if isinstance(network, Ensemble) else [candidate.name]
     validation = chosen.validation.get(candidate.name)
     scores = {
         "validation": validation,
@@ -107,6 +113,7 @@ def artefact_bytes(chosen: Chosen) -> bytes:
         "resolution": str(candidate.data["resolution"]),
         "fit": candidate.data["fit"],
         "weights": candidate.name,
+        "networks": json.dumps(members),
         "chosen_by": chosen.reason,
         "warnings": json.dumps(chosen.warnings),
         "scores": json.dumps(scores, allow_nan=False),
@@ -115,7 +122,9 @@ def artefact_bytes(chosen: Chosen) -> bytes:
         "source_sha256": json.dumps(candidate.sources),
         "toolkit": TOOLKIT,
     }
-    return to_bytes(candidate.network.state_dict(), meta, notes)
+    if isinstance(network, Ensemble):
+        return to_bytes(network.params(), meta, notes, ENSEMBLE_VERSION)
+    return to_bytes(network.state_dict(), meta, notes, SCHEMA_VERSION)
 
 
 def model_card(chosen: Chosen, output: Path, content: bytes, onnx: dict[str, Any] | None) -> str:
@@ -132,7 +141,8 @@ def model_card(chosen: Chosen, output: Path, content: bytes, onnx: dict[str, Any
         architecture=NAMES[arch],
         config_class="NetworkConfig" if isinstance(candidate.config, NetworkConfig) else "RestormerConfig",
         parameters=sum(parameter.numel() for parameter in candidate.network.parameters()),
-        weights="the mean of the folds' weights" if candidate.name == AVERAGE else candidate.name,
+        networks=len(candidate.network.members) if isinstance(candidate.network, Ensemble) else 1,
+        weights=WEIGHTS.get(candidate.name, candidate.name),
         epoch=candidate.epoch,
         chosen_by=chosen.reason,
         warnings=chosen.warnings,
@@ -157,8 +167,8 @@ def model_card(chosen: Chosen, output: Path, content: bytes, onnx: dict[str, Any
 
 
 def options_of(candidate: Candidate) -> dict[str, Any]:
-    """The options of the training; the average belongs to no single fold's rows."""
-    if candidate.name != AVERAGE:
+    """The options of the training; average and ensemble belong to no single fold's rows."""
+    if candidate.name not in WEIGHTS:
         return candidate.options
     return {name: value for name, value in candidate.options.items() if not name.endswith("_digest")}
 
@@ -175,8 +185,7 @@ def _score_rows(chosen: Chosen) -> list[dict[str, str]]:
             (photos, candidate.name, chosen.validation[candidate.name]),
             (photos, IDENTITY, untouched),
         ]
-    others = [name for name in chosen.test if name not in (candidate.name, IDENTITY, ENSEMBLE)]
-    order = [candidate.name, IDENTITY, *others, ENSEMBLE]
+    order = [candidate.name, IDENTITY, *(name for name in chosen.test if name not in (candidate.name, IDENTITY))]
     photos = _counted("test", chosen.test_photos, chosen.test_units)
     rows += [(photos, name, chosen.test[name]) for name in order if name in chosen.test]
     if chosen.ranking.nested is not None:
@@ -195,7 +204,7 @@ def _counted(what: str, photos: int, units: int | None) -> str:
 def _notes(chosen: Chosen) -> list[str]:
     """How to read the numbers."""
     if chosen.candidate.validation is None:
-        notes = [f"The average has {UNSCORED_AVERAGE}"]
+        notes = [f"The {chosen.candidate.name} has {UNSCORED}"]
     elif chosen.candidate.contaminated is not None:
         notes = ["Validation photos are no measure here: weights that it started from learned from them, or may have"]
     else:
@@ -218,7 +227,7 @@ def _notes(chosen: Chosen) -> list[str]:
             notes.append(f"{where}: {interval_words(*counts, None)}")
     if not chosen.test:
         notes.append("Not scored on test photos")
-    if ENSEMBLE in chosen.test:
+    if ENSEMBLE in chosen.test and candidate.name != ENSEMBLE:
         notes.append("`ensemble` is the mean of all folds' outputs, which this file is not: it holds one network")
     return notes
 

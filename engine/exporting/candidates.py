@@ -1,7 +1,7 @@
 """A finished cross-validation -> the networks that can be exported, each with its scores on photos that it did not learn from.
 
-Candidates are every fold's best network and the mean of their weights. A fold's validation scores are those that the training
-recorded; test photos are scored here.
+Candidates are every fold's best network, the mean of their weights, and all of them as an ensemble. A fold's validation scores
+are those that the training recorded; test photos are scored here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from common.errors import InputError
 from common.log import RunLog
 from darkir.architectures import Config
+from darkir.ensemble import Ensemble
 from darkir.weights import Network, make_network
 from data.dataset import EvaluationPairs
 from data.loader import equal_size_batches, evaluation_loader
@@ -29,9 +30,7 @@ from engine.runtime import Precision
 from engine.testing.results import COLOUR_TABLE, Records, metric_table, summary_of
 
 AVERAGE = "average"
-UNSCORED_AVERAGE = (
-    "no validation score: every photo of the folds shaped it, so that only test photos can tell what it is worth"
-)
+UNSCORED = "no validation score: every photo of the folds shaped it, so that only test photos can tell what it is worth"
 SCORES = (*METRICS, *(f"identity_{name}" for name in METRICS))  # of a validation photo
 BATCH_SIZE = 1  # whole frames of many sizes; a larger batch changes no score
 
@@ -40,15 +39,15 @@ Summary = dict[str, Any]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One network that can be exported: eval mode, float32, on the CPU.
+    """What can be exported, one network or all folds' as an ensemble: eval mode, float32, on the CPU.
 
     sources: the checkpoints that it is made of, relative to --cv_dir, with their sha256. validation: the recorded scores of
-    the photos that the fold did not learn from, with the identity's and the photo's unit beside them; None for the average,
-    which has no such photo. seen_validation: which of them its starting weights saw; None when nobody recorded it.
+    the photos that the fold did not learn from, with the identity's and the photo's unit beside them; None for average and
+    ensemble, which have no such photo. seen_validation: which of them its starting weights saw; None when nobody recorded it.
     """
 
     name: str
-    network: Network
+    network: Network | Ensemble
     config: Config
     seen: Seen
     options: dict[str, Any]
@@ -90,12 +89,15 @@ def read_folds(cv_dir: Path, log: RunLog) -> list[TrainedModel]:
 
 
 def candidates_of(cv_dir: Path, models: list[TrainedModel], log: RunLog) -> list[Candidate]:
-    """Every fold with its recorded validation scores; then, when there are several folds, the average.
+    """Every fold with its recorded validation scores; then, when there are several folds, the average and the ensemble.
 
     Raises InputError, naming the file, when a fold's record is not of its best checkpoint.
     """
     folds = [_fold(cv_dir, model, log) for model in models]
-    return [*folds, _average(folds)] if len(folds) > 1 else folds
+    if len(folds) == 1:
+        return folds
+    ensemble = Ensemble({model.name: model.network for model in models})
+    return [*folds, _average(folds), _of_all(folds, ENSEMBLE, ensemble)]
 
 
 def _fold(cv_dir: Path, model: TrainedModel, log: RunLog) -> Candidate:
@@ -125,14 +127,19 @@ def _fold(cv_dir: Path, model: TrainedModel, log: RunLog) -> Candidate:
 
 @torch.no_grad()
 def _average(folds: list[Candidate]) -> Candidate:
-    """The mean of the folds' weights, each tensor by itself; it has seen what any of them has."""
+    """The mean of the folds' weights, each tensor by itself."""
     network = make_network(folds[0].config).eval()
     states = [fold.network.state_dict() for fold in folds]
     network.load_state_dict(
         {name: torch.stack([state[name].double() for state in states]).mean(0).float() for name in states[0]}
     )
+    return _of_all(folds, AVERAGE, network)
+
+
+def _of_all(folds: list[Candidate], name: str, network: Network | Ensemble) -> Candidate:
+    """What is made of all folds; it has seen what any of them has."""
     return Candidate(
-        name=AVERAGE,
+        name=name,
         network=network,
         config=folds[0].config,
         seen=Seen.union(fold.seen for fold in folds),
@@ -156,7 +163,7 @@ def score_on_test(
     data = candidates[0].data
     records: Records = {}
     dataset = EvaluationPairs(pairs, data["resolution"], data["fit"])
-    folds = [candidate for candidate in candidates if candidate.name != AVERAGE]
+    folds = [candidate for candidate in candidates if candidate.name not in (AVERAGE, ENSEMBLE)]
     averages = [candidate for candidate in candidates if candidate.name == AVERAGE]
     for group in filter(None, (averages, folds)):  # apart, or the average would be in the ensemble
         batches = equal_size_batches(dataset, BATCH_SIZE)
@@ -201,12 +208,13 @@ def log_scores(
     log(f"{marked}, each fold on its own photos, as recorded in training; mean and interval:")
     for line in metric_table([(name, summary, "") for name, summary in validation.items()]):
         log(f"   {line}")
-    if any(candidate.name == AVERAGE for candidate in candidates):
-        log(f"   {AVERAGE}: {UNSCORED_AVERAGE}")
+    for candidate in candidates:
+        if candidate.validation is None:
+            log(f"   {candidate.name}: {UNSCORED}")
     if test:
         ci95 = test[IDENTITY]["psnr"]["ci95"]
         log(f"Test, {len(units)} photos, mean; {interval_words(len(units), len(set(units)), ci95)}:")
-        order = [IDENTITY, *(c.name for c in candidates), ENSEMBLE]
+        order = [IDENTITY, *(c.name for c in candidates)]
         named = [(name, test[name], "") for name in order if name in test]
         for line in [*metric_table(named), *metric_table(named, COLOUR_TABLE)]:
             log(f"   {line}")

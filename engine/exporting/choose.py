@@ -13,10 +13,10 @@ from data.fingerprint import fingerprint_pairs
 from data.manifest import Pair, read_pairs
 from data.splits.files import TEST, verify_splits
 from data.units import refuse_unknown_group_key
-from engine.exporting.candidates import AVERAGE, UNSCORED_AVERAGE, Candidate, Summary, untouched_summary
+from engine.exporting.candidates import AVERAGE, UNSCORED, Candidate, Summary, untouched_summary
 from engine.exporting.config import BEST_FOLD
 from engine.exporting.ranking import Ranking
-from engine.inference import IDENTITY
+from engine.inference import ENSEMBLE, IDENTITY
 from engine.models import TrainedModel
 
 
@@ -79,16 +79,16 @@ class Chosen:
 
 
 def refuse_unknown_choice(candidates: list[Candidate], requested: str, scored: bool) -> None:
-    """InputError for a name that the run does not have, and for an average that nothing scores: told before the scoring.
+    """InputError for a name that the run does not have, and for what nothing scores (average, ensemble): told before the scoring.
 
     scored: whether there are test photos.
     """
     names = [candidate.name for candidate in candidates]
     if requested not in (BEST_FOLD, *names):
-        why = "; one fold has no average" if requested == AVERAGE else ""
+        why = f"; one fold has no {requested}" if requested in (AVERAGE, ENSEMBLE) else ""
         raise InputError(f"--choose {requested}: this run has {', '.join(names)}{why}")
-    if requested == AVERAGE and not scored:
-        raise InputError(f"--choose {AVERAGE}: {UNSCORED_AVERAGE}; give --test_jsonl")
+    if requested in (AVERAGE, ENSEMBLE) and not scored:
+        raise InputError(f"--choose {requested}: {UNSCORED}; give --test_jsonl")
 
 
 def choose(candidates: list[Candidate], requested: str, ranking: Ranking) -> tuple[Candidate, str]:
@@ -110,12 +110,12 @@ def warnings_about(
     if alike:
         names = ", ".join(alike[:SHOWN]) + (", ..." if len(alike) > SHOWN else "")
         found.append(f"{len(alike)} test photos look like photos that the models learned from: {names}")
-    if chosen.name == AVERAGE:
-        ours, theirs = (test[name]["psnr"]["mean"] for name in (AVERAGE, best))
+    if chosen.name in (AVERAGE, ENSEMBLE):
+        ours, theirs = (test[name]["psnr"]["mean"] for name in (chosen.name, best))
+        why = ": weights of models that were trained apart rarely mix" if chosen.name == AVERAGE else ""
         if ours < theirs:
             found.append(
-                f"the average scores {ours:.2f} dB on the test photos, {best} {theirs:.2f} dB: weights "
-                f"of models that were trained apart rarely mix; export {best} instead"
+                f"the {chosen.name} scores {ours:.2f} dB on the test photos, {best} {theirs:.2f} dB{why}; export {best} instead"
             )
     measured = {
         "validation": (validation.get(chosen.name), untouched_summary([chosen])),

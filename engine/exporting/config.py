@@ -23,7 +23,7 @@ def parse_args(argv: list[str] | None, description: str) -> argparse.Namespace:
         "--choose",
         default=BEST_FOLD,
         help="best: the best fold on the test photos, or by validation where those are of fewer than five units; fold_K: that "
-        "fold; average: the mean of the folds' weights",
+        "fold; average: the mean of the folds' weights; ensemble: all folds' networks in one file, whose outputs are averaged",
     )
     photos = parser.add_argument_group("photos")
     photos.add_argument("--test_jsonl", type=Path, help="test pairs; default: those of the split that the run recorded")

@@ -18,6 +18,7 @@ from torch import nn
 from common.errors import InputError, RunFailed
 from common.files import atomic_output
 from darkir.blocks import Block, EBlock, FreMLP
+from darkir.ensemble import Ensemble
 from darkir.weights import Network
 
 OPSET = 18
@@ -39,8 +40,8 @@ def refuse_without_packages() -> None:
         ) from error
 
 
-def write_onnx(network: Network, path: Path) -> float:
-    """Write `network` (float32, on the CPU) to `path`: input "src", output "restored", (B, 3, H, W), not clamped.
+def write_onnx(network: Network | Ensemble, path: Path) -> float:
+    """Write `network` (float32, on the CPU) to `path`: input "src", output "restored", (B, 3, H, W), of one network not clamped.
 
     Returns the largest difference to PyTorch over noise of PROVED_SIZES and flat images; RunFailed, with nothing written, when
     it is above TOLERANCE.
@@ -75,7 +76,7 @@ def write_onnx(network: Network, path: Path) -> float:
 
 
 @torch.no_grad()
-def _difference(network: Network, path: Path) -> float:
+def _difference(network: Network | Ensemble, path: Path) -> float:
     """The largest absolute difference of onnxruntime's output to the network's."""
     import onnxruntime
 

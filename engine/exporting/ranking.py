@@ -106,7 +106,7 @@ def better_than(chosen: str, records: Records, units: list[str]) -> list[str]:
     """What beats `chosen` on the test photos by more than noise, of the average and the ensemble: a sentence each."""
     advice = {
         AVERAGE: f"export it with --choose {AVERAGE}",
-        ENSEMBLE: "which is all folds' networks one after another: --cv_dir of enhance_photos.py runs it",
+        ENSEMBLE: f"export all folds' networks in one file, as many times the time, with --choose {ENSEMBLE}",
     }
     found = []
     for name, what in advice.items():

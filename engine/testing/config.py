@@ -93,7 +93,8 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
         args.test_jsonl = SPLITS_DIR / "test.jsonl"
         if not args.test_jsonl.is_file():
             parser.error(f"name the test pairs with --test_jsonl; looked for {args.test_jsonl}, which is not here")
-    if args.checkpoint and args.n_folds not in (None, len(args.checkpoint)):
+    # One file may be an ensemble's, of several networks.
+    if len(args.checkpoint or []) > 1 and args.n_folds not in (None, len(args.checkpoint)):
         parser.error(f"--n_folds {args.n_folds}, but --checkpoint names {len(args.checkpoint)} files")
     with flagged("--output_dir", args.output_dir):
         is_file = is_no_folder(args.output_dir)

@@ -77,7 +77,7 @@ def test_metadata_of_others_are_no_facts(network, tmp_path):
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
-        ({"darkir_schema": "2"}, "darkir_schema 2; this toolkit reads 1"),
+        ({"darkir_schema": "3"}, "darkir_schema 3; this toolkit reads 1 and 2"),
         ({"data": '{"own": [], "earlier": [], "known": true, "sources": []}'}, "the list of photos seen changed"),
         ({"data": "{"}, "broken metadata"),
         ({"data": '{"own": [1], "earlier": []}'}, "broken metadata"),

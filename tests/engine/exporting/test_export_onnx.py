@@ -1,5 +1,6 @@
 """export_model.py --onnx: onnxruntime gives what PyTorch gives, or no file is left."""
 
+import re
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from common.errors import RunFailed
 from common.options import plain
 from darkir import NetworkConfig, RestormerConfig, load_network
 from darkir.architectures import description
+from darkir.ensemble import Ensemble
 from darkir.weights import make_network
 from engine.exporting import onnx_export
 from tests.darkir.test_network import active
@@ -41,21 +43,28 @@ def test_onnx_gives_the_same_output_at_odd_sizes(own_run, two_folds, tmp_path, c
 
 
 @pytest.mark.parametrize(
-    "config", [pytest.param(ONE_BLOCK, id="darkir"), pytest.param(FEW_BLOCKS, id="restormer", marks=pytest.mark.long)]
+    "configs",
+    [
+        pytest.param([ONE_BLOCK, ONE_BLOCK], id="an ensemble of darkir"),
+        pytest.param([FEW_BLOCKS], id="restormer", marks=pytest.mark.long),
+    ],
 )
-def test_onnx_of_each_architecture_gives_the_same_output(tmp_path, config):
+def test_onnx_of_each_architecture_gives_the_same_output(tmp_path, configs):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    assert onnx_export.write_onnx(active(make_network(config)).eval(), tmp_path / "m.onnx") < 1e-5
+    networks = {f"fold_{number}": active(make_network(config)).eval() for number, config in enumerate(configs)}
+    whole = Ensemble(networks) if len(networks) > 1 else networks["fold_0"]
+    assert onnx_export.write_onnx(whole, tmp_path / "m.onnx") < 1e-5
 
 
 def test_onnx_that_differs_leaves_nothing(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     monkeypatch.setattr(onnx_export, "TOLERANCE", 0.0)
-    with pytest.raises(RunFailed, match="onnxruntime differs by .* nothing is written"):
-        onnx_export.write_onnx(make_network(ONE_BLOCK).eval(), tmp_path / "m.onnx")
+    with pytest.raises(RunFailed, match="onnxruntime differs by .* nothing is written") as failure:
+        onnx_export.write_onnx(active(make_network(ONE_BLOCK)).eval(), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+    assert float(re.search(r"differs by (\S+)", str(failure.value))[1]) < 1e-5, "one network is proved here"
 
 
 def test_onnx_without_its_packages_is_refused_at_the_start(finished_run, two_folds, tmp_path, capsys, monkeypatch):
