@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     from data.units import describe_units, refuse_unknown_group_key, unit_names
     from engine.inference import make_restorers, score_all
     from engine.intervals import interval_words
+    from engine.lpips_metric import read_lpips, refuse_small_frames
     from engine.models import names_of, read_models, refuse_leaks
     from engine.provenance import settle_near_duplicates
     from engine.report import write_test_report
@@ -57,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     score_exactly()
     keep_freed_memory(device)
     precision = choose_precision(device, config.mixed_precision, "auto")
+    lpips = read_lpips(config.lpips_weights, device)
     models = read_models(args.cv_dir, args.checkpoint, log, args.n_folds)
     refuse_contradictions(models, args.arch, args.model_size)
     config = settle_frames(config, models, log)
@@ -66,6 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.group_key is not None:
             refuse_unknown_group_key(args.group_key, pairs)
         pairs = fingerprint_pairs(pairs)
+    refuse_small_frames(lpips, pairs, config)
     near_duplicates = settle_near_duplicates(args.near_duplicates, args.test_jsonl.parent)
     alike = refuse_leaks(models, pairs, near_duplicates, log)
     units = unit_names(pairs)
@@ -80,8 +83,9 @@ def main(argv: list[str] | None = None) -> int:
         batches = equal_size_batches(dataset, config.batch_size)
         loader = evaluation_loader(dataset, batches, config.num_workers, device.type == "cuda")
         restorers = make_restorers(models, config.tta, precision, device, log)
-        records = score_all(restorers, loader, pairs, device, visuals.add)
-        settings = describe_settings(config, args.test_jsonl, args.base_dir, precision.describe(), device.type)
+        records = score_all(restorers, loader, pairs, device, visuals.add, lpips)
+        measured = (precision.describe(), device.type, lpips.describe() if lpips else None)
+        settings = describe_settings(config, args.test_jsonl, args.base_dir, *measured)
         results, rows = build_results(models, records, pairs, units, settings), per_image_rows(records)
         results["near_duplicates"] = {"mode": near_duplicates, "photos": names_of(alike), "found": alike}
         if baseline is not None:

@@ -24,7 +24,7 @@ from darkir.strips import restore_in_strips
 from data.loader import start_workers
 from data.manifest import Pair
 from engine.distributed import World
-from engine.metrics import METRICS, photo_records
+from engine.metrics import METRICS, Score, photo_records
 from engine.runtime import Precision, free_bytes
 
 # Peak of the one-pass form: so many residual streams (width x pixels, float32) and the libraries' work areas. 11.5 streams are
@@ -213,11 +213,12 @@ def score_all(
     pairs: list[Pair],
     device: torch.device,
     on_restored: OnRestored,
+    lpips: Score | None = None,
 ) -> dict[str, list[dict]]:
     """Score the untouched photo, every network and, when there are several, their ensemble.
 
-    Returns name -> [{"src", every one of METRICS and COLOUR}] in the order of `pairs`. `on_restored(indices, src, restored, tar,
-    psnr)` gets each batch with the final output: the ensemble's, or the only network's.
+    Returns name -> [{"src", every one of METRICS and COLOUR, and LPIPS with `lpips`}] in the order of `pairs`.
+    `on_restored(indices, src, restored, tar, psnr)` gets each batch with the final output: the ensemble's, or the only network's.
     Raises Stopped between batches after a signal, RunFailed for an output that is not finite, OutOfMemory for a batch that
     does not fit, and InputError for frames too small for SSIM.
     """
@@ -226,7 +227,7 @@ def score_all(
     for src, tar, indices in frames(loader, device):
         photos = [pairs[index] for index in indices]
         for name, restored in itertools.chain([(IDENTITY, src)], restored_by_each(restorers, src)):
-            scored = photo_records(restored, tar, photos, name, colour=True)
+            scored = photo_records(restored, tar, photos, name, colour=True, lpips=lpips)
             for index, record in zip(indices, scored, strict=True):
                 records[name][index] = record
         on_restored(indices, src, restored, tar, [record["psnr"] for record in scored])

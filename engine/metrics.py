@@ -7,7 +7,7 @@ engine/intervals.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -18,9 +18,22 @@ from losses.ssim import WINDOW, ssim_per_image
 
 METRICS = ("psnr", "ssim", "l1")  # of training, its validation and every test
 COLOUR = ("delta_e", "delta_e_p95", "clipped_percent", "crushed_percent")  # of a test, beside METRICS
+LPIPS = "lpips"  # of a test that asks for it (engine/lpips_metric.py)
+OPTIONAL = (*COLOUR, LPIPS)  # what results may lack
 # Behind the point, in logs and reports.
-DIGITS = {"psnr": 2, "ssim": 4, "l1": 4, "delta_e": 2, "delta_e_p95": 2, "clipped_percent": 2, "crushed_percent": 2}
+DIGITS = {
+    "psnr": 2,
+    "ssim": 4,
+    "l1": 4,
+    "delta_e": 2,
+    "delta_e_p95": 2,
+    "clipped_percent": 2,
+    "crushed_percent": 2,
+    LPIPS: 4,
+}
 PSNR_CAP_DB = 100.0
+
+Score = Callable[[torch.Tensor, torch.Tensor], list[float]]  # restored and target (B, 3, H, W) -> a number an image
 
 
 @torch.no_grad()
@@ -45,9 +58,15 @@ def image_metrics(restored: torch.Tensor, target: torch.Tensor) -> list[dict[str
 
 
 def photo_records(
-    restored: torch.Tensor, target: torch.Tensor, pairs: Sequence[Pair], model: str, colour: bool = False
+    restored: torch.Tensor,
+    target: torch.Tensor,
+    pairs: Sequence[Pair],
+    model: str,
+    colour: bool = False,
+    lpips: Score | None = None,
 ) -> list[dict]:
-    """image_metrics of the photos `pairs`, each with its `src`, and with `colour` their colour_metrics, which cost time.
+    """image_metrics of the photos `pairs`, each with its `src`, and with `colour` their colour_metrics, which cost time, as does
+    `lpips`.
 
     RunFailed, naming photo and model, when one is not finite.
     """
@@ -62,4 +81,7 @@ def photo_records(
     if colour:
         for record, metrics in zip(records, colour_metrics(restored, target), strict=True):
             record.update(metrics)
+    if lpips is not None:
+        for record, value in zip(records, lpips(restored, target), strict=True):
+            record[LPIPS] = value
     return records

@@ -14,7 +14,7 @@ from common.pages import fill
 from data.manifest import UNIT
 from engine.inference import IDENTITY
 from engine.intervals import interval_words, paired_difference
-from engine.metrics import COLOUR, DIGITS, METRICS
+from engine.metrics import DIGITS, METRICS, OPTIONAL
 from engine.testing.comparison import convergence_text, epochs_text, improvement_text, verdict_text
 from engine.testing.results import final_model
 from engine.training.changes import change_line
@@ -44,6 +44,7 @@ def write_test_report(output_dir: Path, results: dict[str, Any], rows: list[dict
     page = _render(
         "test_report.html",
         results=results,
+        colour=[name for name in OPTIONAL if name in results["ensemble"]],
         final=final,
         photos=sorted(photos, key=lambda photo: photo["by_model"][final]["psnr"]),
         better=sum(photo["by_model"][final]["psnr"] > photo["by_model"][IDENTITY]["psnr"] for photo in photos),
@@ -144,4 +145,4 @@ def _render(template: str, **values: Any) -> str:
         "epochs": epochs_text,
         "convergence": convergence_text,
     }
-    return fill(template, filters, metrics=METRICS, colour=COLOUR, words=interval_words, **values)
+    return fill(template, filters, metrics=METRICS, words=interval_words, **values)

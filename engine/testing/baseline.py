@@ -14,11 +14,11 @@ from common.files import text_of_cell
 from common.jsonl import parse_json
 from data.fingerprint import row_digest, set_digest
 from data.manifest import Pair
-from engine.metrics import COLOUR, METRICS
+from engine.metrics import METRICS, OPTIONAL
 from engine.testing.config import BaselineConfig
 from engine.testing.results import PER_IMAGE, RESULTS, SCHEMA_VERSION, final_model
 
-NEEDED = ("src", "model", *METRICS)  # columns; results of earlier versions have no COLOUR
+NEEDED = ("src", "model", *METRICS)  # columns; results of earlier versions have no colours, and few have LPIPS
 MEAN_TOLERANCE = 1e-6  # between the mean of per_image.csv's values and the one in the results
 
 
@@ -26,7 +26,7 @@ MEAN_TOLERANCE = 1e-6  # between the mean of per_image.csv's values and the one 
 class Baseline:
     """`records`: the metrics of each photo in the order of this run's photos; with a bare `l1`, there are none.
 
-    Each record has METRICS, and COLOUR when the baseline has it.
+    Each record has METRICS, and of OPTIONAL what the baseline has.
     """
 
     l1: float
@@ -95,7 +95,7 @@ def _fault(results: Any) -> str | None:
     if not isinstance(results.get("settings", {}), dict):
         return "settings is no object"
     summary = results.get("ensemble")
-    known = {*METRICS, *(name for name in COLOUR if name in summary)} if isinstance(summary, dict) else set()
+    known = {*METRICS, *(name for name in OPTIONAL if name in summary)} if isinstance(summary, dict) else set()
     summaries = [summary.get(name) for name in known] if isinstance(summary, dict) else [None]
     if not all(isinstance(entry, dict) and isinstance(entry.get("mean"), (int, float)) for entry in summaries):
         return "no means of the ensemble"
@@ -111,21 +111,21 @@ def _read_records(path: Path, results: dict[str, Any]) -> list[dict]:
             f"or compare with the mean alone: --baseline_l1 {mean:.6g}"
         )
     final, faults, records = final_model(results["folds"]), Faults(), []
-    colour = [name for name in COLOUR if name in results["ensemble"]]
+    further = [name for name in OPTIONAL if name in results["ensemble"]]
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle)
-            expected = [*NEEDED, *colour]
+            expected = [*NEEDED, *further]
             lacking = [name for name in expected if name not in (reader.fieldnames or [])]
             if lacking:
                 raise InputError(f"--baseline: {path}:1: no column {', '.join(lacking)}; expected {','.join(expected)}")
             for row in reader:
                 if text_of_cell(row["model"] or "") == final:
-                    records.append(_numbers(row, [*METRICS, *colour], f"{path}:{reader.line_num}", faults))
+                    records.append(_numbers(row, [*METRICS, *further], f"{path}:{reader.line_num}", faults))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"--baseline: {path} is not CSV in UTF-8 ({error})") from error
     faults.raise_if_any("--baseline: rows that cannot be used", "Evaluate the baseline's models again.")
-    for name in (*METRICS, *colour):
+    for name in (*METRICS, *further):
         stated = results["ensemble"][name]["mean"]
         mean = math.fsum(record[name] for record in records) / len(records) if records else math.nan
         if not abs(mean - stated) <= MEAN_TOLERANCE:  # also when there is no row and the mean is NaN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.intervals import interval_words, paired_difference, paired_improvement, percent_less, summarise
-from engine.metrics import COLOUR, METRICS
+from engine.metrics import COLOUR, LPIPS, METRICS, OPTIONAL
 from engine.testing.baseline import Baseline
 from engine.testing.results import final_model
 
@@ -29,7 +29,9 @@ def compare(results: dict[str, Any], rows: list[dict], baseline: Baseline, units
     else:
         final = final_model(results["folds"])
         ours = [row for row in rows if row["model"] == final]
-        shared = [name for name in (*METRICS, *COLOUR) if name in baseline.records[0]]
+        shared = [name for name in (*METRICS, *OPTIONAL) if name in baseline.records[0] and name in ours[0]]
+        if LPIPS in shared and len(_lpips_of(results, baseline)) > 1:
+            shared.remove(LPIPS)
         before, after = ({name: [row[name] for row in side] for name in shared} for side in (baseline.records, ours))
         summary = {name: summarise(before[name], units) for name in shared}
         difference = {name: paired_difference(before[name], after[name], units) for name in shared}
@@ -46,6 +48,11 @@ def compare(results: dict[str, Any], rows: list[dict], baseline: Baseline, units
         "networks": {"ours": _networks(results), "baseline": _networks(baseline.results)},
         "notes": _notes(results, baseline, improvement),
     }
+
+
+def _lpips_of(results: dict[str, Any], baseline: Baseline) -> set[str]:
+    """The weights by which each side measured LPIPS: two for numbers that cannot be compared, None for a side without it."""
+    return {side.get("settings", {}).get(LPIPS) for side in (results, baseline.results or {})}
 
 
 def _verdict(target: int, improvement: dict[str, Any], bare: bool) -> dict[str, Any]:
@@ -109,6 +116,10 @@ def _notes(results: dict[str, Any], baseline: Baseline, improvement: dict[str, A
                 "the baseline has no colour metrics (Delta E 2000, clipped, crushed), as evaluations did not give them before: "
                 "evaluate its models again to compare colours"
             )
+        weights = _lpips_of(results, baseline)
+        if len(weights) > 1:
+            sides = " and ".join(sorted(str(side or "not measured") for side in weights))
+            notes.append(f"LPIPS is left out: {sides}; evaluate both with the same --lpips_weights to compare it")
         recorded = baseline.results.get("near_duplicates")
         alike = recorded.get("photos") if isinstance(recorded, dict) else None
         if alike and isinstance(alike, list):

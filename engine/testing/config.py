@@ -28,6 +28,10 @@ class EvaluationConfig:
     num_workers: int = option(4, "loader processes (0: load in the main process); changes no result")
     tta: bool = option(False, "average each network over the four flips of a photo: four times the time")
     mixed_precision: bool = option(False, "run the networks in 16 bit: bf16 where the device has it, else fp16")
+    lpips_weights: str | None = option(
+        None,
+        "also score LPIPS, with this file of torchvision's AlexNet (or VGG16) weights; needs the package lpips; never downloads",
+    )
     save_visuals: bool = option(
         False, "also write every photo at full size to visuals/; the report holds small ones in any case"
     )

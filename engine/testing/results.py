@@ -10,7 +10,7 @@ from data.fingerprint import row_digest, set_digest
 from data.manifest import Pair
 from engine.inference import ENSEMBLE, IDENTITY
 from engine.intervals import Units, paired_difference, summarise
-from engine.metrics import COLOUR, DIGITS, METRICS
+from engine.metrics import COLOUR, DIGITS, LPIPS, METRICS, OPTIONAL
 from engine.models import TrainedModel
 from engine.runtime import created_with
 
@@ -25,6 +25,7 @@ COLOUR_TABLE = {
     "clipped_percent": ("clipped %", 25),
     "crushed_percent": ("crushed %", 25),
 }
+LPIPS_TABLE = {LPIPS: ("LPIPS", 28)}
 
 Records = dict[str, list[dict]]
 
@@ -55,7 +56,8 @@ def build_results(
         "identity": summary_of(untouched, units),
         "gain": {
             name: paired_difference(_column(untouched, name), _column(final, name), units)
-            for name in (*METRICS, *COLOUR)
+            for name in (*METRICS, *OPTIONAL)
+            if name in final[0]
         },
         "settings": settings,
         "created_with": created_with(),
@@ -70,9 +72,9 @@ def final_model(folds: list[dict[str, Any]]) -> str:
 def summary_of(records: list[dict], units: Units) -> dict[str, Any]:
     """Mean, spread and interval of each metric over the photos of `records`, each of which has its unit in `units`.
 
-    Of METRICS, and of COLOUR where the records have it: those of training do not.
+    Of METRICS, and of OPTIONAL where the records have it: those of training do not.
     """
-    return {name: summarise(_column(records, name), units) for name in (*METRICS, *COLOUR) if name in records[0]}
+    return {name: summarise(_column(records, name), units) for name in (*METRICS, *OPTIONAL) if name in records[0]}
 
 
 def _column(records: list[dict], name: str) -> list[float]:
@@ -80,21 +82,21 @@ def _column(records: list[dict], name: str) -> list[float]:
 
 
 def per_image_rows(records: Records) -> list[dict]:
-    """One row a photo and model, photos in file order, with all COLUMNS."""
+    """One row a photo and model, photos in file order, with all COLUMNS, and LPIPS where it was asked for."""
     by_photo = zip(*records.values(), strict=True)
     return [{**record, "model": name} for photo in by_photo for name, record in zip(records, photo, strict=True)]
 
 
 def write_results(output_dir: Path, results: dict[str, Any], rows: list[dict]) -> None:
     """Write per_image.csv and test_results.json into `output_dir`."""
-    write_csv(output_dir / PER_IMAGE, COLUMNS, rows)
+    write_csv(output_dir / PER_IMAGE, [*COLUMNS, LPIPS] if LPIPS in rows[0] else COLUMNS, rows)
     write_json(output_dir / RESULTS, results)
 
 
 def result_table(results: dict[str, Any]) -> list[str]:
     """Lines for the log: one row a model with mean and 95 % interval of each metric; then baseline and difference.
 
-    Two tables of at most 120 columns: the second is of the colours.
+    Tables of at most 120 columns: the second is of the colours, the third of LPIPS where it was asked for.
     """
     named = [(IDENTITY, results["identity"], ""), *((fold["model"], fold, "") for fold in results["folds"])]
     if len(results["folds"]) > 1:
@@ -102,7 +104,8 @@ def result_table(results: dict[str, Any]) -> list[str]:
     if "comparison" in results:
         named.append(("baseline", results["comparison"]["baseline"], ""))
         named.append(("difference", results["comparison"]["difference"], "+"))
-    return [*metric_table(named), *metric_table(named, COLOUR_TABLE)]
+    tables = [TABLE, COLOUR_TABLE, *([LPIPS_TABLE] if LPIPS in results["ensemble"] else [])]
+    return [line for table in tables for line in metric_table(named, table)]
 
 
 def contamination_lines(results: dict[str, Any]) -> list[str]:

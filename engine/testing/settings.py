@@ -46,9 +46,9 @@ def settle_frames(config: EvaluationConfig, models: list[TrainedModel], log: Run
 
 
 def describe_settings(
-    config: EvaluationConfig, test_jsonl: Path, base_dir: Path | None, precision: str, device: str
+    config: EvaluationConfig, test_jsonl: Path, base_dir: Path | None, precision: str, device: str, lpips: str | None
 ) -> dict[str, Any]:
-    """What determined the numbers, as plain types; loader processes and pictures do not."""
+    """What determined the numbers, as plain types; loader processes and pictures do not. lpips: its network and weights."""
     return {
         "test_jsonl": str(test_jsonl),
         "base_dir": None if base_dir is None else str(base_dir),
@@ -58,4 +58,5 @@ def describe_settings(
         "batch_size": config.batch_size,
         "precision": precision,
         "device": device,
+        "lpips": lpips,
     }

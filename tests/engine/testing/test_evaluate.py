@@ -213,7 +213,7 @@ def test_flag_list(capsys):
     flags = re.findall(r"^  (?:-h, )?(--\w+)", text, re.MULTILINE)
     assert sorted(flags) == [
         "--arch", "--base_dir", "--baseline", "--baseline_l1", "--batch_size", "--checkpoint", "--cv_dir", "--device",
-        "--fit", "--group_key", "--help", "--mixed_precision", "--model_size", "--n_folds", "--near_duplicates",
+        "--fit", "--group_key", "--help", "--lpips_weights", "--mixed_precision", "--model_size", "--n_folds", "--near_duplicates",
         "--num_workers", "--output_dir", "--resolution", "--save_visuals", "--test_jsonl", "--tta",
     ]  # fmt: skip
     assert "None" not in text
