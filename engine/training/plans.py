@@ -23,9 +23,9 @@ from data.manifest import METADATA, Pair, find_base_dir, find_group_key, read_pa
 from data.splits.files import TEST, verify_splits
 from data.splits.split import hold_out
 from data.units import refuse_unknown_group_key
+from engine.exclusion import exclude_held_out
 from engine.provenance import DIGESTS, settle_near_duplicates
 from engine.training.config import SECTIONS, Options
-from engine.training.exclusion import exclude_held_out
 from losses.perceptual import vgg_file
 
 SHOWN = 20
@@ -38,7 +38,7 @@ class FoldPlan:
     near_duplicates: what starting weights mean that saw a photo which looks like a test or validation photo: "refuse", "report"
     or "off". allow_seen_validation: whether they may have seen validation photos, whose scores are then marked.
     split: {"folder", "base_dir"} of the split that the rows are from, absolute paths (base_dir: None unless it was given); folds:
-    how many it has. excluded: the rows that --exclude_splits_dir has left out, as engine/training/exclusion.py records them.
+    how many it has. excluded: the rows that --exclude_splits_dir has left out, as engine/exclusion.py records them.
     """
 
     number: int | None

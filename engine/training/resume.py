@@ -18,6 +18,7 @@ from darkir.checkpoint_file import read_checkpoint
 from darkir.errors import ModelError
 from darkir.weights import Weights, load_into, make_network, read_weights
 from engine import checkpoint
+from engine.exclusion import EXCLUDED
 from engine.metrics import METRICS
 from engine.provenance import (
     Seen,
@@ -30,7 +31,6 @@ from engine.provenance import (
 )
 from engine.training.changes import change_line, goes_on, refuse_changes
 from engine.training.config import Options
-from engine.training.exclusion import EXCLUDED
 from engine.training.feed import plan_epochs
 from engine.training.history import Progress
 from engine.training.plans import FoldPlan, requested_config

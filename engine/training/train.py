@@ -23,9 +23,9 @@ from common.log import RunLog
 from data.units import unit_names
 from engine import checkpoint
 from engine.distributed import World
+from engine.exclusion import EXCLUDED
 from engine.inference import Restore, identity, mean_metrics, restorer, score
 from engine.training.config import Options
-from engine.training.exclusion import EXCLUDED
 from engine.training.feed import Feed, open_feed
 from engine.training.flags import red_flags
 from engine.training.history import Progress, epoch_line
