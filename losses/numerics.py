@@ -30,6 +30,7 @@ def blur(planes: torch.Tensor, taps: Sequence[float]) -> torch.Tensor:
     # Contiguous planes keep CUDA off cuDNN, whose TF32 would ruin differences of means; the CPU is faster channels_last.
     planes = planes.contiguous(memory_format=torch.contiguous_format if planes.is_cuda else torch.channels_last)
     channels = planes.shape[1]
-    window = planes.new_tensor(taps).expand(channels, 1, 1, -1)
+    # Made on the device: a tensor of Python's numbers would be copied there, and the host wait for all that the device has to do.
+    window = torch.stack([planes.new_full((), tap) for tap in taps]).expand(channels, 1, 1, -1)
     planes = functional.conv2d(planes, window.transpose(2, 3), groups=channels)
     return functional.conv2d(planes, window, groups=channels)

@@ -115,7 +115,8 @@ def suite(place: Place) -> str:
         f"--junitxml={junit}",
     ]
     ended = subprocess.run([*words, *files], cwd=ROOT, capture_output=True, text=True, check=False)
-    summary = (ended.stdout.strip().splitlines() or ["no output"])[-1].strip("= ")
+    counted = re.search(r"^.*\b\d+ (?:passed|failed|errors?)\b.*$", ended.stdout, re.MULTILINE)
+    summary = counted[0].strip("= ") if counted else "no output"
     names = re.findall(r"^(?:FAILED|ERROR) (\S+)", ended.stdout, re.MULTILINE)
     assert ended.returncode == 0, f"{summary}; {', '.join(names[:20])}"
     return f"{summary}; every test's result in {junit.name}"
