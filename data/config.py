@@ -43,7 +43,9 @@ class DataConfig:
         "other pairs, FiveK for example, mixed into the batches of every fold",
         changes_result=False,  # its rows do: see requested_config
     )
-    mix_ratio: float = option(0.5, "share of --mix_jsonl samples in the first epoch; it falls evenly to 0 in the last")
+    mix_ratio: float = option(
+        0.5, "share of --mix_jsonl samples in the first epoch; it falls evenly to 0 in the last", needs="mix_jsonl"
+    )
 
     def __post_init__(self) -> None:
         require(0 < self.mix_ratio < 1, f"--mix_ratio {self.mix_ratio}: must be between 0 and 1")

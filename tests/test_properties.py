@@ -160,13 +160,18 @@ def parse_evaluate(argv: list[str]) -> dict:
 
 SCRIPTS = {
     "split": (lambda argv: vars(parse_split(argv)), ["--input_jsonl", "x.jsonl"]),
-    "train": (parse_train, ["--train_jsonl", "x.jsonl", "--device", "cpu"]),
+    "train": (
+        parse_train,
+        ["--data_splits_dir", "x", "--mixed_precision", "--mix_jsonl", "x.jsonl", "--device", "cpu"],
+    ),
+    "single": (parse_train, ["--train_jsonl", "x.jsonl", "--device", "cpu"]),
     "evaluate": (parse_evaluate, ["--checkpoint", "x.pt", "--test_jsonl", "x.jsonl"]),
 }
 FLAGS = {
     "split": ["test_size", "n_folds", "scheme", "val_ratio", "group_key", "near_duplicates", "seed"],
-    "train": ["resolution", "fit", "epochs", "lr", "seed", "ema_decay", "lambda_l1", "model_size", "val_ratio", "amp_dtype",
+    "train": ["resolution", "fit", "epochs", "lr", "seed", "ema_decay", "lambda_l1", "model_size", "amp_dtype",
               "checkpoint_every_steps", "mix_ratio", "layer_decay", "preprocess", "batch_size", "device", "n_folds"],
+    "single": ["val_ratio", "epochs"],
     "evaluate": ["resolution", "fit", "batch_size", "num_workers", "n_folds", "device"],
 }  # fmt: skip
 written = st.one_of(

@@ -37,7 +37,8 @@ class EnhanceConfig:
 
 
 def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Namespace, EnhanceConfig]:
-    """Flags -> (args, EnhanceConfig); `args.shard` becomes the slice of the photos that it means."""
+    """Flags -> (args, EnhanceConfig); `args.shard` becomes the slice of the photos that it means, `args.unused` says which given
+    flag has no effect."""
     parser = make_parser(description)
     models = parser.add_argument_group("models").add_mutually_exclusive_group(required=True)
     models.add_argument("--cv_dir", type=Path, help="output folder of train_darkir_cv.py; takes every fold's best")
@@ -61,4 +62,7 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     if not (parts and 1 <= int(parts[1]) <= int(parts[2])):
         parser.error(f"--shard {args.shard}: must be i/n with i from 1 to n, such as 2/8")
     args.shard = slice(int(parts[1]) - 1, None, int(parts[2]))
-    return args, from_args(EnhanceConfig, args, parser)
+    config = from_args(EnhanceConfig, args, parser)
+    lossless = config.format in ("png", "tiff") and "jpeg_quality" in parser.given
+    args.unused = [f"Note: --jpeg_quality is not used: --format {config.format}"] if lossless else []
+    return args, config

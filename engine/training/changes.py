@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
 from common.log import RunLog
-from common.options import flat, plain
+from common.options import flat, idle_options, plain
 from engine import checkpoint
 from engine.training.config import SECTIONS, Options, TrainConfig
 
@@ -61,7 +61,8 @@ def refuse_changes(
             # Not recorded, or the file is gone since: its path is what can be compared.
             old, new = ({name: value for name, value in options.items() if name != digest} for options in (old, new))
             decisive.add(path)
-    changed = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+    idle = _without_effect(before) & _without_effect(now)
+    changed = [name for name in sorted({*old, *new} - idle) if old.get(name) != new.get(name)]
     lines = {name: f"{name.rsplit('.', 1)[-1]}: {old.get(name)} before, {new.get(name)} now" for name in changed}
     harmless = [name for name in changed if name in _changing_no_result() - decisive]
     flags = (EXTEND, options.extend, OF_SCHEDULE), (ACCEPT, options.accept_changes, ACCEPTABLE)
@@ -234,4 +235,13 @@ def _changing_no_result() -> set[str]:
         for section, (config_class, _) in SECTIONS.items()
         for field in dataclasses.fields(config_class)
         if not field.metadata["changes_result"]
+    }
+
+
+def _without_effect(options: dict[str, Any]) -> set[str]:
+    """`data.mix_ratio` and the like, where the option that they need is not there: earlier versions took them in silence."""
+    return {
+        f"{section}.{name}"
+        for section, (config_class, _) in SECTIONS.items()
+        for name, _ in idle_options(config_class, options.get(section, {}))
     }

@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 from common.exits import flagged
 from common.files import is_no_folder
-from common.options import add_options, finite_float, from_args, make_parser, option, require
+from common.options import Parser, add_options, finite_float, from_args, make_parser, option, require
 from darkir.architectures import MODEL_SIZES, Config, RestormerConfig, encoder_stages
 from data.config import SPLITS_DIR, DataConfig, add_likeness_option
 from data.manifest import METADATA
 from losses.config import LossConfig
+
+VAL_RATIO = 0.1
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ class TrainConfig:
     early_stopping_patience: int = option(15, "epochs without a better validation PSNR before the run ends (0: never)")
     mixed_precision: bool = option(False, "run the network in 16 bit where that is safe")
     amp_dtype: Literal["auto", "bf16", "fp16"] = option(
-        "auto", "16-bit format: auto takes bf16 where the device has it, else fp16 with loss scaling"
+        "auto",
+        "16-bit format of --mixed_precision: auto takes bf16 where the device has it, else fp16 with loss scaling",
+        needs="mixed_precision",
     )
     tf32: Literal["on", "off"] = option(
         "on", "on a GPU, let the float32 parts of an update round their factors to TF32; scores never do"
@@ -168,7 +172,8 @@ SECTIONS: dict[str, tuple[type, str]] = {
 
 
 def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Namespace, Options]:
-    """Flags -> (args, Options); a contradiction between flags is a usage error (exit 2)."""
+    """Flags -> (args, Options); a contradiction between flags is a usage error (exit 2). `args.unused`: the flags that were given
+    and have no effect beside the others, each with the reason, for the log."""
     parser = make_parser(description)
     rows = parser.add_argument_group("rows")
     rows.add_argument(
@@ -192,7 +197,9 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
         "photos, or look like one, are left out and listed; with --near_duplicates report, look-alikes are only named",
     )
     rows.add_argument(
-        "--val_ratio", type=finite_float, default=0.1, help="share held out when a single run has no validation pairs"
+        "--val_ratio",
+        type=finite_float,
+        help=f"share held out when a single run has no validation pairs; default: {VAL_RATIO}",
     )
     rows.add_argument(
         "--base_dir", type=Path, help="folder that relative paths start from; default: as the split recorded"
@@ -252,25 +259,45 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
         resume=args.resume,
     )
     _refuse_contradictions(args, options, parser)
+    args.unused = _unused(parser.given, args, options)
     if args.output_dir is None:
         model, suffix = options.model, "_cv" if args.data_splits_dir else ""
         args.output_dir = Path(f"outputs_{model.arch}_{options.data.resolution}_{model.model_size}{suffix}")
     return args, options
 
 
-def _refuse_contradictions(args: argparse.Namespace, options: Options, parser: argparse.ArgumentParser) -> None:
+def _unused(given: frozenset[str], args: argparse.Namespace, options: Options) -> list[str]:
+    reasons: dict[str, str] = {}
+    if options.model.pretrained_path is None and args.resume is None:
+        weightless = "there are no starting weights (--pretrained_path)"
+        reasons |= dict.fromkeys(("allow_partial", "allow_seen_validation"), weightless)
+        if args.exclude_splits_dir is None:
+            reasons["near_duplicates"] = weightless
+    if not options.loss.needs_vgg:
+        reasons["vgg_weights"] = "--lambda_vgg and --lambda_side are 0"
+    if options.data.cache == "off":
+        reasons["cache_dir"] = "--cache is off"
+    return [f"Note: --{name} is not used: {reason}" for name, reason in reasons.items() if name in given]
+
+
+def _refuse_contradictions(args: argparse.Namespace, options: Options, parser: Parser) -> None:
     if (args.data_splits_dir is None) == (args.train_jsonl is None):
         looked = "" if args.train_jsonl else f"; looked for {SPLITS_DIR / METADATA}, which is not here"
         parser.error(f"give either --data_splits_dir (folds) or --train_jsonl (one model){looked}")
-    if args.train_jsonl is not None and args.fold is not None:
-        parser.error("--fold belongs to --data_splits_dir; a run from --train_jsonl has no folds")
+    for name in ("fold", "n_folds"):
+        if args.train_jsonl is not None and name in parser.given:
+            parser.error(f"--{name} belongs to --data_splits_dir; a run from --train_jsonl has no folds")
     if args.data_splits_dir is not None and (args.val_jsonl or args.test_jsonl):
         parser.error("--val_jsonl and --test_jsonl belong to --train_jsonl; a split brings its own")
     if args.data_splits_dir is not None and args.exclude_splits_dir is not None:
         parser.error("--exclude_splits_dir belongs to --train_jsonl; the folds of a split hold out their own photos")
+    if "val_ratio" in parser.given and (args.data_splits_dir is not None or args.val_jsonl is not None):
+        parser.error(
+            "--val_ratio belongs to --train_jsonl without --val_jsonl; else the validation pairs are there already"
+        )
     if args.data_splits_dir is not None and args.group_key is not None:
         parser.error("--group_key belongs to --train_jsonl; a split records its own")
-    if not 0 < args.val_ratio < 1:
+    if args.val_ratio is not None and not 0 < args.val_ratio < 1:
         parser.error(f"--val_ratio {args.val_ratio}: must be between 0 and 1")
     if args.resume is not None and args.overwrite:
         parser.error("--resume continues a run and --overwrite discards it: give one of them")
