@@ -14,7 +14,13 @@ from engine.inference import Restore, to_float
 
 PICTURES = 4
 CURVES_EVERY = 10
-SCALARS = ("train_loss", "val_loss", "val_psnr", "val_ssim", "lr", "grad_norm", "images_per_second")
+# TensorBoard's sections, which it sorts by name -> the keys of a record of history.json in them. Loss terms: TERMS.
+SECTIONS = {
+    "1_validation": ("val_psnr", "val_ssim", "val_loss"),
+    "2_training": ("train_loss",),
+    "4_updates": ("lr", "grad_norm", "skipped_steps", "seconds", "images_per_second"),
+}
+TERMS, PHOTOS = "3_train_terms", "5_photos"
 # Panel title of curves.png -> (record key, label) of its lines.
 PANELS = {
     "Loss": (("train_loss", "training (weighted sum)"), ("val_loss", "validation (L1)")),
@@ -26,11 +32,18 @@ SINGLE_POINT, LINE_ONLY = "o", ""
 
 
 class Tracker:
-    """Writes a run's records into its folder; after a resume it overwrites what came in `next_epoch` and later."""
+    """Writes a run's records into its folder; after a resume it overwrites what came in `next_epoch` and later.
 
-    def __init__(self, folder: Path, next_epoch: int):
+    history: of the epochs before. A run that began when tags had other names gets it again under those of today.
+    """
+
+    def __init__(self, folder: Path, next_epoch: int, history: list[dict]):
         self.folder = folder
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=next_epoch)
+        place = folder / "tensorboard"
+        has_other_names = bool(history) and not _has_tag(place, f"1_validation/{SECTIONS['1_validation'][0]}")
+        self.writer = SummaryWriter(str(place), purge_step=next_epoch)
+        for record in history if has_other_names else ():
+            self._scalars(record)
 
     def __enter__(self) -> Tracker:
         return self
@@ -42,13 +55,17 @@ class Tracker:
         """Write the whole history, and the newest record's scalars at its epoch."""
         record = history[-1]
         write_json(self.folder / "history.json", history)
-        for name in (name for name in SCALARS if record[name] is not None):  # of updates, epoch 0 has none
-            self.writer.add_scalar(name, record[name], record["epoch"])
-        for name, value in record["train_terms"].items():
-            self.writer.add_scalar(f"train_terms/{name}", value, record["epoch"])
+        self._scalars(record)
         self.writer.flush()
         if record["epoch"] and record["epoch"] % CURVES_EVERY == 0:
             self.curves(history)
+
+    def _scalars(self, record: dict) -> None:
+        tags = {f"{section}/{name}": record[name] for section, names in SECTIONS.items() for name in names}
+        tags |= {f"{TERMS}/{name}": value for name, value in record["train_terms"].items()}
+        for tag, value in tags.items():
+            if value is not None:  # of updates, epoch 0 has none
+                self.writer.add_scalar(tag, value, record["epoch"])
 
     def curves(self, history: list[dict]) -> None:
         """Draw curves.png from the whole history (at least one record of an epoch with updates)."""
@@ -60,7 +77,12 @@ class Tracker:
             sample = dataset[index]
             src = to_float(sample["src"][None], device)
             strip = torch.cat([src, restore(src), to_float(sample["tar"][None], device)], dim=3)
-            self.writer.add_image(f"validation/{dataset.pairs[index].stem}", strip[0].cpu().numpy(), epoch)
+            self.writer.add_image(f"{PHOTOS}/{dataset.pairs[index].stem}", strip[0].cpu().numpy(), epoch)
+
+
+def _has_tag(folder: Path, tag: str) -> bool:
+    """Whether an event file in `folder` knows `tag`: it stands there as it is."""
+    return any(tag.encode() in path.read_bytes() for path in folder.glob("events.out.tfevents.*"))
 
 
 def write_curves(path: Path, history: list[dict]) -> None:

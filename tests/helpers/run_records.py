@@ -40,8 +40,9 @@ def scalars(folder: Path) -> dict[str, list]:
 def flatten(value: object, place: str, into: dict[str, object]) -> None:
     """Write the leaves of nested dictionaries and lists into `into`, by their place."""
     if isinstance(value, dict):
-        into[f"{place}/keys"] = sorted(str(key) for key in value if key not in ASIDE)
-        children = [(str(key), item) for key, item in value.items() if key not in ASIDE]
+        # TensorBoard's tags have a section before the name.
+        children = [(str(key), item) for key, item in value.items() if str(key).rpartition("/")[2] not in ASIDE]
+        into[f"{place}/keys"] = sorted(key for key, _ in children)
     elif isinstance(value, (list, tuple)):
         into[f"{place}/length"] = len(value)
         children = [(str(index), item) for index, item in enumerate(value)]

@@ -91,7 +91,12 @@ def test_unfreezing_survives_a_stop(photos, tmp_path, monkeypatch):
         assert train(photos, tmp_path / f"stopped_{poll}", *flags, epochs=3) == 0
         ours, theirs = (run_files(tmp_path / name) for name in (f"stopped_{poll}", "whole"))
         assert differences(ours, theirs) == []
-        assert [step for step, _ in scalars(tmp_path / f"stopped_{poll}" / "tensorboard")["val_psnr"]] == [0, 1, 2, 3]
+        assert [step for step, _ in scalars(tmp_path / f"stopped_{poll}" / "tensorboard")["1_validation/val_psnr"]] == [
+            0,
+            1,
+            2,
+            3,
+        ]
 
 
 def run_files(output):

@@ -93,11 +93,27 @@ def test_best_is_the_epoch_with_the_highest_psnr_and_deploys_as_published(finish
     assert network.config.width == 8 and not network.training
 
 
+TRACKED = (
+    "val_psnr",
+    "val_ssim",
+    "val_loss",
+    "train_loss",
+    "lr",
+    "grad_norm",
+    "skipped_steps",
+    "seconds",
+    "images_per_second",
+)
+
+
 def test_tensorboard_holds_scalars_and_the_same_pictures(finished_run):
     events = EventAccumulator(str(finished_run / "fold_1" / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
-    assert {"val_psnr", "train_loss", "train_terms/l1", "lr"} <= set(events.Tags()["scalars"])
-    assert [event.step for event in events.Scalars("val_psnr")] == [1, 2]
+    names = {tag.partition("/")[2] for tag in events.Tags()["scalars"]}
+    record = json.loads((finished_run / "fold_1" / "history.json").read_text())[-1]
+    assert names == {*TRACKED, *record["train_terms"]} and set(TRACKED) <= set(record)
+    assert min(events.Tags()["scalars"]) == "1_validation/val_loss"  # sections are sorted by name
+    assert [event.step for event in events.Scalars("1_validation/val_psnr")] == [1, 2]
     assert len(events.Tags()["images"]) == 3  # all validation photos of a fold of 3
 
 
