@@ -6,14 +6,53 @@ InputError 2: the user's input is wrong (so is darkir's own ModelError). RunFail
 from __future__ import annotations
 
 import errno
+from dataclasses import dataclass, replace
 
 SHOWN = 20
+MOST = 10_000  # faults that are kept as text
 LONGEST = 500  # characters of one fault: a reason may quote a line, and a line may hold megabytes
+
+
+@dataclass(frozen=True)
+class FaultList:
+    """What is wrong, a line for each of `count` faults (at most MOST of them), and what to do."""
+
+    headline: str
+    lines: tuple[str, ...]
+    count: int
+    hint: str = ""
+
+    def text(self, shown: int = SHOWN, place: str = "") -> str:
+        """The message, with the first `shown` faults; `place`: where the others stand."""
+        lines = [self.headline, *(f"  {line}" for line in self.lines[:shown])]
+        if self.count > shown:
+            lines.append(f"  ... and {self.count - shown} more{place}")
+        return "\n".join([*lines, *([self.hint] if self.hint else [])])
 
 
 class InputError(ValueError):
     """Rows, photos, weights or options cannot be used; the message names flag, file and line (one line for each fault) and
-    what to do. Exit code 2."""
+    what to do. Exit code 2.
+
+    faults: the message as a list, where it is one (`common/lists.py` writes long ones into a file).
+    """
+
+    faults: FaultList | None = None
+
+    @staticmethod
+    def listing(faults: FaultList) -> InputError:
+        """The error whose message is `faults`."""
+        error = InputError(faults.text())
+        error.faults = faults
+        return error
+
+    @staticmethod
+    def prefixed(prefix: str, error: ValueError) -> InputError:
+        """`error` as an InputError, with `prefix` before its message."""
+        faults = getattr(error, "faults", None)
+        if faults is None:
+            return InputError(f"{prefix}{error}")
+        return InputError.listing(replace(faults, headline=f"{prefix}{faults.headline}"))
 
 
 class RunFailed(RuntimeError):
@@ -29,30 +68,25 @@ class Stopped(Exception):
 
 
 class Faults:
-    """Faults in the order in which they are found: the first 20 are kept as text, the rest only counted."""
+    """Faults in the order in which they are found: the first 10,000 are kept as text, the rest only counted."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._shown: list[str] = []
+        self._lines: list[str] = []
 
     def add(self, where: str, reason: str) -> None:
         """Note one fault; `where` is `file:line`, or a file name."""
         self.count += 1
-        if len(self._shown) < SHOWN:
+        if len(self._lines) < MOST:
             short = reason if len(reason) <= LONGEST else f"{reason[:LONGEST]} ... ({len(reason)} characters)"
-            self._shown.append(f"{where}: {short}")
+            self._lines.append(f"{where}: {short}")
 
     def raise_if_any(self, headline: str, hint: str = "") -> None:
         """Raise InputError with `headline`, one line for each fault and `hint`, unless there is no fault."""
         if not self.count:
             return
-        lines = [f"{headline} ({self.count} {'fault' if self.count == 1 else 'faults'})"]
-        lines += [f"  {fault}" for fault in self._shown]
-        if self.count > len(self._shown):
-            lines.append(f"  ... and {self.count - len(self._shown)} more")
-        if hint:
-            lines.append(hint)
-        raise InputError("\n".join(lines))
+        headline = f"{headline} ({self.count} {'fault' if self.count == 1 else 'faults'})"
+        raise InputError.listing(FaultList(headline, tuple(self._lines), self.count, hint))
 
 
 def lacks_memory(error: BaseException) -> bool:

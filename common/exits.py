@@ -39,7 +39,9 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
         except (InputError, ModelError) as error:
             return _say(f"error: {error}", WRONG_INPUT)
         except Stopped as stop:
-            return _say(f"stopped: {stop}", STOPPED)
+            # The terminal shows ^C where the cursor was.
+            line = "\n" if sys.stderr.isatty() else ""
+            return _say(f"{line}stopped: {stop}", STOPPED)
         except OutOfMemory as failure:
             return _say(f"failed: {failure}: {LESS_MEMORY}", FAILED)
         except RunFailed as failure:
@@ -72,7 +74,7 @@ def flagged(flag: str, path: str | Path | None) -> Iterator[None]:
     except (InputError, ModelError) as error:
         if not _is_about(str(error), path):
             raise
-        raise InputError(f"{flag} {error}") from error
+        raise InputError.prefixed(f"{flag} ", error) from error
     except OSError as error:
         if _is_about(f"{error.filename}:", path):
             error.filename = f"{flag} {error.filename}"

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from common.errors import Faults, InputError
+from common.errors import FaultList, Faults, InputError
 from common.log import RunLog
 from data.fingerprint import look_of_row
 from data.lookalikes import Looks, find_alike
 from data.manifest import METADATA, Pair, read_metadata
 from data.perceptual import Look, look_of_texts, text_of_hash, text_of_tone
 
-SHOWN = 20
+SHOWN = 5
 DIGESTS = ("src_sha256", "tar_sha256", "src_file_sha256", "tar_file_sha256")
 
 
@@ -217,14 +217,14 @@ def refuse_seen_validation(
         return found
     places = [f"{pair.src} ({pair.where})" for pair in exact]
     places += [f"{pair.src} ({pair.where}, {how})" for pair, how in alike]
-    told = f"{found}: {', '.join(places[:SHOWN])}" + (f" and {len(places) - SHOWN} more" * (len(places) > SHOWN))
     if not allowed and (exact or near_duplicates == "refuse"):
         way_out = "" if exact else "if they only happen to look alike, go on with --near_duplicates report; "
-        raise InputError(
-            f"{told}; a validation score would be of photos that were learned from. Start from weights that never saw them; "
+        hint = (
+            "a validation score would be of photos that were learned from. Start from weights that never saw them; "
             f"{way_out}--allow_seen_validation trains all the same and marks every such score as contaminated"
         )
-    log(f"⚠️  {told}; every validation and out-of-fold score of this run is contaminated")
+        raise _refusal(f"{found}:", places, hint)
+    log(f"⚠️  {found}: {_named(places)}; every validation and out-of-fold score of this run is contaminated")
     return found
 
 
@@ -245,26 +245,36 @@ def refuse_unclean_weights(
     everything = seen.own | seen.earlier
     clashes = [pair for pair in test if any(pair.row[name] in everything for name in DIGESTS)]
     if clashes:
-        names = ", ".join(f"{pair.src} ({pair.where})" for pair in clashes[:SHOWN])
-        raise InputError(
-            f"{what} saw {len(clashes)} of the {len(test)} test photos: {names}; their score would be worthless"
-        )
+        names = [f"{pair.src} ({pair.where})" for pair in clashes]
+        headline = f"{what} saw {len(clashes)} of the {len(test)} test photos:"
+        raise _refusal(headline, names, "their score would be worthless")
     if near_duplicates == "off" or not test:
         return []
     _warn_of_digests_only(seen, "test", log)
     alike = _photos_alike(test, seen)
     if not alike:
         return []
-    names = ", ".join(f"{pair.src} ({pair.where}, {how})" for pair, how in alike[:SHOWN])
-    more = f" and {len(alike) - SHOWN} more" if len(alike) > SHOWN else ""
-    told = f"{what} saw photos that look like {len(alike)} of the {len(test)} test photos: {names}{more}"
+    names = [f"{pair.src} ({pair.where}, {how})" for pair, how in alike]
+    headline = f"{what} saw photos that look like {len(alike)} of the {len(test)} test photos:"
     if near_duplicates == "refuse":
-        raise InputError(
-            f"{told}; another exposure, a crop or a turned copy of a photo that was learned from scores too well. Take these rows "
+        hint = (
+            "another exposure, a crop or a turned copy of a photo that was learned from scores too well. Take these rows "
             "out of the test set; or, if they only happen to look alike, go on with --near_duplicates report"
         )
-    log(f"⚠️  {told}; their scores may flatter")
+        raise _refusal(headline, names, hint)
+    log(f"⚠️  {headline} {_named(names)}; their scores may flatter")
     return [(pair.src, how) for pair, how in alike]
+
+
+def _refusal(headline: str, names: list[str], hint: str) -> InputError:
+    if len(names) <= SHOWN:
+        return InputError(f"{headline} {', '.join(names)}; {hint}")
+    return InputError.listing(FaultList(headline, tuple(names), len(names), hint))
+
+
+def _named(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _photos_alike(held_out: list[Pair], seen: Seen) -> list[tuple[Pair, str]]:

@@ -19,7 +19,7 @@ from data.config import MIN_SIDE
 from data.fingerprint import UNUSABLE
 from data.manifest import Pair
 
-SHOWN = 20
+SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _measure_all(pairs: list[Pair]) -> list[Measures]:
 
 
 def report_audit(audit: Audit, log: RunLog) -> None:
-    """The result in a few lines, and a line for each of the 20 worst pairs."""
+    """The result in a few lines, and a line for each of the five worst pairs."""
     log(f"Audit: {len(audit.pairs)} pairs measured in {audit.seconds:.1f} s, {len(audit.findings)} look wrong")
     for note in audit.notes:
         log(f"Note: {note}")
@@ -91,7 +91,7 @@ def report_audit(audit: Audit, log: RunLog) -> None:
         pair = audit.pairs[finding.index]
         log(f"  {pair.where}: {pair.src}: " + "; ".join(reason.text for reason in finding.reasons))
     if len(audit.findings) > SHOWN:
-        log(f"  ... and {len(audit.findings) - SHOWN} more")
+        log(f"  ... and {len(audit.findings) - SHOWN} more, all of them in audit.jsonl")
 
 
 def count_kinds(audit: Audit) -> dict[str, int]:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import functools
 import shutil
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-from tqdm import tqdm
-
+from common.bars import progress_bar
 from common.errors import InputError
 from common.files import remove_stale_temporaries
 from common.log import RunLog
@@ -31,7 +29,7 @@ WORKER_MEMORY = 500 * 10**6  # bytes; a pair of 16-bit TIFF files of 12 megapixe
 SECONDS_PER_PAIR = 600
 BYTES_PER_PIXEL = 0.47  # 1.3 MB for 2048 x 1365 at quality 95, 4:4:4
 LARGEST_GAIN = 4  # of an image over its source file, which may be a strongly compressed JPEG
-SHOWN = 10
+SHOWN = 5
 DULL = 1.2
 
 
@@ -94,17 +92,13 @@ def default_workers() -> int:
     return max(1, min(usable_cpus(), usable_memory() // WORKER_MEMORY))
 
 
-class _Bar(tqdm):
-    monitor_interval = 0  # no watching thread: workers are forked
-
-
 def _make_all(config: FivekConfig, found: Found, todo: list[FilePair], recipe: Recipe, log: RunLog) -> dict[str, dict]:
     """Make and store all of `todo`: under a bar with rate and time left on a terminal, else one line a hundred pairs."""
     records: dict[str, dict] = {}
     rejected, start = 0, time.monotonic()
     make = functools.partial(make_pair, config=config)
     workers = min(config.workers or default_workers(), len(todo))
-    with _Bar(total=len(todo), desc="FiveK", unit="pair", disable=not sys.stderr.isatty()) as bar:
+    with progress_bar(len(todo), "FiveK", "pair") as bar:
         for pair, outcome in run_tasks(make, todo, workers, SECONDS_PER_PAIR):
             if isinstance(outcome, Lost):
                 outcome = Outcome({}, outcome.reason, lasting=False)
@@ -137,7 +131,8 @@ def report_dataset(config: FivekConfig, metadata: dict, records: dict[str, dict]
             log(f"warning: no pair fell to {part}, so there is no {part}.jsonl; change --val_ratio or --val_list")
     weak = sorted(metadata["warnings"])
     if weak:
-        log(f"warning: {len(weak)} pairs match only weakly, look at them: {', '.join(weak[:SHOWN])}")
+        more = f", ..., all in {METADATA}" if len(weak) > SHOWN else ""
+        log(f"warning: {len(weak)} pairs match only weakly, look at them: {', '.join(weak[:SHOWN])}{more}")
     saturation = metadata["saturation"]
     if metadata["pairs"] and saturation["src"]["median"]:
         ratio = saturation["tar"]["median"] / saturation["src"]["median"]

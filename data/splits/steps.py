@@ -22,7 +22,8 @@ from data.splits.files import changed_options, known_pairs, recorded_config, row
 from data.splits.split import Split
 from data.units import FEWEST_UNITS, refuse_unknown_group_key
 
-SHOWN = 20
+SHOWN = 5
+TOGETHER = "what must stay together allows no nearer size"
 
 
 def read_input(config: SplitConfig, log: RunLog) -> tuple[list[Pair], Path]:
@@ -148,7 +149,7 @@ def refuse_other_split(pairs: list[Pair], base_dir: Path, config: SplitConfig, l
 
 
 def find_near_duplicates(pairs: list[Pair], config: SplitConfig, log: RunLog) -> list[NearDuplicate]:
-    """Rows that look the same, with a line for each of the first 20; none with --near_duplicates off."""
+    """Rows that look the same, with a line for each of the first five; none with --near_duplicates off."""
     if config.near_duplicates == "off":
         log("Near-duplicates: not looked for (--near_duplicates off)")
         return []
@@ -162,6 +163,18 @@ def find_near_duplicates(pairs: list[Pair], config: SplitConfig, log: RunLog) ->
     return near
 
 
+def unused_options(config: SplitConfig, audit: bool, check: bool, given: frozenset[str]) -> list[str]:
+    """Of the flags that were `given`, those without effect beside --audit or --check, in words."""
+    reason, without_effect = "", set[str]()
+    if audit:
+        reason, without_effect = "--audit makes no split", {"test_size", "n_folds", "scheme", "val_ratio", "seed"}
+    elif check:
+        reason, without_effect = "--check does not compare it", {"scheme", "val_ratio", "near_duplicates"}
+    elif not config.draws_validation:
+        reason, without_effect = "--scheme kfold validates every pair once", {"val_ratio"}
+    return [f"Note: --{name} is not used: {reason}" for name in sorted(given & without_effect)]
+
+
 def report_plan(pairs: list[Pair], split: Split, config: SplitConfig, log: RunLog) -> None:
     """Sizes of the sets, and where groups made them differ from the requested sizes."""
     largest = max(len(rows) for rows in split.components)
@@ -171,16 +184,17 @@ def report_plan(pairs: list[Pair], split: Split, config: SplitConfig, log: RunLo
         log(
             f"Note: {own} rows of the input have a {UNIT!r} of their own; the split's files hold the one found here instead"
         )
-    if not config.draws_validation:
-        log("Note: --val_ratio is not used with --scheme kfold, which validates every pair once")
     tested = split.count_units(split.test)
-    log(f"Test: {len(split.test)} pairs in {tested} units{_missed(len(split.test), split.wanted_test)}")
+    singles = largest == 1  # then nothing but the other parts, which may not be empty, can be in the way
+    left = f"training and validation need the other {len(pairs) - len(split.test)} pairs" if singles else TOGETHER
+    log(f"Test: {len(split.test)} pairs in {tested} units{_missed(len(split.test), split.wanted_test, left)}")
     if tested < FEWEST_UNITS:
         log(f"Note: an interval of a test score needs {FEWEST_UNITS} independent units or more: raise --test_size")
     for number, (fold, size) in enumerate(zip(split.folds, split.wanted_val, strict=True), start=1):
         train, val = split.count_units(fold.train), split.count_units(fold.val)
         sizes = f"{len(fold.train)} train, {len(fold.val)} val in {train} and {val} units"
-        log(f"Fold {number}: {sizes}{_missed(len(fold.val), size)}")
+        left = f"training needs the other {len(fold.train)}" if singles else TOGETHER
+        log(f"Fold {number}: {sizes}{_missed(len(fold.val), size, left)}")
     _report_untestable(split, log)
 
 
@@ -212,5 +226,5 @@ def report_written(is_new: bool, config: SplitConfig, log: RunLog) -> None:
     log(f"{done} {config.output_dir}: test.jsonl, {config.n_folds} x fold_K/train.jsonl + val.jsonl, {METADATA}")
 
 
-def _missed(size: int, wanted: int) -> str:
-    return "" if size == wanted else f" (wanted {wanted}; what must stay together allows no nearer size)"
+def _missed(size: int, wanted: int, reason: str) -> str:
+    return "" if size == wanted else f" (wanted {wanted}; {reason})"

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from common.errors import InputError, Stopped
+from common.lists import SHOWN, write_lines
 from common.log import RunLog
 from data.cache import PairCache, ResidentFrames, ResidentPairs, open_cache, open_resident
 from data.dataset import EvaluationPairs, Source, TrainingPairs, decoded_pair
@@ -19,8 +20,6 @@ from engine.distributed import World
 from engine.runtime import free_bytes
 from engine.training.config import Options
 from engine.training.plans import FoldPlan
-
-SHOWN = 20
 
 
 class Feed:
@@ -41,6 +40,7 @@ class Feed:
     ):
         data, train = options.data, options.train
         self.epoch_plan, self.train, self.world, self.resident = epoch_plan, train, world, resident
+        self.folder = plan.folder
         self.workers, self.pin, self.source = data.num_workers, device.type == "cuda", source
         pairs = [*plan.train, *plan.mix]
         self.samples = TrainingPairs(
@@ -67,8 +67,8 @@ class Feed:
         keys = self.epoch_plan.keys(self.train.seed, 0)[: self.train.batch_size]
         return default_collate([self.samples[key] for key in self.world.share(keys)])
 
-    def changes(self) -> str | None:
-        """Read what all processes made their batches from once more; what is not what it was when the run began, if anything.
+    def changes(self) -> list[str]:
+        """Read what all processes made their batches from once more; what is not what it was when the run began.
 
         What lies on a GPU was checked before it was copied there. Raises, on every process, InputError for photos that cannot be
         read, and Stopped.
@@ -91,8 +91,7 @@ class Feed:
                 raise Stopped(stopped)
             if unreadable is not None:
                 raise InputError(unreadable)
-        found = sorted({what for changed, _, _ in everywhere for what in changed})
-        return ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "") or None
+        return sorted({what for changed, _, _ in everywhere for what in changed})
 
     def names(self, group: list[dict]) -> str:
         """The sources of the photos in some batches, for messages."""
@@ -107,9 +106,14 @@ class Feed:
         for rank in ranks or range(size):
             keys = BatchKeys(self.epoch_plan, self.train.seed, self.train.epochs, update, rank, size)
             batches = itertools.islice(keys, self.train.accumulate_steps)
-            photos = ", ".join(self.samples.pairs[key.index].src for batch in batches for key in batch)
-            told.append(photos if size == 1 else f"{photos} (process {rank})")
-        return "; ".join(told)
+            photos = [self.samples.pairs[key.index].src for batch in batches for key in batch]
+            told += photos if size == 1 else [f"{photo} (process {rank})" for photo in photos]
+        if len(told) <= SHOWN:
+            return ", ".join(told)
+        path = self.folder / f"photos_of_update_{update + 1}.txt"
+        if self.world.writes:
+            write_lines(path, told)
+        return f"{', '.join(told[:SHOWN])} and {len(told) - SHOWN} more, all of them in {path}"
 
 
 def plan_epochs(plan: FoldPlan, options: Options) -> EpochPlan:

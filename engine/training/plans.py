@@ -13,6 +13,7 @@ from common.errors import Faults, InputError
 from common.exits import flagged
 from common.files import file_digest
 from common.jsonl import read_jsonl
+from common.lists import SHOWN, log_list, write_lines
 from common.log import RunLog
 from common.options import plain
 from data.config import SPLITS_DIR
@@ -25,10 +26,10 @@ from data.splits.split import hold_out
 from data.units import refuse_unknown_group_key
 from engine.exclusion import exclude_held_out
 from engine.provenance import DIGESTS, settle_near_duplicates
-from engine.training.config import SECTIONS, Options
+from engine.training.config import SECTIONS, VAL_RATIO, Options
 from losses.perceptual import vgg_file
 
-SHOWN = 20
+LOOKALIKES, SHARED = "lookalikes.txt", "shared_groups.txt"
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,10 @@ def cross_validation_plans(args: argparse.Namespace, options: Options, log: RunL
         )
         for number, (train, val) in enumerate(zip(rows[::2], rows[1::2], strict=True), start=1)
     ]
-    report_lookalikes({"test": test, "validation": [pair for plan in plans for pair in plan.val], "mixed": mix}, log)
+    folder = None if args.dry_run else args.output_dir
+    report_lookalikes(
+        {"test": test, "validation": [pair for plan in plans for pair in plan.val], "mixed": mix}, folder, log
+    )
     return [plan for plan in plans if args.fold in (None, plan.number)]
 
 
@@ -143,7 +147,8 @@ def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> Fold
     beside = train_jsonl.parent / "val.jsonl"
     if val_jsonl is None and beside.exists():
         val_jsonl = beside
-        log(f"Validation pairs: {beside}")
+        unused = "" if args.val_ratio is None else ", so that --val_ratio is not used"
+        log(f"Validation pairs: {beside}{unused}")
     val = [] if val_jsonl is None else checked_pairs("--val_jsonl", val_jsonl, base_dir, log, group_key)
     mix = mixed_pairs(options, log)
     excluded: list[dict[str, Any]] = []
@@ -159,8 +164,9 @@ def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> Fold
     if val_jsonl is None:
         near = near_duplicate_rows([pair.row for pair in train])
         group_key = group_key or find_group_key(train_jsonl)
-        train, val = hold_out(train, near, args.val_ratio, options.train.seed)
-        share = f"{len(val)} held out of {train_jsonl} (--val_ratio {args.val_ratio:g})"
+        ratio = VAL_RATIO if args.val_ratio is None else args.val_ratio
+        train, val = hold_out(train, near, ratio, options.train.seed)
+        share = f"{len(val)} held out of {train_jsonl} (--val_ratio {ratio:g})"
         log(f"Validation pairs: {share}, {len(train)} left for training; no {group_key!r} stands on both sides")
     if test_jsonl is not None:
         test = checked_pairs("--test_jsonl", test_jsonl, base_dir, log, args.group_key)
@@ -170,8 +176,9 @@ def single_plan(args: argparse.Namespace, options: Options, log: RunLog) -> Fold
         log(
             f"No --test_jsonl, no {SPLITS_DIR} here or beside {train_jsonl}: nothing checks these rows against a test set"
         )
-    report_lookalikes({"training": train, "validation": val, "test": test, "mixed": mix}, log)
-    report_shared_groups({"training": train, "validation": val, "test": test}, log)
+    folder = None if args.dry_run else args.output_dir
+    report_lookalikes({"training": train, "validation": val, "test": test, "mixed": mix}, folder, log)
+    report_shared_groups({"training": train, "validation": val, "test": test}, folder, log)
     return FoldPlan(None, args.output_dir, train, val, test, mix, None, mode, args.allow_seen_validation, excluded)
 
 
@@ -208,25 +215,34 @@ def guarded_pairs(folder: Path, log: RunLog) -> list[Pair]:
     ]
 
 
-def report_lookalikes(parts: dict[str, list[Pair]], log: RunLog) -> None:
-    """A warning for each two rows of different parts that look the same, with both names; equal test photos are refused later."""
+def report_lookalikes(parts: dict[str, list[Pair]], folder: Path | None, log: RunLog) -> None:
+    """A warning for each two rows of different parts that look the same, with both names; equal test photos are refused later.
+
+    folder: of the file into which more than five go; None: nothing may be written.
+    """
     rows = [(part, pair) for part, pairs in parts.items() for pair in pairs]
-    hits = near_duplicate_rows([pair.row for _, pair in rows], [part for part, _ in rows])
-    for hit in hits[:SHOWN]:
+    lines = []
+    for hit in near_duplicate_rows([pair.row for _, pair in rows], [part for part, _ in rows]):
         (part, pair), (other_part, other) = rows[hit.first], rows[hit.second]
-        log(f"⚠️  {pair.src} ({part}, {pair.where}) looks the same as {other.src} ({other_part}, {other.where})")
-    if len(hits) > SHOWN:
-        log(f"⚠️  ... and {len(hits) - SHOWN} more rows that look the same on two sides")
+        lines.append(
+            f"⚠️  {pair.src} ({part}, {pair.where}) looks the same as {other.src} ({other_part}, {other.where})"
+        )
+    log_list(log, lines, folder and folder / LOOKALIKES)
 
 
-def report_shared_groups(parts: dict[str, list[Pair]], log: RunLog) -> None:
+def report_shared_groups(parts: dict[str, list[Pair]], folder: Path | None, log: RunLog) -> None:
     """A warning for each two parts that share groups: rows that were divided by hand may do so, those of a split never."""
     named = {part: {pair.group for pair in pairs if pair.group is not None} for part, pairs in parts.items()}
+    everything: list[str] = []
     for first, second in itertools.combinations(named, 2):
         shared = sorted(named[first] & named[second])
         if shared:
-            shown = ", ".join(shared[:SHOWN]) + (" ..." if len(shared) > SHOWN else "")
-            log(f"⚠️  {len(shared)} groups stand both in {first} and in {second}: {shown}; scores will flatter")
+            everything += [f"{group}: {first}, {second}" for group in shared]
+            place = f", ... (all of them in {folder / SHARED})" if folder and len(shared) > SHOWN else ""
+            names = ", ".join(shared[: SHOWN if place else None]) + place
+            log(f"⚠️  {len(shared)} groups stand both in {first} and in {second}: {names}; scores will flatter")
+    if folder and len(everything) > SHOWN:
+        write_lines(folder / SHARED, everything)
 
 
 def mixed_pairs(options: Options, log: RunLog) -> list[Pair]:

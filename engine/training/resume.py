@@ -195,7 +195,7 @@ def refuse_leaks(plan: FoldPlan, start: Start, log: RunLog) -> tuple[Seen, SeenV
         refuse_unclean_weights(plan.test, earlier, "the starting weights", mode, log)
         seen_validation = refuse_seen_validation(plan.val, earlier, mode, allowed, log)
     except InputError as error:
-        raise InputError(f"{source}: {error}") from error
+        raise InputError.prefixed(f"{source}: ", error) from error
     return earlier.then([*plan.train, *plan.val], plan.mix), seen_validation
 
 

@@ -1,0 +1,47 @@
+"""Long lists of paths -> a file, and a few lines that name it: whoever reads the log need not scroll. Needs no torch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from common.errors import InputError
+from common.files import write_text
+
+SHOWN = 5
+FAULTS = "faults.txt"
+
+
+@contextlib.contextmanager
+def listed_in(folder: str | Path | None, name: str = FAULTS) -> Iterator[None]:
+    """Around what may find many faults: an InputError that lists more than five leaves all of them in `folder`/`name`, and names
+    the first five and that file. With None (nothing may be written), and where no file can be, it stays as it is."""
+    try:
+        yield
+    except InputError as error:
+        faults = error.faults
+        if folder is None or faults is None or faults.count <= SHOWN:
+            raise
+        path = Path(folder) / name
+        rest = faults.count - len(faults.lines)
+        lines = [*faults.lines, *([f"... and {rest} more"] if rest else [])]
+        try:
+            write_lines(path, lines)
+        except OSError:
+            raise error from None
+        raise InputError(faults.text(SHOWN, f", all of them in {path}")) from error
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """A line each, whole or not at all. Raises OSError."""
+    write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def log_list(log: Callable[[str], None], lines: Sequence[str], path: Path | None) -> None:
+    """Log up to five lines; of more, the first five, and all of them into the file `path` (None: nothing may be written)."""
+    for line in lines if path is None or len(lines) <= SHOWN else lines[:SHOWN]:
+        log(line)
+    if path is not None and len(lines) > SHOWN:
+        write_lines(path, lines)
+        log(f"  ... and {len(lines) - SHOWN} more, all of them in {path}")
