@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--check writes nothing, --audit writes a page: name one of them")
     config, wanted = from_args(SplitConfig, args, parser), from_args(AuditConfig, args, parser)
     # Only now what is heavy: --help and a mistyped flag answer at once.
+    from common.lists import listed_in
     from common.locks import FolderLock
     from data.audit.audit import audit_pairs, report_audit
     from data.audit.page import write_audit
@@ -62,13 +63,18 @@ def main(argv: list[str] | None = None) -> int:
         report_plan,
         report_written,
         reusable_pairs,
+        unused_options,
     )
 
     log = RunLog()
-    pairs, base_dir = read_input(config, log)
-    pairs, dropped = leave_out(pairs, config, log)
+    for line in unused_options(config, wanted.audit, args.check, parser.given):
+        log(line)
+    with listed_in(None if args.check else config.output_dir):
+        pairs, base_dir = read_input(config, log)
+        pairs, dropped = leave_out(pairs, config, log)
     if wanted.audit:
-        audit = audit_pairs(pairs, wanted.oof, duplicates=config.near_duplicates != "off")
+        with listed_in(config.output_dir):
+            audit = audit_pairs(pairs, wanted.oof, duplicates=config.near_duplicates != "off")
         report_audit(audit, log)
         source = config.input_jsonl or config.input_dir
         assert source is not None  # SplitConfig requires one of the two
@@ -79,8 +85,9 @@ def main(argv: list[str] | None = None) -> int:
         with flagged("--output_dir", config.output_dir):
             refuse_other_split(pairs, base_dir, config, log)
         return DONE
-    pairs = fingerprint_pairs(pairs, known=reusable_pairs(config, base_dir, dropped, log))
-    refuse_repeated_sources(pairs)
+    with listed_in(config.output_dir):
+        pairs = fingerprint_pairs(pairs, known=reusable_pairs(config, base_dir, dropped, log))
+        refuse_repeated_sources(pairs)
     near = find_near_duplicates(pairs, config, log)
     split = make_split(pairs, near if config.near_duplicates == "group" else [], config)
     report_plan(pairs, split, config, log)

@@ -22,6 +22,7 @@ if __name__ == "__main__":
     signals.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
 
 from common.exits import DONE, REJECTS, flagged, guarded
+from common.lists import listed_in, log_list
 from common.log import RunLog
 from engine.enhancing.config import parse_args
 
@@ -37,11 +38,15 @@ def main(argv: list[str] | None = None) -> int:
     from engine.inference import make_restorers
     from engine.models import read_models
     from engine.runtime import choose_device, choose_precision, describe_device, score_exactly
+    from engine.waiting import Waiting
 
-    tasks, others = list_photos(args.input, args.output)
-    refuse_clashes(tasks, args.output)
+    with listed_in(args.output):
+        tasks, others = list_photos(args.input, args.output)
+        refuse_clashes(tasks, args.output)
     tasks = tasks[args.shard]
     log = RunLog()
+    for line in args.unused:
+        log(line)
     device = choose_device(args.device)
     score_exactly()
     # Without keep_freed_memory: strips gain little by it, and a large photo's peak would stay for all that follow.
@@ -53,13 +58,12 @@ def main(argv: list[str] | None = None) -> int:
     restorers = make_restorers(models, config.tta, precision, device, log)
     settings = settings_of(config, models)
     run = Enhancement(config, settings, restorers, short_side, device, args.output, args.overwrite)
-    with flagged("--output", args.output):
+    with flagged("--output", args.output), Waiting(device, log):
         faults = enhance_all(tasks, run, log)
         paths = dict.fromkeys(str(model.path) for model in models)  # an ensemble's file holds several
         sheet = write_sheet(args.output, f"Models: {', '.join(paths)}.")
     log(f"{len(tasks) - len(faults)} of {len(tasks)} photos are in {args.output}; before and after: {sheet}")
-    for fault in faults:
-        log(f"not enhanced: {fault}")
+    log_list(log, [f"not enhanced: {fault}" for fault in faults], args.output / "not_enhanced.txt")
     return REJECTS if faults else DONE
 
 

@@ -23,6 +23,7 @@ if __name__ == "__main__":
 
 from common.exits import DONE, flagged, guarded
 from common.files import remove_stale_temporaries
+from common.lists import listed_in
 from common.locks import FolderLock
 from common.log import RunLog
 from engine.testing.config import parse_args
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     from engine.testing.results import build_results, contamination_lines, per_image_rows, result_table, write_results
     from engine.testing.settings import describe_settings, refuse_contradictions, settle_frames
     from engine.testing.visuals import VisualsFolder
+    from engine.waiting import Waiting
 
     log = RunLog()
     if args.test_assumed:
@@ -63,14 +65,15 @@ def main(argv: list[str] | None = None) -> int:
     refuse_contradictions(models, args.arch, args.model_size)
     config = settle_frames(config, models, log)
     assert config.resolution is not None and config.fit is not None  # settled
-    with flagged("--test_jsonl", args.test_jsonl), flagged("--base_dir", args.base_dir):
+    with flagged("--test_jsonl", args.test_jsonl), flagged("--base_dir", args.base_dir), listed_in(args.output_dir):
         pairs = read_pairs(args.test_jsonl, args.base_dir, group_key=args.group_key, warn=log)
         if args.group_key is not None:
             refuse_unknown_group_key(args.group_key, pairs)
         pairs = fingerprint_pairs(pairs)
     refuse_small_frames(lpips, pairs, config)
     near_duplicates = settle_near_duplicates(args.near_duplicates, args.test_jsonl.parent)
-    alike = refuse_leaks(models, pairs, near_duplicates, log)
+    with listed_in(args.output_dir):
+        alike = refuse_leaks(models, pairs, near_duplicates, log)
     units = unit_names(pairs)
     baseline = read_baseline(compared_with, pairs, args.output_dir)
     dataset = EvaluationPairs(pairs, config.resolution, config.fit)
@@ -78,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     log(f"Scoring {len(pairs)} photos, {frames}, {precision.describe()}, {describe_device(device)}")
     log(describe_units(pairs, units, args.group_key or find_group_key(args.test_jsonl)))
     visuals = VisualsFolder(args.output_dir, pairs, config.save_visuals)
-    with flagged("--output_dir", args.output_dir), FolderLock(args.output_dir, log), visuals:
+    with flagged("--output_dir", args.output_dir), FolderLock(args.output_dir, log), visuals, Waiting(device, log):
         remove_stale_temporaries(args.output_dir)
         batches = equal_size_batches(dataset, config.batch_size)
         loader = evaluation_loader(dataset, batches, config.num_workers, device.type == "cuda")

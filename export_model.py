@@ -24,6 +24,7 @@ if __name__ == "__main__":
     signals.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
 
 from common.exits import DONE, flagged, guarded
+from common.lists import listed_in
 from common.log import RunLog
 from engine.exporting.config import parse_args
 
@@ -51,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     from engine.provenance import settle_near_duplicates
     from engine.runtime import choose_device, describe_device, keep_freed_memory, score_exactly
     from engine.testing.results import summary_of
+    from engine.waiting import Waiting
 
     log = RunLog()
     device = choose_device(args.device)
@@ -61,16 +63,18 @@ def main(argv: list[str] | None = None) -> int:
     models = read_folds(args.cv_dir, log)
     with flagged("--cv_dir", args.cv_dir):
         candidates = candidates_of(args.cv_dir, models, log)
-    with flagged("--test_jsonl", args.test_jsonl):
+    with flagged("--test_jsonl", args.test_jsonl), listed_in(args.output.parent):
         pairs = find_test_pairs(args.test_jsonl, args.base_dir, args.group_key, models, log)
     near_duplicates = settle_near_duplicates(args.near_duplicates, Path(pairs[0].file).parent if pairs else None)
-    alike = refuse_leaks(models, pairs, near_duplicates, log)
+    with listed_in(args.output.parent):
+        alike = refuse_leaks(models, pairs, near_duplicates, log)
     units = unit_names(pairs)
     validation = validation_summaries(candidates)
     refuse_unknown_choice(candidates, args.choose, scored=bool(pairs))
     if pairs:
         log(f"Scoring {len(candidates)} candidates on {len(pairs)} test photos, float32, {describe_device(device)}")
-    records = score_on_test(candidates, pairs, device, args.num_workers, log)
+    with Waiting(device, log):
+        records = score_on_test(candidates, pairs, device, args.num_workers, log)
     test = {name: summary_of(rows, units) for name, rows in records.items()}
     log_scores(candidates, validation, test, units, log)
     ranking = rank_folds(candidates, records, units)

@@ -47,18 +47,23 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     config = from_args(FivekConfig, args, parser)
     # Only now what is heavy: --help and a mistyped flag answer at once.
+    from common.lists import listed_in
     from common.locks import FolderLock
     from data.fivek.dataset import refuse_other_options, write_dataset
     from data.fivek.match import find_photos
     from data.fivek.prepare import prepare_pairs, report_dataset, report_found
 
     log = RunLog()
+    for name in sorted(parser.given & {"val_ratio", "split_by", "seed"}):
+        if config.val_list is not None:
+            log(f"Note: --{name} is not used: --val_list says which pairs validate")
     if args.check:
         with flagged("--output_dir", config.output_dir):
             refuse_other_options(config)
         log(f"--check: {config.output_dir} was made with these options")
         return DONE
-    with flagged("--fivek_dir", config.fivek_dir), flagged("--output_dir", config.output_dir):
+    place = config.output_dir
+    with flagged("--fivek_dir", config.fivek_dir), flagged("--output_dir", place), listed_in(place):
         found = find_photos(config)
         report_found(config, found, log)
         with FolderLock(config.output_dir, log):

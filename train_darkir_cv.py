@@ -21,6 +21,7 @@ if __name__ == "__main__":
     signals.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
 
 from common.exits import DONE, flagged, guarded
+from common.lists import listed_in
 from common.log import RunLog
 from engine.training.config import parse_args
 
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     from engine.training.summary import update_summary
     from engine.training.train import train_fold
     from engine.training.updates.execution import keep_compiled_code
+    from engine.waiting import Waiting
 
     device = choose_device(args.device)
     score_exactly()
@@ -45,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     keep_freed_memory(device)
     with joined(device, options.train.batch_size) as (world, device):
         log = RunLog(None if args.dry_run else args.output_dir / "train.log", silent=not world.writes)
-        with flagged("--output_dir", args.output_dir):
+        lists = None if args.dry_run else args.output_dir
+        with flagged("--output_dir", args.output_dir), listed_in(lists), Waiting(device, log):
             if args.kernels is not None:
                 log("--kernels plain has no effect any more: there is one way to compute")
             options = with_vgg_digest(settle_resume(options, log))
@@ -53,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
                 plans = [single_plan(args, options, log)]
             else:
                 plans = cross_validation_plans(args, options, log)
+            for line in args.unused:
+                log(line)
             if args.dry_run:
                 dry_run(plans, options, device, args.output_dir, log)
                 return DONE

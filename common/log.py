@@ -14,6 +14,8 @@ import traceback
 from pathlib import Path
 from typing import TextIO
 
+from common.bars import above_bars
+
 STALL_SECONDS = 600.0
 TURNS = 4  # of the watchdog in that time
 
@@ -42,7 +44,9 @@ class RunLog:
             character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in line
         )
         lines = [line]
-        if fault := write(sys.stdout, line + "\n"):
+        with above_bars():
+            fault = write(sys.stdout, line + "\n")
+        if fault:
             lines.append(f"⚠️  stdout takes no more lines ({fault}); the work goes on")
         if self.path is not None and (fault := self._append(lines)):
             lines.append(f"⚠️  {self.path} takes no more lines ({fault}); the work goes on")

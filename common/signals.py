@@ -55,7 +55,9 @@ def _end_at_second(reader: int) -> None:
             elif time.monotonic() - first >= SAME_REQUEST_SECONDS:
                 name = signal.Signals(number).name
                 with contextlib.suppress(OSError):
-                    os.write(2, f"stopped at once: {name} is the second signal; the last saved state stays\n".encode())
+                    line = "\n" if os.isatty(2) else ""
+                    told = f"{line}stopped at once: {name} is the second signal; the last saved state stays\n"
+                    os.write(2, told.encode())
                 kill_children()
                 os._exit(128 + number)
 

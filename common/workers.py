@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 import traceback
 from collections import deque
@@ -19,6 +18,7 @@ from multiprocessing import connection, get_context
 from typing import Any, TypeVar
 
 from common import signals
+from common.bars import progress_bar
 from common.errors import InputError
 from common.log import alive
 
@@ -38,10 +38,8 @@ def in_threads(
 
     A progress bar with `title` is shown on a terminal only. Raises Stopped when a stop was requested.
     """
-    from tqdm import tqdm  # only here: scripts import this file before they parse their arguments
-
     queue = deque(items)
-    bar = tqdm(total=len(queue), desc=title, disable=not sys.stderr.isatty())
+    bar = progress_bar(len(queue), title)
     pool = ThreadPoolExecutor(workers)
     running: dict[Future, Item] = {}
     try:

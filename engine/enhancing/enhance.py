@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from common import signals
+from common.bars import progress_bar
 from common.errors import InputError, OutOfMemory, Stopped
 from common.files import json_bytes, remove_stale_temporaries, write_bytes
 from common.log import RunLog
@@ -85,29 +84,28 @@ def enhance_all(tasks: list[PhotoTask], run: Enhancement, log: RunLog) -> list[s
         remove_stale_temporaries(place)
     if "stale" in states:
         log(f"{states.count('stale')} results are made again: their photos have changed, or they are not whole")
-    bar = tqdm(total=len(tasks), initial=len(tasks) - len(todo), unit="photo", disable=not sys.stderr.isatty())
     faults: list[str] = []
     spent: list[float] = []
-    for number, task in enumerate(todo, start=1):
-        if signals.requested():
-            again = "run the same command again for the rest"
-            if run.overwrite:
-                again = "the same command begins anew, as it has --overwrite"
-            raise Stopped(f"{signals.requested()} received after {len(spent)} photos; {again}")
-        started = time.monotonic()
-        try:
-            files, size = _enhanced(task, run)
-        except InputError as fault:
-            faults.append(str(fault))
-            log(f"⚠️  {fault}")
-        else:
-            if not _write(task, run, files):
-                size = "made by another process"
-            spent.append(time.monotonic() - started)
-            left = sum(spent) / len(spent) * (len(todo) - number)
-            log(f"[{number}/{len(todo)}] {task.path}: {size}, {spent[-1]:.1f} s, {left / 60:.0f} min left")
-        bar.update()
-    bar.close()
+    with progress_bar(len(tasks), unit="photo", initial=len(tasks) - len(todo)) as bar:
+        for number, task in enumerate(todo, start=1):
+            if signals.requested():
+                again = "run the same command again for the rest"
+                if run.overwrite:
+                    again = "the same command begins anew, as it has --overwrite"
+                raise Stopped(f"{signals.requested()} received after {len(spent)} photos; {again}")
+            started = time.monotonic()
+            try:
+                files, size = _enhanced(task, run)
+            except InputError as fault:
+                faults.append(str(fault))
+                log(f"⚠️  {fault}")
+            else:
+                if not _write(task, run, files):
+                    size = "made by another process"
+                spent.append(time.monotonic() - started)
+                left = sum(spent) / len(spent) * (len(todo) - number)
+                log(f"[{number}/{len(todo)}] {task.path}: {size}, {spent[-1]:.1f} s, {left / 60:.0f} min left")
+            bar.update()
     return faults
 
 

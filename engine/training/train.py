@@ -7,17 +7,16 @@ finish. Everything random derives from (seed, epoch, index), so that a run that 
 from __future__ import annotations
 
 import contextlib
-import math
-import sys
 import time
 from collections.abc import Iterator
 
 import torch
-from tqdm import tqdm
 
 from common import signals
-from common.errors import InputError, Stopped
+from common.bars import progress_bar
+from common.errors import FaultList, InputError, Stopped
 from common.files import remove_stale_temporaries, utc_now, write_jsonl
+from common.lists import SHOWN
 from common.locks import FolderLock
 from common.log import RunLog
 from data.units import unit_names
@@ -25,6 +24,7 @@ from engine import checkpoint
 from engine.distributed import World
 from engine.exclusion import EXCLUDED
 from engine.inference import Restore, identity, mean_metrics, restorer, score
+from engine.training.clock import Clock
 from engine.training.config import Options
 from engine.training.feed import Feed, open_feed
 from engine.training.flags import red_flags
@@ -38,6 +38,7 @@ from engine.training.tracking import Tracker
 from engine.training.updates.execution import make_stepper
 from engine.training.updates.learner import Learner, frozen_stages, set_trainable
 from engine.training.updates.loop import Updates
+from engine.training.updates.memory import memory_used
 
 SAVE_SECONDS = 120.0
 
@@ -111,7 +112,9 @@ def train(run: Run) -> None:
     if pretrained and progress.step and progress.start is None:
         log("This run began in a version that did not validate starting weights: flags compare with its first epoch")
 
-    with Tracker(plan.folder, next_epoch) if run.world.writes else contextlib.nullcontext() as tracker:
+    with (
+        Tracker(plan.folder, next_epoch, progress.history) if run.world.writes else contextlib.nullcontext() as tracker
+    ):
         if pretrained and progress.step == 0 and progress.start is None:
             scores = _validate(run, feed, restore, learner, progress, files)
             progress.begin_with(scores, mean_metrics(scores), run.tf32, run.precision.name)
@@ -121,18 +124,22 @@ def train(run: Run) -> None:
             files.save_state(learner, progress)
             log(epoch_line(progress.history[0], config.epochs))
 
+        memory_told = False
         made = Updates(run, stepper, feed, progress, memory)
-        began, first_epoch = time.monotonic(), progress.epochs + 1
+        clock = Clock(plan.name.lower(), config.epochs, updates, run.epoch_plan.samples_per_update, progress)
         while progress.epochs < config.epochs and not progress.stopped_early:
             epoch = progress.epochs + 1
             if _unfreeze(run, learner, epoch - 1):
                 stepper.recapture()
 
             saved_at, saved_step = time.monotonic(), progress.step
-            with _progress_bar(run, epoch, progress.step % updates) as bar:
+            shown = updates if run.world.writes else 0
+            with progress_bar(shown, f"Epoch {epoch}", initial=progress.step % updates, leave=False) as bar:
                 while made.started < epoch * updates:
                     made.start_next()
                     bar.update()
+                    if line := clock.line_within(progress):
+                        log(line)
                     if made.stop_requested():
                         made.read()
                         files.save_state(learner, progress)
@@ -167,23 +174,28 @@ def train(run: Run) -> None:
                 if keep or epoch in (1, config.epochs):
                     tracker.pictures(epoch, feed.frames, restore, run.device)
             files.save_state(learner, progress)
-            _log_epoch(run, progress, flags)
-            if epoch == first_epoch < config.epochs:
-                seconds, left = time.monotonic() - began, config.epochs - epoch
-                minutes = math.ceil(seconds * left / 60)
-                log(f"This epoch took {seconds:.0f} s: at most {minutes} min for the other {left} epochs")
+            _log_epoch(run, progress, flags, clock.end_epoch(progress))
+            if not memory_told and (used := memory_used(run.device)):
+                log(used)
+                memory_told = True
             if signal_name := _stop_signal(run):
                 raise _stopped(signal_name, progress)
 
         untouched = score(identity, feed.validation, plan.val, run.device, run.world)
         if tracker is not None:
             tracker.curves(progress.history)
-        if changes := feed.changes():
-            uncertain = "changed while the run read them, so nobody can say what it learned from"
-            fault = f"{changes} {uncertain}; start anew with --overwrite"
+        if changed := feed.changes():
+            uncertain = (
+                "changed while the run read them, so nobody can say what it learned from; start anew with --overwrite"
+            )
+            fault = InputError(f"{', '.join(changed)} {uncertain}")
+            if len(changed) > SHOWN:
+                fault = InputError.listing(
+                    FaultList(f"{len(changed)} photos {uncertain}", tuple(changed), len(changed))
+                )
             # Marked, or the same command would finish the run from this state as if nothing had been.
-            files.save_state(learner, progress, unsound=fault)
-            raise InputError(fault)
+            files.save_state(learner, progress, unsound=str(fault))
+            raise fault
         files.save_final(learner, progress, untouched, units)
         if progress.best_epoch["epoch"] == 0:
             log(
@@ -217,12 +229,6 @@ def _unfreeze(run: Run, learner: Learner, epoch: int) -> bool:
     return more
 
 
-def _progress_bar(run: Run, epoch: int, done: int) -> tqdm:
-    """Updates of one epoch, on a terminal only: a log file gets one line an epoch."""
-    shown = run.world.writes and sys.stderr.isatty()
-    return tqdm(total=run.epoch_plan.updates, initial=done, desc=f"Epoch {epoch}", leave=False, disable=not shown)
-
-
 def _stop_signal(run: Run) -> str | None:
     """The signal that requested a stop, of whichever process got it; all processes get the same answer."""
     if not run.world.any(signals.requested() is not None, run.device):
@@ -234,8 +240,9 @@ def _stopped(signal_name: str, progress: Progress) -> Stopped:
     return Stopped(f"{signal_name} received; state saved at update {progress.step}, run the same command again")
 
 
-def _log_epoch(run: Run, progress: Progress, flags: dict[str, str]) -> None:
+def _log_epoch(run: Run, progress: Progress, flags: dict[str, str], times: str) -> None:
     run.log(epoch_line(progress.history[-1], run.options.train.epochs))
+    run.log(times)
     told = progress.history[-2]["flags"] if len(progress.history) > 1 else []
     for name, advice in flags.items():
         if name not in told:

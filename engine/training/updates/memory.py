@@ -67,6 +67,16 @@ class MemoryProbe:
             self.use = MemoryUse(after, max(1, peak - self._before), self._capacity)
 
 
+def memory_used(device: torch.device) -> str | None:
+    """For the log, the most of a GPU's memory that this process had so far; None on the CPU."""
+    if device.type != "cuda":
+        return None
+    gib = 2**30
+    tensors, held = torch.cuda.max_memory_allocated(device) / gib, torch.cuda.max_memory_reserved(device) / gib
+    whole = torch.cuda.mem_get_info(device)[1] / gib
+    return f"GPU memory at its peak: {tensors:.1f} GiB of tensors, {held:.1f} GiB reserved, of {whole:.1f} GiB"
+
+
 def memory_advice(
     use: MemoryUse | None, batch_size: int, resolution: int, resident: ResidentPairs | None = None
 ) -> str:
