@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     from engine.training.dry_run import dry_run
     from engine.training.plans import cross_validation_plans, single_plan, with_vgg_digest
     from engine.training.resume import refuse_to_extend_unfinished, settle_resume
+    from engine.training.run import unused_flags
     from engine.training.summary import update_summary
     from engine.training.train import train_fold
     from engine.training.updates.execution import keep_compiled_code
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
                 plans = [single_plan(args, options, log)]
             else:
                 plans = cross_validation_plans(args, options, log)
-            for line in args.unused:
+            for line in unused_flags(args, options):
                 log(line)
             if args.dry_run:
                 dry_run(plans, options, device, args.output_dir, log)

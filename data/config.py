@@ -11,6 +11,7 @@ from common.options import option, require
 
 MIN_RESOLUTION, MAX_RESOLUTION = 16, 16384
 SPLITS_DIR = Path("data_splits")  # where a split is looked for when none is named
+VAL_RATIO = 0.1  # of a single run without validation pairs
 MIN_SIDE = 11  # pixels, the SSIM window: a smaller photo could be neither validated nor tested
 
 

@@ -16,11 +16,9 @@ from common.exits import flagged
 from common.files import is_no_folder
 from common.options import Parser, add_options, finite_float, from_args, make_parser, option, require
 from darkir.architectures import MODEL_SIZES, Config, RestormerConfig, encoder_stages
-from data.config import SPLITS_DIR, DataConfig, add_likeness_option
+from data.config import SPLITS_DIR, VAL_RATIO, DataConfig, add_likeness_option
 from data.manifest import METADATA
 from losses.config import LossConfig
-
-VAL_RATIO = 0.1
 
 
 @dataclass(frozen=True)
@@ -172,8 +170,7 @@ SECTIONS: dict[str, tuple[type, str]] = {
 
 
 def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Namespace, Options]:
-    """Flags -> (args, Options); a contradiction between flags is a usage error (exit 2). `args.unused`: the flags that were given
-    and have no effect beside the others, each with the reason, for the log."""
+    """Flags -> (args, Options); a contradiction between flags is a usage error (exit 2). `args.given`: the flags named."""
     parser = make_parser(description)
     rows = parser.add_argument_group("rows")
     rows.add_argument(
@@ -245,39 +242,20 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     for config_class, title in SECTIONS.values():
         add_options(parser, config_class, title)
     args = parser.parse_args(argv)
+    args.given = parser.given
     args.split_assumed = args.data_splits_dir is None and args.train_jsonl is None and (SPLITS_DIR / METADATA).is_file()
     if args.split_assumed:
         args.data_splits_dir = SPLITS_DIR
     configs: dict[str, Any] = {
         name: from_args(config_class, args, parser) for name, (config_class, _) in SECTIONS.items()
     }
-    options = Options(
-        **configs,
-        overwrite=args.overwrite,
-        extend=args.extend,
-        accept_changes=args.accept_changes,
-        resume=args.resume,
-    )
+    going_on = {name: getattr(args, name) for name in ("overwrite", "extend", "accept_changes", "resume")}
+    options = Options(**configs, **going_on)
     _refuse_contradictions(args, options, parser)
-    args.unused = _unused(parser.given, args, options)
     if args.output_dir is None:
         model, suffix = options.model, "_cv" if args.data_splits_dir else ""
         args.output_dir = Path(f"outputs_{model.arch}_{options.data.resolution}_{model.model_size}{suffix}")
     return args, options
-
-
-def _unused(given: frozenset[str], args: argparse.Namespace, options: Options) -> list[str]:
-    reasons: dict[str, str] = {}
-    if options.model.pretrained_path is None and args.resume is None:
-        weightless = "there are no starting weights (--pretrained_path)"
-        reasons |= dict.fromkeys(("allow_partial", "allow_seen_validation"), weightless)
-        if args.exclude_splits_dir is None:
-            reasons["near_duplicates"] = weightless
-    if not options.loss.needs_vgg:
-        reasons["vgg_weights"] = "--lambda_vgg and --lambda_side are 0"
-    if options.data.cache == "off":
-        reasons["cache_dir"] = "--cache is off"
-    return [f"Note: --{name} is not used: {reason}" for name, reason in reasons.items() if name in given]
 
 
 def _refuse_contradictions(args: argparse.Namespace, options: Options, parser: Parser) -> None:
@@ -292,9 +270,7 @@ def _refuse_contradictions(args: argparse.Namespace, options: Options, parser: P
     if args.data_splits_dir is not None and args.exclude_splits_dir is not None:
         parser.error("--exclude_splits_dir belongs to --train_jsonl; the folds of a split hold out their own photos")
     if "val_ratio" in parser.given and (args.data_splits_dir is not None or args.val_jsonl is not None):
-        parser.error(
-            "--val_ratio belongs to --train_jsonl without --val_jsonl; else the validation pairs are there already"
-        )
+        parser.error("--val_ratio belongs to --train_jsonl without --val_jsonl: these bring their validation pairs")
     if args.data_splits_dir is not None and args.group_key is not None:
         parser.error("--group_key belongs to --train_jsonl; a split records its own")
     if args.val_ratio is not None and not 0 < args.val_ratio < 1:

@@ -16,7 +16,7 @@ from common.jsonl import read_jsonl
 from common.lists import SHOWN, log_list, write_lines
 from common.log import RunLog
 from common.options import plain
-from data.config import SPLITS_DIR
+from data.config import SPLITS_DIR, VAL_RATIO
 from data.fingerprint import fingerprint_pairs, has_look, set_digest
 from data.images import DECODER
 from data.lookalikes import near_duplicate_rows
@@ -26,7 +26,7 @@ from data.splits.split import hold_out
 from data.units import refuse_unknown_group_key
 from engine.exclusion import exclude_held_out
 from engine.provenance import DIGESTS, settle_near_duplicates
-from engine.training.config import SECTIONS, VAL_RATIO, Options
+from engine.training.config import SECTIONS, Options
 from losses.perceptual import vgg_file
 
 LOOKALIKES, SHARED = "lookalikes.txt", "shared_groups.txt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,21 @@ def learning_lines(options: Options) -> list[str]:
     last = len(names) - 1
     rates = [f"{name} {lr * finetune.layer_decay ** (last - stage):.2e}" for stage, name in enumerate(names)]
     return [told, f"Peak learning rate: {', '.join(rates)}"]
+
+
+def unused_flags(args: argparse.Namespace, options: Options) -> list[str]:
+    """The flags that were given and have no effect beside the others, a line for the log each."""
+    reasons: dict[str, str] = {}
+    if options.model.pretrained_path is None and args.resume is None:
+        weightless = "there are no starting weights (--pretrained_path)"
+        reasons |= dict.fromkeys(("allow_partial", "allow_seen_validation"), weightless)
+        if args.exclude_splits_dir is None:
+            reasons["near_duplicates"] = weightless
+    if not options.loss.needs_vgg:
+        reasons["vgg_weights"] = "--lambda_vgg and --lambda_side are 0"
+    if options.data.cache == "off":
+        reasons["cache_dir"] = "--cache is off"
+    return [f"Note: --{name} is not used: {reason}" for name, reason in reasons.items() if name in args.given]
 
 
 def describe(run: Run, learner: Learner) -> None:

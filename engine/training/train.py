@@ -24,7 +24,6 @@ from engine import checkpoint
 from engine.distributed import World
 from engine.exclusion import EXCLUDED
 from engine.inference import Restore, identity, mean_metrics, restorer, score
-from engine.training.clock import Clock
 from engine.training.config import Options
 from engine.training.feed import Feed, open_feed
 from engine.training.flags import red_flags
@@ -35,6 +34,7 @@ from engine.training.run import Run, describe, from_where_it_stands, make_run
 from engine.training.self_test import rehearse_on_copy, self_test
 from engine.training.state import RunFiles
 from engine.training.tracking import Tracker
+from engine.training.updates.clock import Clock
 from engine.training.updates.execution import make_stepper
 from engine.training.updates.learner import Learner, frozen_stages, set_trainable
 from engine.training.updates.loop import Updates

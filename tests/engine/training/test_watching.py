@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from common.bars import progress_bar
 from common.log import RunLog
 from common.workers import in_threads
-from engine.training import clock
+from engine.training.updates import clock
 from engine.training.updates.memory import memory_used
 from tests.helpers.run_records import scalars
 from tests.helpers.train_runs import stop_at, train
