@@ -23,7 +23,7 @@ from engine.provenance import DIGESTS
 
 FLAG = "--exclude_splits_dir"
 EXCLUDED = "excluded.jsonl"
-SHOWN = 20
+SHOWN = 5
 
 Parts = dict[str, list[Pair]]
 Held = list[tuple[str, dict]]  # `file:line` and row
