@@ -3,10 +3,9 @@
   python -m bench.bench_waiting [--spins default 2000 0] [--neighbours 0 1 4] [--rounds 5]
 
 A step of DarkIR-m on four 96 x 96 crops (forward, L1, backward, AdamW), as many threads as CPUs. Each cell is a process of its
-own, because libgomp reads GOMP_SPINCOUNT when torch is imported; `default` leaves it unset, and
-`as the scripts` does so too, under engine/waiting.py. A neighbour is a process that
-computes without end. The last column is the sum
-of a restored batch after three steps, whose bits must not depend on how threads wait.
+own, because libgomp reads GOMP_SPINCOUNT when torch is imported; `default` leaves it unset, and so does `as the scripts`, under
+engine/waiting.py (`asleep`: in the end its threads slept). A neighbour is a process that computes without end. The last column is
+the sum of a batch restored after three steps, whose bits must not depend on how threads wait.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import time
 NEIGHBOUR = "while True: pass"
 SCRIPTS = "as the scripts"
 SPINS = ("default", "20000", "2000", "300", "0", SCRIPTS)
+LOOK_SECONDS = 2.0  # between the looks of engine/waiting.py, as a cell is short
 LIMIT = 60.0  # seconds a cell: what takes longer ends after the steps that it has made
 
 
@@ -94,7 +94,8 @@ def time_steps(rounds: int, limit: float, watched: bool) -> None:
     variant = Variant("ours", network, torch.channels_last)
     step, seconds, began = make_call(variant, Workload("Training step", 96, 4, True)), [], time.monotonic()
     said = lambda line: print(line, file=sys.stderr)  # noqa: E731
-    with Waiting(torch.device("cpu"), said) if watched else contextlib.nullcontext():
+    watching = Waiting(torch.device("cpu"), said, period=LOOK_SECONDS) if watched else contextlib.nullcontext()
+    with watching as threads:
         for number in range(2 + rounds):
             started = time.monotonic()
             step(number)
@@ -104,8 +105,9 @@ def time_steps(rounds: int, limit: float, watched: bool) -> None:
                     restored = variant.restore(photo_sets(96, 4)[0][0]).double().sum().item()
             if number >= 2 and time.monotonic() - began > limit:
                 break
+        asleep = " asleep" if threads is not None and threads.gives_way else ""
     timed = seconds[2:]
-    print(f"{statistics.median(timed):.2f} ({min(timed):.2f} to {max(timed):.2f})\t{float.hex(restored)}")
+    print(f"{statistics.median(timed):.2f} ({min(timed):.2f} to {max(timed):.2f}){asleep}\t{float.hex(restored)}")
 
 
 if __name__ == "__main__":

@@ -23,10 +23,10 @@ from common import signals
 
 # Whoever set one of these has decided: GNU's, and those of other OpenMP libraries.
 DECIDED = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-FIRST_LOOK = 0.2  # seconds that a computation waits for its first look at the CPUs
+FIRST_LOOK = 0.3  # seconds that a computation waits for its first look at the CPUs
 PERIOD = 10.0  # seconds between looks
 # CPUs that lack for one thread each: from the first on the threads sleep, below the second they spin again.
-CROWDED, ROOMY = 0.5, 0.2
+CROWDED, ROOMY = 0.6, 0.3
 ENOUGH_WORK = 2**20  # elements of a tensor that torch shares among all its threads
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -105,9 +105,10 @@ class Waiting:
             ready.set()
             self._team_ends.wait()
 
-        self._team = threading.Thread(target=hold, name="second team", daemon=True)
-        self._team.start()
+        team = threading.Thread(target=hold, name="second team", daemon=True)
+        team.start()
         ready.wait()
+        self._team = team
 
     def _spin(self) -> None:
         if self._team is not None:
