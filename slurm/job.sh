@@ -44,7 +44,7 @@ job_id() { # The id to requeue. In the last array task SLURM_JOB_ID is the whole
 job_folder() { say "$OUTPUT_DIR/.slurm/${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}"; }
 
 # Listed, not tested: network file systems remember for a while that a name was missing, but not what a folder held.
-is_there() { [[ -n $(find "${1%/*}" -maxdepth 1 -name "${1##*/}" 2>/dev/null) ]]; }
+is_there() { [[ -n $(find "${1%/*}/" -maxdepth 1 -name "${1##*/}" 2>/dev/null) ]]; }
 
 check_slurm_numbers() { # Slurm's own are numbers; what a user has exported by mistake must not be evaluated as arithmetic
     local name
