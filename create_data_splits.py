@@ -8,7 +8,8 @@ Photos that look the same, share an image or have the same `group` stay on one s
   ./create_data_splits.py --input_dir photos --audit
   ./create_data_splits.py --input_dir photos --output_dir data_splits --check
 
-Writes test.jsonl, fold_K/train.jsonl, fold_K/val.jsonl and split_metadata.json. With --audit it makes no split, but lists
+Writes test.jsonl, fold_K/train.jsonl, fold_K/val.jsonl and split_metadata.json, and left_out.csv with what --input_dir holds
+besides pairs. With --audit it makes no split, but lists
 the pairs that look wrong, worst first: audit.html to look at, audit.jsonl to pick the lines for --drop from.
 Exit codes: 0 done, 1 a failure of ours or of the machine, 2 the input is wrong, 75 stopped by a signal.
 """
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     from data.audit.audit import audit_pairs, report_audit
     from data.audit.page import write_audit
     from data.fingerprint import fingerprint_pairs
+    from data.folders import report_left_out
     from data.splits.files import split_metadata, write_split_folder
     from data.splits.split import make_split, refuse_repeated_sources
     from data.splits.steps import (
@@ -70,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     for line in unused_options(config, wanted.audit, args.check, parser.given):
         log(line)
     with listed_in(None if args.check else config.output_dir):
-        pairs, base_dir = read_input(config, log)
+        pairs, base_dir, left_out = read_input(config, log)
         pairs, dropped = leave_out(pairs, config, log)
     if wanted.audit:
         with listed_in(config.output_dir):
@@ -80,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         assert source is not None  # SplitConfig requires one of the two
         with flagged("--output_dir", config.output_dir):
             write_audit(config.output_dir, audit, source, log)
+            report_left_out(left_out, Path(config.output_dir), log)
         return DONE
     if args.check:
         with flagged("--output_dir", config.output_dir):
@@ -95,6 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     metadata = split_metadata(config, words, base_dir, pairs, near, split, dropped)
     with flagged("--output_dir", config.output_dir), FolderLock(config.output_dir, log):
         is_new = write_split_folder(Path(config.output_dir), base_dir, pairs, split, metadata)
+        report_left_out(left_out, Path(config.output_dir), log)
     report_written(is_new, config, log)
     return DONE
 

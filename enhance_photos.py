@@ -4,10 +4,10 @@
 Example:
     python enhance_photos.py --cv_dir outputs_darkir_384_m_cv --input photos/ --output enhanced/
 
-Reads JPEG, PNG, TIFF (8 and 16 bit), WebP, BMP, and DNG where rawpy is installed. EXIF stays, orientation is applied,
-colours become sRGB. The models' mean is written below OUTPUT under the names of the photos, with a contact sheet. The same
-command again goes on with what is missing; nothing is overwritten unless asked. A photo that cannot be read is listed at
-the end (exit 3).
+Reads JPEG, PNG, TIFF (8 and 16 bit), WebP, BMP and AVIF; cameras' raw files where rawpy is installed, HEIC where pillow-heif
+is. EXIF stays, orientation is applied, colours become sRGB. The models' mean is written below OUTPUT under the names of the
+photos, with a contact sheet; left_out.csv there names what --input holds besides photos. The same command again goes on with
+what is missing; nothing is overwritten unless asked. A photo that cannot be read is listed at the end (exit 3).
 """
 
 import sys
@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the script; returns the exit code."""
     args, config = parse_args(argv, __doc__)
     # Only now what imports torch: --help and a mistyped flag answer at once.
+    from data.folders import report_left_out
     from engine.enhancing.enhance import Enhancement, enhance_all, settings_of, short_side_seen
     from engine.enhancing.sheet import write_sheet
     from engine.enhancing.tasks import list_photos, refuse_clashes
@@ -53,12 +54,13 @@ def main(argv: list[str] | None = None) -> int:
     precision = choose_precision(device, config.mixed_precision, "auto")
     models = read_models(args.cv_dir, args.checkpoint, log)
     short_side = short_side_seen(config, models, log)
-    left_out = f" ({others} other files left alone)" if others else ""
+    left_out = f" ({len(others)} other files left alone)" if others else ""
     log(f"{len(tasks)} photos{left_out}, {len(models)} models, {precision.describe()}, {describe_device(device)}")
     restorers = make_restorers(models, config.tta, precision, device, log)
     settings = settings_of(config, models)
     run = Enhancement(config, settings, restorers, short_side, device, args.output, args.overwrite)
     with flagged("--output", args.output), Waiting(device, log):
+        report_left_out(others, args.output, log)
         faults = enhance_all(tasks, run, log)
         paths = dict.fromkeys(str(model.path) for model in models)  # an ensemble's file holds several
         sheet = write_sheet(args.output, f"Models: {', '.join(paths)}.")

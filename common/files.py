@@ -27,6 +27,11 @@ from common.errors import InputError
 TEMPORARY = ".darkir-tmp."
 OWN_TEMPORARY = re.compile(re.escape(TEMPORARY) + r"(?P<host>[^.]*)\.(?P<pid>\d+)\.[0-9a-f]{8}\.")
 FORMULA = re.compile(r"'*[=+\-@\t\r]")  # with what stands for a written ', so that each cell can be read back
+# Of Synology, QNAP, Windows, macOS archives and file systems: thumbnails, what was deleted, snapshots of everything.
+SYSTEM_FOLDERS = frozenset(
+    {"@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "recycler"}
+    | {"system volume information", "__macosx", "lost+found"}
+)
 LONGEST_NAME = 255  # bytes of a file name
 CHUNK = 2**20  # bytes read at a time: a file of weights may be large
 # What file systems answer that have no fsync of a folder (NFS, SMB, WSL); the rename itself is still atomic there.
@@ -175,22 +180,38 @@ def is_no_folder(path: str | Path) -> bool:
     return Path(path).exists() and not Path(path).is_dir()
 
 
-def visible_folders(base: Path, skip: Path | None = None) -> Iterator[tuple[Path, list[str]]]:
+def visible_folders(
+    base: Path, skip: Path | None = None, left_out: list[tuple[Path, str]] | None = None
+) -> Iterator[tuple[Path, list[str]]]:
     """Yield `base` and each folder below it with the sorted names of its files.
 
-    Linked folders are entered, every real folder once; hidden folders and what lies in `skip` are left out. Raises InputError
-    naming a folder that cannot be listed: without it, its photos would be missing in silence.
+    Linked folders are entered, every real folder once; hidden folders, those of systems, and what lies in `skip` are not. Each
+    folder that was not entered, or cannot be listed, goes into `left_out` with the reason. Raises InputError naming a folder that
+    cannot be listed when it is `base`, or nobody would be told.
     """
 
     def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename}: {error.strerror}")
+        if left_out is None or os.path.realpath(error.filename) == os.path.realpath(base):
+            raise InputError(f"{error.filename}: {error.strerror}")
+        left_out.append((Path(error.filename), f"cannot be listed: {error.strerror}"))
 
-    seen = set() if skip is None else {os.path.realpath(skip)}
+    unentered = [] if left_out is None else left_out
+    skipped = None if skip is None else os.path.realpath(skip)
+    seen: set[str] = set()
     for folder, folders, files in os.walk(base, onerror=refuse, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:
+        if real in seen or real == skipped:
             folders.clear()
+            if real != skipped:
+                unentered.append((Path(folder), "a link to a folder that was looked through already"))
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        unentered += [(Path(folder, name), reason) for name in folders if (reason := _why_not_entered(name))]
+        folders[:] = sorted(name for name in folders if not _why_not_entered(name))
         yield Path(folder), sorted(files)
+
+
+def _why_not_entered(name: str) -> str | None:
+    if name.startswith("."):
+        return "a hidden folder"
+    return "a folder of the system or NAS, not of the user" if name.casefold() in SYSTEM_FOLDERS else None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import io
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from PIL import Image, ImageCms
 Curve = Callable[[np.ndarray], np.ndarray]
 
 PCS_WHITE = np.array([0.96420288, 1.0, 0.82490540])  # D50 as ICC profiles store it
+SRGB_CHROMATICITIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # white, red, green, blue
 ROWS = 256  # rows converted at a time: bounds the float copies of a large photo
 # Parameters of each function type of a `para` tag, in the file's order g a b c d e f.
 PARAMETERS = {0: 1, 1: 3, 2: 4, 3: 5, 4: 7}
@@ -183,9 +184,20 @@ def _fixed(tag: bytes, start: int, count: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=1)
 def _srgb_to_pcs() -> np.ndarray:
-    """Linear sRGB -> XYZ of the PCS: the primaries at D65, adapted to D50 by Bradford."""
-    primaries = np.array([[0.64, 0.30, 0.15], [0.33, 0.60, 0.06], [0.03, 0.10, 0.79]])
-    white = np.array([0.3127, 0.3290, 0.3583]) / 0.3290
+    """Linear sRGB -> XYZ of the PCS."""
+    return primaries_to_pcs(SRGB_CHROMATICITIES)
+
+
+def primaries_to_pcs(chromaticities: Sequence[float]) -> np.ndarray:
+    """(3, 3): linear RGB -> XYZ of the PCS (D50, by Bradford). chromaticities: white x y, red x y, green x y, blue x y.
+
+    Raises ZeroDivisionError or LinAlgError for colours that span no space.
+    """
+    # Rounded: 1 - 0.64 - 0.33 is not quite 0.03, and the pixels of files with a profile must not move by it.
+    points = [(x, y, round(1 - x - y, 6)) for x, y in zip(chromaticities[::2], chromaticities[1::2], strict=True)]
+    if points[0][1] == 0:
+        raise ZeroDivisionError("a white without light")
+    white, primaries = np.array(points[0]) / points[0][1], np.array(points[1:]).T
     to_xyz = primaries * np.linalg.solve(primaries, white)
     bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
     gain = (bradford @ PCS_WHITE) / (bradford @ white)
@@ -224,18 +236,36 @@ def _parametric(kind: int, parameters: np.ndarray, x: np.ndarray) -> np.ndarray:
 @functools.lru_cache(maxsize=1)
 def prophoto() -> bytes:
     """The ProPhoto RGB profile as Lightroom embeds it: matrix and pure gamma 1.80078."""
-    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, PROPHOTO_GAMMA) + b"\0\0"
+    return matrix_profile(PROPHOTO_COLORANTS, b"curv\0\0\0\0" + struct.pack(">IH", 1, PROPHOTO_GAMMA) + b"\0\0")
+
+
+def matrix_profile(colorants: Iterable[Iterable[float]], curve: bytes, name: str = "") -> bytes:
+    """An ICC profile for RGB. colorants: XYZ of red, green and blue, adapted to D50. curve: a tag, the same for each channel."""
     tags = {b"rTRC": curve, b"gTRC": curve, b"bTRC": curve, b"wtpt": _xyz(PCS_WHITE)}
-    tags |= dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(_xyz, PROPHOTO_COLORANTS), strict=True))
+    tags |= dict(zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(_xyz, colorants), strict=True))
+    if name:
+        text = name.encode("ascii") + b"\0"
+        tags[b"desc"] = (b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + bytes(78)).ljust(200, b"\0")
     start = 128 + 4 + 12 * len(tags)
     table, body = b"", b""
-    for name, content in tags.items():
-        table += struct.pack(">4sII", name, start + len(body), len(content))
+    for tag, content in tags.items():
+        table += struct.pack(">4sII", tag, start + len(body), len(content))
         body += content
     size = start + len(body)
     header = struct.pack(">I4sI4s4s4s", size, b"\0\0\0\0", 0x02400000, b"mntr", b"RGB ", b"XYZ ")
     header = (header + bytes(12) + b"acsp" + bytes(28) + _xyz(PCS_WHITE)[8:]).ljust(128, b"\0")
     return header + struct.pack(">I", len(tags)) + table + body
+
+
+def power_tag(gamma: float) -> bytes:
+    """A tone curve tag: code -> light = code ** gamma."""
+    return para_tag(0, gamma)
+
+
+def para_tag(kind: int, *parameters: float) -> bytes:
+    """A parametric tone curve tag of ICC.1:2010 10.15; parameters g a b c d e f, as many as the kind has."""
+    fixed = [round(value * 65536) for value in parameters]
+    return b"para\0\0\0\0" + struct.pack(f">HH{len(fixed)}i", kind, 0, *fixed)
 
 
 def _xyz(values: Iterable[float]) -> bytes:

@@ -20,11 +20,16 @@ from common.errors import Faults, InputError
 from common.memory import usable_cpus
 from common.workers import in_threads
 from data.config import MIN_SIDE
-from data.images import DECODER, decode_bytes, read_file
+from data.decoding.raw import is_raw
+from data.images import DECODER, decode_bytes, decoder_of, read_file
 from data.manifest import Pair
 from data.perceptual import Look, look_of, look_of_texts, text_of_hash, text_of_tone
 
 UNUSABLE = ("images that cannot be used", "Repair these images or remove their rows.")
+RAW_FRAME = (
+    "; a raw file is developed to the camera's whole frame: export the other photo uncropped and at full size, or let "
+    "prepare_fivek_robust.py make the pairs, which trims borders and scales"
+)
 DIGEST_FIELDS = ("sha256", "file_sha256", "bytes", "mtime_ns")
 
 
@@ -44,7 +49,7 @@ class ImagePrint:
 def fingerprint_pairs(pairs: list[Pair], known: Iterable[Pair] = ()) -> list[Pair]:
     """Give each pair's row the fields of `row_fields`, in the order of `pairs`.
 
-    Files whose path, size and mtime stand with this DECODER in the row itself, or in a row of `known`, are not read.
+    Files whose path, size and mtime stand with this decoder in the row itself, or in a row of `known`, are not read.
     A thread for each CPU of this process. A progress bar is shown on a terminal only.
 
     Raises InputError with all bad rows: broken images, pairs of two sizes, images under 11 pixels; Stopped.
@@ -52,7 +57,7 @@ def fingerprint_pairs(pairs: list[Pair], known: Iterable[Pair] = ()) -> list[Pai
     prints: dict[Path, ImagePrint] = {}
     for pair in (*known, *pairs):
         for role, path in (("src", pair.src_path), ("tar", pair.tar_path)):
-            recorded = _recorded_print(pair.row, role)
+            recorded = _recorded_print(pair, role)
             if recorded is not None:
                 prints[path] = recorded
     # Every image once, in order of appearance: a tar may belong to several srcs.
@@ -70,21 +75,28 @@ def fingerprint_pairs(pairs: list[Pair], known: Iterable[Pair] = ()) -> list[Pai
         for reason in broken:
             faults.add(pair.where, reason)
         if not broken and (fault := _size_fault(prints[pair.src_path], prints[pair.tar_path])):
-            faults.add(pair.where, f"{pair.src} and {pair.tar}: {fault}")
+            hint = RAW_FRAME if is_raw(pair.src_path) != is_raw(pair.tar_path) else ""
+            faults.add(pair.where, f"{pair.src} and {pair.tar}: {fault}{hint}")
     faults.raise_if_any(*UNUSABLE)
     return [
-        dataclasses.replace(pair, row={**pair.row, **row_fields(prints[pair.src_path], prints[pair.tar_path])})
+        dataclasses.replace(
+            pair,
+            row={**pair.row, **row_fields(prints[pair.src_path], prints[pair.tar_path])}
+            | {"decoder": decoder_of(pair.src_path, pair.tar_path)},
+        )
         for pair in pairs
     ]
 
 
-def _recorded_print(row: dict, role: str) -> ImagePrint | None:
+def _recorded_print(pair: Pair, role: str) -> ImagePrint | None:
     """The print of one image as `row_fields` wrote it; None when a field lacks, or is of another type or decoder."""
+    row = pair.row
     values: dict[str, Any] = {name: row.get(f"{role}_{name}") for name in DIGEST_FIELDS}
     values |= {name: row.get(name) for name in ("width", "height")}
     texts = all(isinstance(values[name], str) for name in ("sha256", "file_sha256"))
     numbers = all(type(values[name]) is int for name in ("bytes", "mtime_ns", "width", "height"))
-    if row.get("decoder") != DECODER or not has_look(row, role) or not texts or not numbers:
+    decoder = decoder_of(pair.src_path, pair.tar_path)
+    if row.get("decoder") != decoder or not has_look(row, role) or not texts or not numbers:
         return None
     return ImagePrint(**values, look=look_of_row(row, role))
 

@@ -1,7 +1,8 @@
 """Image file -> sRGB array: the one reading of an image that all scripts share; picture -> JPEG file. Needs no torch.
 
-EXIF orientation applied, embedded ICC profile converted to sRGB, alpha composited on white, gray, palette and CMYK
-converted, samples of more than 8 bits scaled with rounding. What Pillow cannot decode whole is an error.
+EXIF orientation applied, stated colours (ICC profile, PNG's chunks, EXIF's Adobe RGB) converted to sRGB, alpha composited on
+white, gray, palette and CMYK converted, samples of more than 8 bits scaled with rounding, raw files developed neutrally. What
+cannot be decoded whole is an error. Pillow reads; raw files, HEIC and rare kinds of TIFF need optional extras.
 """
 
 from __future__ import annotations
@@ -17,22 +18,38 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageFile, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, features
 
 from common.errors import InputError
-from data.colour import ProfileError, change_depth, parse_profile, to_srgb
-from data.deep_images import UnreadLayout, UnsupportedImage, is_deep, read_deep
+from data.colour import ProfileError
+from data.decoding.heif import HEIF_ENDINGS, coded_colours, decode_heic, heif_version, is_heic
+from data.decoding.odd_tiff import decode_odd_tiff
+from data.decoding.raw import develop, is_raw, raw_version
+from data.decoding.stated import sound_exif, stated_profile
+from data.decoding.tiff_tags import count_photos, is_tiff
+from data.decoding.unread import what_it_is
+from data.decoding.upright import MAX_PIXELS, to_upright_srgb
+from data.deep_images import BITS_PER_SAMPLE, UnreadLayout, UnsupportedImage, is_deep, read_deep
 
-SEMANTICS = 1  # raise when the pixels of any readable file change
+SEMANTICS = 2  # raise when the pixels of any readable file change
 DECODER = (
     f"{SEMANTICS}, Pillow {PIL.__version__}, libjpeg {features.version('libjpeg_turbo') or features.version('jpg')}"
 )
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP")  # Pillow opens MPO as JPEG; its further images are left out
+HAS_AVIF = "avif" in features.modules and features.check("avif")  # Pillow 11.3 and newer, as most are built
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "TIFF",
+    "WEBP",
+    "BMP",
+    *(("AVIF",) if HAS_AVIF else ()),
+)  # Pillow opens MPO as JPEG; its further images are left out
 # ENXIO: a socket, or a device that is not there.
 NOT_READABLE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENXIO)
-MAX_PIXELS = 200_000_000
 # Pillow warns at its limit and raises at twice that; a file of 256 KB can claim gigabytes of pixels.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+# Pillow refuses PNG with more text than 1 MB, which edit histories exceed, and with larger profiles.
+PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 2**26, 2**28
 
 # What Pillow's readers raise on broken files of the formats above.
 DECODE_ERRORS = (
@@ -44,30 +61,22 @@ DECODE_ERRORS = (
     IndexError,
     OverflowError,
     EOFError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
 )
-NEW_SUBFILE_TYPE, DNG_VERSION = 254, 50706  # TIFF tags
+NEW_SUBFILE_TYPE, COMPRESSION, SAMPLE_FORMAT, DNG_VERSION = 254, 259, 339, 50706  # TIFF tags
 REDUCED_RESOLUTION = 1
-OPENINGS = {
-    b"<": "the file holds HTML or XML, not an image",
-    b"{": "the file holds JSON, not an image",
-    b"GIF8": "GIF is not read; save it as PNG",
-    b"\0\x05\x16\x07": "the file is macOS side data (AppleDouble), not an image",
-    b"version https://git-lfs": "the file is a Git LFS pointer; fetch the image itself",
-}
-
-
-class UnknownKind(InputError):
-    """No verdict on the file: Pillow does not read files of this kind, a special reader may."""
+ONE_PAGE = "save it alone (ImageMagick: magick IN.tif[0] OUT.tif)"
+WEBP_IN_TIFF, SIGNED = 50001, 2  # values of two of them
 
 
 def decode(path: str | Path) -> np.ndarray:
     """Read an image as (H, W, 3) uint8 sRGB at native size.
 
-    Raises InputError naming the file when it is missing, no whole image (JPEG, PNG, TIFF, WebP, BMP), animated, over 200
-    megapixels, or has a broken profile.
+    Raises InputError naming the file when it is missing, no whole image, animated, over 200 megapixels, or has a broken
+    profile; NeedsPackage, which is one, when an optional extra would read it.
     """
     return decode_bytes(read_file(path), path)
 
@@ -82,6 +91,11 @@ def decode_bytes(
     untagged: the ICC profile to assume for RGB and gray files without one (None: sRGB).
     """
 
+    if is_raw(name):
+        return develop(content, name, deep=dtype == np.uint16)[0]
+    if is_heic(content):
+        return decode_heic(content, name, untagged, dtype)
+
     def reopen() -> ImageFile.ImageFile:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if jpeg_scale > 1:
@@ -89,11 +103,13 @@ def decode_bytes(
         return image
 
     try:
-        return _pixels(reopen, dtype, untagged)
-    except UnidentifiedImageError:
-        raise UnknownKind(f"{name}: {what_it_is(content)}") from None
-    except UnreadLayout as error:
-        raise UnknownKind(f"{name}: {error}") from None
+        if is_tiff(content) and (photos := count_photos(content)) > 1:
+            raise UnsupportedImage(f"TIFF with {photos} pages; a photo has one: {ONE_PAGE}")
+        return _pixels(reopen, content, dtype, untagged)
+    except (UnidentifiedImageError, UnreadLayout) as error:
+        if is_tiff(content):
+            return decode_odd_tiff(content, name, untagged, dtype)
+        raise InputError(f"{name}: {error if isinstance(error, UnreadLayout) else what_it_is(content)}") from None
     except (UnsupportedImage, ProfileError) as error:
         reason = f"embedded ICC profile: {error}" if isinstance(error, ProfileError) else error
         raise InputError(f"{name}: {reason}") from None
@@ -101,6 +117,13 @@ def decode_bytes(
         raise InputError(f"{name}: more than {MAX_PIXELS // 10**6} megapixels") from None
     except DECODE_ERRORS as error:
         raise InputError(f"{name}: broken image: {error}") from None
+
+
+def decoder_of(*paths: str | Path) -> str:
+    """DECODER, with the versions of the optional extras that read files with the endings of `paths`."""
+    raw = f"rawpy {raw_version()}" if any(is_raw(path) for path in paths) else ""
+    heif = any(Path(path).suffix.lower() in HEIF_ENDINGS for path in paths)
+    return ", ".join(part for part in (DECODER, raw, f"pillow-heif {heif_version()}" if heif else "") if part)
 
 
 def read_file(path: str | Path) -> bytes:
@@ -153,36 +176,9 @@ def fit_crop_size(width: int, height: int, resolution: int, enlarge: bool) -> tu
     return scaled[0], scaled[1]
 
 
-def to_upright_srgb(samples: np.ndarray, is_cmyk: bool, icc: bytes | None, orientation: int, dtype: type) -> np.ndarray:
-    """Samples as a file stores them -> (H, W, 3) upright sRGB of `dtype` (uint8 or uint16), alpha composited on white.
-
-    samples: (H, W, C) uint8 or uint16; C is 1 gray, 2 gray and alpha, 3 RGB, 4 RGBA, or CMYK if `is_cmyk`.
-    Raises ProfileError when `icc` does not fit.
-    """
-    has_alpha = not (is_cmyk or samples.shape[2] in (1, 3))
-    colours, alpha = (samples[..., :-1], samples[..., -1:]) if has_alpha else (samples, None)
-    # Deep samples are mixed with white before they are rounded to 8 bits.
-    depth = dtype if alpha is None or samples.dtype == np.uint8 else samples.dtype.type
-    result = _as_srgb(colours, is_cmyk, icc, depth)
-    if alpha is not None:
-        result = change_depth(_on_white(result, change_depth(alpha, depth)), dtype)
-    return _oriented(result, orientation)
-
-
-def what_it_is(content: bytes) -> str:
-    """What the first bytes say about a file that no reader recognises."""
-    if not content:
-        return "the file is empty"
-    if content[4:8] == b"ftyp":
-        return "HEIC, AVIF or a film is not read; save it as JPEG, PNG or TIFF"
-    start = content.lstrip(b"\xef\xbb\xbf \r\n\t")[:32]
-    for opening, what in OPENINGS.items():
-        if start.startswith(opening):
-            return what
-    return f"not an image that is read here ({', '.join(FORMATS)}), or its header is broken"
-
-
-def _pixels(reopen: Callable[[], ImageFile.ImageFile], dtype: type, untagged: bytes | None) -> np.ndarray:
+def _pixels(
+    reopen: Callable[[], ImageFile.ImageFile], content: bytes, dtype: type, untagged: bytes | None
+) -> np.ndarray:
     with reopen() as file:
         _refuse_unusual(file)
         image: Image.Image = file
@@ -198,28 +194,39 @@ def _pixels(reopen: Callable[[], ImageFile.ImageFile], dtype: type, untagged: by
             samples = np.asarray(image)
             samples = samples[..., None] if samples.ndim == 2 else samples
         is_cmyk = image.mode == "CMYK"
-        icc = image.info.get("icc_profile") or (None if is_cmyk else untagged)
-        return to_upright_srgb(samples, is_cmyk, icc, image.getexif().get(ExifTags.Base.Orientation, 1), dtype)
+        icc = image.info.get("icc_profile") if is_cmyk else profile_of(file, content) or untagged
+        return to_upright_srgb(samples, is_cmyk, icc, sound_exif(file).get(ExifTags.Base.Orientation, 1), dtype)
+
+
+def profile_of(image: Image.Image, content: bytes) -> bytes | None:
+    """The ICC profile of the colours that an opened RGB or gray image states, `content` being its file; None: sRGB, or not stated.
+
+    Raises UnsupportedImage for colours that are not read, such as HDR.
+    """
+    stated = stated_profile(image, content)
+    return coded_colours(content) if stated is None and image.format == "AVIF" else stated
 
 
 def _refuse_unusual(image: Image.Image) -> None:
     if image.width * image.height == 1:
         raise UnsupportedImage("1 x 1 pixel is not a photo")
-    if image.format == "TIFF":
-        assert isinstance(image, TiffImagePlugin.TiffImageFile)
-        tags = image.tag_v2
-        if DNG_VERSION in tags or tags.get(NEW_SUBFILE_TYPE, 0) & REDUCED_RESOLUTION:
-            raise UnsupportedImage("a raw file (only its preview could be read); develop it to TIFF, PNG or JPEG")
-        # A TIFF may carry small versions of its page, but not a second page.
-        for page in range(1, image.n_frames):
-            image.seek(page)
-            if not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & REDUCED_RESOLUTION:
-                raise UnsupportedImage(f"TIFF with {image.n_frames} pages; a photo has one")
-        if image.n_frames > 1:
-            image.seek(0)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _refuse_unusual_tiff(image)
     elif image.format != "MPO" and getattr(image, "is_animated", False):
         frames = image.n_frames  # type: ignore[attr-defined]  # what can be animated has it
         raise UnsupportedImage(f"animated {image.format} with {frames} frames; a photo has one")
+
+
+def _refuse_unusual_tiff(image: TiffImagePlugin.TiffImageFile) -> None:
+    tags = image.tag_v2
+    if DNG_VERSION in tags or tags.get(NEW_SUBFILE_TYPE, 0) & REDUCED_RESOLUTION:
+        raise UnsupportedImage(
+            "a raw file, or one whose first page is only a preview; give a raw file its own ending (.dng, .nef, .cr2, ...), or "
+            "save the photo as TIFF, PNG or JPEG"
+        )
+    is_signed = SIGNED in tags.get(SAMPLE_FORMAT, (1,)) and max(tags.get(BITS_PER_SAMPLE, (1,))) > 8
+    if tags.get(COMPRESSION) == WEBP_IN_TIFF or is_signed:
+        raise UnreadLayout("TIFF that Pillow would call broken")
 
 
 def _plain_mode(image: Image.Image) -> Image.Image:
@@ -230,44 +237,5 @@ def _plain_mode(image: Image.Image) -> Image.Image:
     if image.mode in plain:
         return image.convert(plain[image.mode])
     if image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
-        raise UnsupportedImage(f"pixels of kind {image.mode} are not read; save it as 8- or 16-bit RGB")
+        raise UnreadLayout(f"pixels of kind {image.mode} are not read; save it as 8- or 16-bit RGB")
     return image
-
-
-def _as_srgb(samples: np.ndarray, is_cmyk: bool, icc: bytes | None, dtype: type) -> np.ndarray:
-    """(H, W, 1, 3 or 4 = CMYK) -> (H, W, 3) sRGB of `dtype`."""
-    space = "CMYK" if is_cmyk else {1: "GRAY", 3: "RGB"}[samples.shape[2]]
-    profile = parse_profile(icc) if icc else None
-    if profile is not None and (space, profile.space) == ("GRAY", "RGB"):
-        samples, space = np.repeat(samples, 3, axis=2), "RGB"
-    if profile is not None and space == "RGB" and profile.space == "GRAY":
-        raise ProfileError("it is for gray images, but the image has colours")
-    if profile is not None and (space == "CMYK") != (profile.space == "CMYK"):
-        raise ProfileError(f"it is for {profile.space}, but the image is {space}")
-    if profile is not None:
-        return to_srgb(samples, profile, dtype)
-    if is_cmyk:
-        samples = np.asarray(Image.fromarray(change_depth(samples, np.uint8), mode="CMYK").convert("RGB"))
-    samples = change_depth(samples, dtype)
-    return np.repeat(samples, 3, axis=2) if space == "GRAY" else samples
-
-
-def _on_white(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Composite (H, W, 3) on white by (H, W, 1) alpha of the same depth, rounded."""
-    top = int(np.iinfo(colours.dtype).max)
-    if alpha.min() == top:
-        return colours
-    weight = alpha.astype(np.uint64)
-    mixed = (colours * weight + top * (top - weight) + top // 2) // top
-    return mixed.astype(colours.dtype)
-
-
-def _oriented(samples: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn the array upright by EXIF orientation 1 to 8 (values outside mean 1); the result is contiguous."""
-    if orientation in (5, 6, 7, 8):
-        samples = samples.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        samples = samples[::-1]
-    if orientation in (2, 3, 6, 7):
-        samples = samples[:, ::-1]
-    return np.ascontiguousarray(samples)

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import Faults, InputError
-from common.files import visible_folders
 from common.jsonl import open_input, parse_json, read_jsonl, twin_hint
+from data.folders import PLAIN_ENDINGS, READ_KINDS, SHOWN, LeftOut, photos_below
 
 METADATA = "split_metadata.json"
 DEFAULT_GROUP_KEY = "group"
 UNIT = "unit"  # field of the rows that a split wrote: what it kept together has one value
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".tif", ".tiff", ".webp", ".bmp"})
+ROLES = ("src", "tar")
+PREFERRED = PLAIN_ENDINGS - {".avif", ".jfif"}
 LONG_NAME = {"src": "source", "tar": "target"}
 FOLD_NAME = re.compile(r"fold_[0-9]+")
 
@@ -86,43 +87,67 @@ def usable_pairs(path: str | Path, base_dir: str | Path) -> list[Pair]:
     return [pair for line, row in read_jsonl(path, faults) if (pair := reader.pair(row, line)) is not None]
 
 
-def pairs_from_folder(folder: str | Path) -> list[Pair]:
-    """Pair `NAME_src.*` with `NAME_tar.*` in each folder below `folder`, sorted by name; rows hold relative paths.
+def pairs_from_folder(folder: str | Path, skip: str | Path | None = None) -> tuple[list[Pair], list[LeftOut]]:
+    """Pair `NAME_src.*` with `NAME_tar.*` in each folder below `folder`, sorted by name; rows hold relative paths. And what else is
+    there, but in the output folder `skip`, with the reason why it makes no pair.
 
-    Raises InputError that lists every image without its partner and every name with two candidates.
+    A raw file, HEIC, AVIF or .jfif gives way to another kind of the same name beside it, as a camera writes both. Raises
+    InputError that lists every image without its partner and every name with two candidates.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is {'a file, not a folder' if folder.exists() else 'missing'}")
     base = folder.resolve()
-    names = [
-        (place / name).relative_to(base).as_posix()
-        for place, files in visible_folders(base)
-        for name in files
-        if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
-    ]
+    inside = skip is not None and base in Path(skip).resolve().parents
+    photos, left_out = photos_below(base, Path(skip) if skip is not None and inside else None)
     candidates: dict[tuple[str, str], dict[str, list[str]]] = {}
     faults = Faults()
-    for name in sorted(names):
+    for name in sorted(path.relative_to(base).as_posix() for path in photos):
         if name.encode("utf-8", "ignore").decode("utf-8") != name:
             faults.add(str(folder), f"{name!a}: the name is not UTF-8; rename the file")
             continue
         stem, _, role = Path(name).stem.rpartition("_")
-        if stem and role in ("src", "tar"):
-            candidates.setdefault((str(Path(name).parent), stem), {"src": [], "tar": []})[role].append(name)
+        if stem and role.lower() in ROLES:
+            found = candidates.setdefault((str(Path(name).parent), stem), {role: [] for role in ROLES})
+            found[role.lower()].append(name)
+        else:
+            left_out.append(LeftOut(name, "its name ends in neither _src nor _tar"))
     pairs = []
     for found in candidates.values():
+        for role in ROLES:
+            found[role], given_way = _preferred(found[role])
+            left_out += [LeftOut(name, f"{found[role][0]} beside it is taken") for name in given_way]
         if len(found["src"]) == len(found["tar"]) == 1:
             src, tar = found["src"][0], found["tar"][0]
             pairs.append(Pair(src, tar, None, {"src": src, "tar": tar}, str(folder), 0, base / src, base / tar))
             continue
-        missing = next((role for role in ("src", "tar") if not found[role]), None)
-        reason = f"no _{missing} image beside it" if missing else "which two are a pair?"
-        faults.add(str(folder), f"{', '.join(found['src'] + found['tar'])}: {reason}")
+        missing = next((role for role in ROLES if not found[role]), None)
+        names = found["src"] + found["tar"]
+        reason = (
+            f"no _{missing} image beside it{_near_name(names[0], missing, left_out)}"
+            if missing
+            else "which two are a pair?"
+        )
+        faults.add(str(folder), f"{', '.join(names)}: {reason}")
     faults.raise_if_any(f"{folder}: images that make no pair")
     if not pairs:
-        raise InputError(f"{folder} holds no NAME_src.* and NAME_tar.* images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return pairs
+        told = "".join(f"\n  {entry.path}: {entry.reason}" for entry in left_out[:SHOWN])
+        more = f"\n  ... and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
+        raise InputError(f"{folder} holds no NAME_src.* and NAME_tar.* photos ({READ_KINDS}){told}{more}")
+    return pairs, sorted(left_out)
+
+
+def _preferred(names: list[str]) -> tuple[list[str], list[str]]:
+    """The files to choose from, and those that give way to them."""
+    plain = [name for name in names if Path(name).suffix.lower() in PREFERRED]
+    return (plain, [name for name in names if name not in plain]) if plain else (names, [])
+
+
+def _near_name(name: str, missing: str, left_out: list[LeftOut]) -> str:
+    """What was left out, but may be the partner of `name`: of an ending that is not read."""
+    wanted = f"{name.rpartition('_')[0]}_{missing}".casefold()
+    near = next((entry for entry in left_out if str(Path(entry.path).with_suffix("")).casefold() == wanted), None)
+    return f", but {near.path}: {near.reason}" if near else ""
 
 
 def find_base_dir(path: str | Path, base_dir: str | Path | None = None) -> Path:

@@ -7,6 +7,7 @@ Sources: PNG third edition (W3C, 2023); TIFF revision 6.0 with the predictor and
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import struct
@@ -19,13 +20,14 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
 from common.errors import InputError
+from data.decoding.heif import is_heic, open_heic
+from data.decoding.raw import is_raw
+from data.decoding.stated import EXIF_ERRORS, directory_of, sound_exif
+from data.decoding.tiff_tags import is_tiff
 from data.deep_images import is_deep
 from data.images import DECODE_ERRORS, FORMATS, decode_bytes
-from data.optional_readers import DNG_INSTALL, develop, has_rawpy
 
-RAW = "DNG"
-RAW_ENDINGS = (".dng",)
-ENDINGS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", *RAW_ENDINGS)
+RAW, HEIF = "RAW", "HEIF"
 KINDS = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif"}  # that are written, and their endings
 
 # Of the first directory only what describes the photo; sizes, offsets and compression belong to the old file.
@@ -49,7 +51,7 @@ DEFLATE, RGB, DIFFERENCES = 8, 2, 2
 
 @dataclass(frozen=True)
 class Photo:
-    """pixels: (H, W, 3) uint8, or uint16 when the file has more than 8 bits, upright sRGB. kind: JPEG, PNG, TIFF, ..., DNG."""
+    """pixels: (H, W, 3) uint8, or uint16 when the file has more than 8 bits, upright sRGB. kind: JPEG, ..., RAW, HEIF."""
 
     pixels: np.ndarray
     kind: str
@@ -59,21 +61,35 @@ class Photo:
 def photo_of(content: bytes, path: Path) -> Photo:
     """The photo, at native size, in a file's content; `path` says its ending and stands in messages.
 
-    Raises InputError naming the file when it is no whole photo, or a DNG without rawpy.
+    Raises InputError naming the file when it is no whole photo, or needs an optional extra.
     """
-    if path.suffix.lower() in RAW_ENDINGS:
-        if not has_rawpy():
-            raise InputError(f"{path}: {DNG_INSTALL}")
-        pixels, _ = develop(content, path, deep=True)
+    if is_raw(path):
+        pixels = decode_bytes(content, path, dtype=np.uint16)
+        return Photo(pixels, RAW, _kept(_exif_of_raw(content)))
+    if is_heic(content):
+        image = open_heic(content, path)
+        dtype = np.uint16 if image.info.get("bit_depth", 8) > 8 else np.uint8
         exif = Image.Exif()
-        exif.load(content)  # a DNG is a TIFF, whose entries are EXIF's; LibRaw has found it sound
-        return Photo(pixels, RAW, _kept(exif))
+        with contextlib.suppress(*EXIF_ERRORS):
+            exif.load(image.info.get("exif") or b"")
+        return Photo(decode_bytes(content, path, dtype=dtype), HEIF, _kept(exif))
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            kind, deep, exif = image.format, is_deep(image), _kept(image.getexif())
+            kind, deep, exif = image.format, is_deep(image), _kept(sound_exif(image))
     except DECODE_ERRORS:
-        kind, deep, exif = "", False, Image.Exif()  # decode_bytes has the better message
+        # A kind of TIFF that another reader reads, or decode_bytes has the better message.
+        kind, deep, exif = "TIFF" if is_tiff(content) else "", is_tiff(content), Image.Exif()
     return Photo(decode_bytes(content, path, dtype=np.uint16 if deep else np.uint8), kind, exif)
+
+
+def _exif_of_raw(content: bytes) -> Image.Exif:
+    """The EXIF of a raw file that is laid out as TIFF, as most are, some under another opening; else an empty one."""
+    exif = Image.Exif()
+    opening = {b"II": b"II*\0", b"MM": b"MM\0*"}.get(content[:2], b"")
+    with contextlib.suppress(*EXIF_ERRORS):
+        if opening:
+            exif.load(opening + content[4:])
+    return exif
 
 
 def _kept(exif: Image.Exif) -> Image.Exif:
@@ -86,7 +102,7 @@ def _kept(exif: Image.Exif) -> Image.Exif:
         if tag in exif and _is_writable({tag: _exact(exif[tag])}):
             kept[tag] = _exact(exif[tag])
     for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-        entries = {tag: _exact(value) for tag, value in exif.get_ifd(directory).items()}
+        entries = {tag: _exact(value) for tag, value in directory_of(exif, directory).items()}
         entries = {tag: value for tag, value in entries.items() if _is_writable({directory: {tag: value}})}
         if entries:
             kept.get_ifd(directory).update(entries)

@@ -15,7 +15,7 @@ from common.exits import flagged
 from common.jsonl import read_jsonl
 from common.log import RunLog
 from data.fingerprint import has_look
-from data.images import DECODER
+from data.images import decoder_of
 from data.lookalikes import near_duplicate_rows
 from data.manifest import Pair
 from data.splits.files import TEST, verify_splits
@@ -65,7 +65,11 @@ def _held_out(split: Path, test_only: bool, log: RunLog) -> Held:
     folds = verify_splits(split)["folds"]
     names = [TEST, *(f"fold_{fold['fold']}/val.jsonl" for fold in folds if not test_only)]
     held = [(f"{split / name}:{line}", row) for name in names for line, row in read_jsonl(split / name, Faults())]
-    older = sum(row.get("decoder") != DECODER or not (has_look(row, "src") and has_look(row, "tar")) for _, row in held)
+    older = sum(
+        row.get("decoder") != decoder_of(str(row.get("src")), str(row.get("tar")))
+        or not (has_look(row, "src") and has_look(row, "tar"))
+        for _, row in held
+    )
     if older:
         log(
             f"⚠️  {split}: {older} of {len(held)} rows are of an earlier version and say too little of how their photos look. Make "

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from data.audit.alignment import Alignment, align
 from data.colour import parse_profile
-from data.images import FORMATS, decode_bytes, read_file, resize
+from data.decoding.heif import is_heic
+from data.decoding.raw import is_raw
+from data.decoding.stated import sound_exif
+from data.images import FORMATS, decode_bytes, profile_of, read_file, resize
 from data.manifest import Pair
 from data.perceptual import Look, look_of
 
@@ -110,9 +113,15 @@ def read_small(path: str | Path) -> Small:
     scale = _jpeg_scale(content)
     pixels = decode_bytes(content, path, jpeg_scale=scale)
     # Only now: what cannot be decoded has been refused with a reason.
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-        size, icc = image.size, image.info.get("icc_profile")
-        tag = image.getexif().get(ExifTags.Base.Orientation)
+    if is_raw(path) or is_heic(content):
+        return _developed(pixels)
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            size = image.size
+            icc = image.info.get("icc_profile") if image.mode == "CMYK" else profile_of(image, content)
+            tag = sound_exif(image).get(ExifTags.Base.Orientation, 1)
+    except UnidentifiedImageError:  # a kind of TIFF that another reader has read
+        return _developed(pixels)
     # A broken tag may hold anything that EXIF can: text, fractions, NaN.
     orientation = int(tag) if tag in range(1, 9) else 1
     width, height = size[::-1] if orientation in (5, 6, 7, 8) else size
@@ -123,6 +132,14 @@ def read_small(path: str | Path) -> Small:
     top = pixels.shape[0] - height / scale if orientation in (3, 4, 7, 8) else 0
     pixels = resize(pixels, target, (left, top, left + width / scale, top + height / scale))
     return Small(pixels, width, height, orientation, _profile_name(icc))
+
+
+def _developed(pixels: np.ndarray) -> Small:
+    """A photo whose reader has turned it upright and converted its colours, whatever they were."""
+    height, width = pixels.shape[:2]
+    reduction = max(1.0, max(width, height) / LONG_SIDE)
+    target = (max(1, round(width / reduction)), max(1, round(height / reduction)))
+    return Small(resize(pixels, target), width, height, 1, SRGB)
 
 
 def _jpeg_scale(content: bytes) -> int:

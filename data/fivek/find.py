@@ -2,7 +2,7 @@
 
 The 5000 photos are called `aNNNN-<camera name>`, each id once; what follows the id is not unique. Copies found on disk
 differ in folder names and endings (`_input`, `.tif_GT`, `_C`), write `%20` for spaces, or keep the id alone. The side of a
-file is what its own ending says, else the deepest folder above it that names one, else (DNG) input. A `pairs.jsonl` at
+file is what its own ending says, else the deepest folder above it that names one, else (a raw file) input. A `pairs.jsonl` at
 the top decides for the files it lists.
 """
 
@@ -20,8 +20,9 @@ from urllib.parse import unquote
 from common.errors import Faults, InputError
 from common.files import visible_folders
 from common.jsonl import read_jsonl
+from data.decoding.raw import is_raw
+from data.folders import PHOTO_ENDINGS, readable, why_no_photo
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dng", ".webp"})
 LICENCE_LISTS = {"filesadobe.txt": "LicenseAdobe", "filesadobemit.txt": "LicenseAdobeMIT"}
 PAIRS = "pairs.jsonl"
 LONGEST_NAME = 200  # bytes: `_src.jpg` must still fit into 255, and lower case may be longer
@@ -77,7 +78,9 @@ class SidedFile:
 
 @dataclass
 class Scan:
-    """What lies in the folder. refused and ignored: (path, reason). folders: per folder, how many files of what kind.
+    """What lies in the folder. refused, ignored, and others, which are no images: (path, reason).
+
+    folders: per folder, how many files of what kind.
 
     licences: key of each photo that a licence list names -> the licence.
     """
@@ -85,6 +88,7 @@ class Scan:
     files: list[SidedFile] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
     ignored: list[tuple[str, str]] = field(default_factory=list)
+    others: list[tuple[str, str]] = field(default_factory=list)
     folders: dict[str, Counter] = field(default_factory=dict)
     licences: dict[str, str] = field(default_factory=dict)
 
@@ -102,7 +106,8 @@ def scan_folder(fivek_dir: str | Path, skip: Path) -> Scan:
         )
     scan = Scan()
     listed = _listed_sides(root)
-    for folder, names in visible_folders(root, skip):
+    unentered: list[tuple[Path, str]] = []
+    for folder, names in visible_folders(root, skip, unentered):
         relative = folder.relative_to(root)
         side = None
         for part in relative.parts:
@@ -111,10 +116,13 @@ def scan_folder(fivek_dir: str | Path, skip: Path) -> Scan:
             if name.lower() in LICENCE_LISTS:
                 text = (folder / name).read_text(encoding="utf-8", errors="replace")
                 scan.licences |= dict.fromkeys(listed_keys(text), LICENCE_LISTS[name.lower()])
-            elif Path(name).suffix.lower() in SUFFIXES:
+            elif Path(name).suffix.lower() in PHOTO_ENDINGS:
                 _sort_in(scan, folder / name, (relative / name).as_posix(), side, listed)
-        if relative.suffix.lower() in SUFFIXES:
-            scan.ignored.append((readable(relative.as_posix()), "a folder, not an image"))
+            elif name != PAIRS:
+                scan.others.append((readable(folder / name, root), why_no_photo(folder / name) or ""))
+        if relative.suffix.lower() in PHOTO_ENDINGS:
+            scan.ignored.append((readable(folder, root), "a folder, not an image"))
+    scan.others += [(readable(folder, root) + "/", reason) for folder, reason in unentered]
     return scan
 
 
@@ -144,20 +152,16 @@ def _sort_in(
 ) -> None:
     """Note one image file, at `path` below the searched folder, as usable, refused or ignored."""
     name = PurePosixPath(path).name
-    if name.startswith("."):
-        if name.startswith("._"):
-            scan.ignored.append((readable(path), "macOS side data (AppleDouble), not an image"))
+    if name.startswith("._"):
+        scan.ignored.append((_escaped(path), "macOS side data (AppleDouble), not an image"))
         return
-    try:
-        status = location.stat() if location.is_file() else None
-    except OSError:
-        status = None
-    if status is None:
-        scan.refused.append((readable(path), "not a regular file, or its link leads nowhere"))
+    if reason := why_no_photo(location):
+        (scan.others if name.startswith(".") else scan.refused).append((_escaped(path), reason))
         return
-    if readable(path) != path or len(os.fsencode(name)) > LONGEST_NAME:
-        reason = "the path is not UTF-8" if readable(path) != path else f"a name of more than {LONGEST_NAME} bytes"
-        scan.refused.append((readable(path), f"{reason}; rename it"))
+    status = location.stat()
+    if _escaped(path) != path or len(os.fsencode(name)) > LONGEST_NAME:
+        reason = "the path is not UTF-8" if _escaped(path) != path else f"a name of more than {LONGEST_NAME} bytes"
+        scan.refused.append((_escaped(path), f"{reason}; rename it"))
         return
     photo = parse_file_name(PurePosixPath(path).stem)
     suffix = PurePosixPath(path).suffix.lower()
@@ -170,7 +174,7 @@ def _sort_in(
     if path in listed:
         side, key = listed[path]
     else:
-        side, key = _nearer(photo.side, folder_side) or (Side(INPUT) if suffix == ".dng" else None), photo.key
+        side, key = _nearer(photo.side, folder_side) or (Side(INPUT) if is_raw(path) else None), photo.key
     if side is None:
         counts["unknown"] += 1
         scan.ignored.append((path, "neither its name nor a folder above it says input or expert"))
@@ -187,8 +191,7 @@ def _nearer(near: Side | None, far: Side | None) -> Side | None:
     return far if near == Side(TARGET) and far.side == TARGET else near
 
 
-def readable(path: str) -> str:
-    """A path that JSON and CSV can hold: bytes that are not UTF-8 become escapes."""
+def _escaped(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 

@@ -68,7 +68,7 @@ def find_photos(config: FivekConfig) -> Found:
     if not complete:
         raise InputError(_nothing_found(config, scan))
     leftovers += [Leftover("", REJECTED, reason, path) for path, reason in scan.refused]
-    leftovers += [Leftover("", IGNORED, reason, path) for path, reason in scan.ignored]
+    leftovers += [Leftover("", IGNORED, reason, path) for path, reason in scan.ignored + scan.others]
     pairs = []
     for key in sorted(inputs.keys() | targets.keys()):
         if key not in targets:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import InputError
+from data.decoding.unread import NeedsPackage
 from data.fingerprint import fingerprint_bytes, row_fields
 from data.fivek.compare import (
     REJECT_BELOW,
@@ -30,7 +31,7 @@ from data.fivek.compare import (
 from data.fivek.config import FivekConfig
 from data.fivek.find import SourceFile
 from data.fivek.match import FilePair
-from data.fivek.read import JPEG, DecodedImage, Kind, NeedsPackage, kind_of, read_image
+from data.fivek.read import JPEG, DecodedImage, Kind, kind_of, read_image
 from data.images import jpeg, read_file, resize
 
 SECOND = 10**9

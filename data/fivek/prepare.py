@@ -17,12 +17,12 @@ from common.files import remove_stale_temporaries
 from common.log import RunLog
 from common.memory import usable_cpus, usable_memory
 from common.workers import Lost, run_tasks
+from data.decoding.raw import RAW_INSTALL, has_rawpy, is_raw
 from data.fivek.config import FivekConfig
 from data.fivek.dataset import LEFT_OUT, METADATA, TRAIN, VAL
 from data.fivek.match import REJECTED, FilePair, Found
 from data.fivek.pair import Outcome, make_pair
 from data.fivek.records import Recipe, is_current, read_record, store, with_licence
-from data.optional_readers import DNG_INSTALL, has_rawpy
 
 LINE_EVERY = 100
 WORKER_MEMORY = 500 * 10**6  # bytes; a pair of 16-bit TIFF files of 12 megapixels
@@ -34,18 +34,19 @@ DULL = 1.2
 
 
 def report_found(config: FivekConfig, found: Found, log: RunLog) -> None:
-    """What was found, with everything that the user may have meant otherwise. InputError when DNG files need rawpy."""
+    """What was found, with everything that the user may have meant otherwise. InputError when raw files need rawpy."""
     log(f"FiveK: {len(found.pairs)} photos with input and rendition by expert {config.expert} in {config.fivek_dir}")
     suffixes = Counter(pair.input.suffix for pair in found.pairs)
     log(f"Inputs: {', '.join(f'{count} {suffix}' for suffix, count in sorted(suffixes.items()))}")
-    if suffixes[".dng"] not in (0, len(found.pairs)):
+    raws = [pair.input.path for pair in found.pairs if is_raw(pair.input.path)]
+    if len(raws) not in (0, len(found.pairs)):
         log("warning: some inputs are raw files, some are not: two renderings are mixed")
     if found.generic_targets:
         log(f"Taken as expert {config.expert}: {found.generic_targets} targets in folders that name no expert")
     others = Counter(leftover.status for leftover in found.leftovers)
     log(f"Not used: {', '.join(f'{count} {status}' for status, count in sorted(others.items())) or 'nothing'}")
-    if suffixes[".dng"] and not has_rawpy():
-        raise InputError(f"{suffixes['.dng']} inputs are DNG files ({found.pairs[0].input.path}, ...). {DNG_INSTALL}")
+    if raws and not has_rawpy():
+        raise InputError(f"{len(raws)} inputs are raw files ({raws[0]}, ...): {RAW_INSTALL}")
 
 
 def prepare_pairs(config: FivekConfig, found: Found, log: RunLog) -> dict[str, dict]:

@@ -8,23 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from common.errors import InputError
-from data import colour, optional_readers
+from data import colour
 from data.colour import ProfileError, parse_profile
+from data.decoding.raw import develop, is_raw
+from data.decoding.stated import directory_of, sound_exif
+from data.deep_images import UnsupportedImage
 from data.fivek.find import SourceFile
-from data.images import DECODE_ERRORS, DNG_VERSION, FORMATS, UnknownKind, decode_bytes
+from data.images import DECODE_ERRORS, DNG_VERSION, FORMATS, decode_bytes, profile_of
 
-RAW, JPEG = "dng", "jpeg"
-
-
-class NeedsPackage(InputError):
-    """An optional extra would read this file; not a verdict on the file."""
+DNG, RAW, JPEG = "dng", "raw", "jpeg"
 
 
 @dataclass(frozen=True)
 class Kind:
-    """format: dng, jpeg, png, tiff, webp or bmp. size: (width, height) as stored, (0, 0) where only decoding tells.
+    """format: dng (or the ending of another raw file), jpeg, png, tiff, webp or bmp.
 
+    size: (width, height) as stored, (0, 0) where only decoding tells.
     profile: raw, none, srgb (or within a code of it), matrix (converted exactly), table (littlecms, 8 bit), broken.
     captured: the camera's date and time, "" if unknown.
     """
@@ -49,14 +48,16 @@ def kind_of(content: bytes, file: SourceFile) -> Kind:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             captured = _captured(image)
-            if file.suffix == ".dng" or (image.format == "TIFF" and DNG_VERSION in image.tag_v2):
-                return Kind(RAW, (0, 0), "raw", captured)
+            if is_raw(file.path):
+                return Kind(file.suffix.lstrip("."), (0, 0), RAW, captured)
+            if image.format == "TIFF" and DNG_VERSION in image.tag_v2:
+                return Kind(DNG, (0, 0), RAW, captured)
             name = {"MPO": JPEG}.get(image.format, image.format.lower())
-            return Kind(name, image.size, _profile_kind(image.info.get("icc_profile")), captured)
-    except (UnidentifiedImageError, *DECODE_ERRORS):
-        if file.suffix == ".dng":  # a real one may have a preview that Pillow does not know
-            return Kind(RAW, (0, 0), "raw", "")
-        return Kind(file.suffix.lstrip("."), (0, 0), "none", "")
+            icc = image.info.get("icc_profile") if image.mode == "CMYK" else profile_of(image, content)
+            return Kind(name, image.size, _profile_kind(icc), captured)
+    except (UnidentifiedImageError, UnsupportedImage, *DECODE_ERRORS):
+        # A real raw file may have a preview that Pillow does not know.
+        return Kind(file.suffix.lstrip("."), (0, 0), RAW if is_raw(file.path) else "none", "")
 
 
 def read_image(
@@ -73,20 +74,11 @@ def read_image(
 
     jpeg_scale applies to JPEG. Raises InputError naming the file, NeedsPackage when an optional extra is missing.
     """
-    if kind.format == RAW:
-        if not optional_readers.has_rawpy():
-            raise NeedsPackage(f"{file.path}: {optional_readers.DNG_INSTALL}")
-        pixels, scale = optional_readers.develop(content, file.path, long_side, auto_wb)
+    if kind.profile == RAW:
+        pixels, scale = develop(content, file.path, long_side, auto_wb)
         return DecodedImage(pixels, scale, (pixels.shape[1] * scale, pixels.shape[0] * scale))
     untagged = colour.prophoto() if assume_prophoto else None
-    try:
-        pixels = decode_bytes(content, file.path, jpeg_scale=jpeg_scale, untagged=untagged)
-    except UnknownKind as error:
-        if not optional_readers.is_tiff(content):
-            raise
-        if not optional_readers.has_tifffile():
-            raise NeedsPackage(f"{error} ({optional_readers.TIFF_INSTALL})") from None
-        pixels = optional_readers.decode_odd_tiff(content, file.path, untagged)
+    pixels = decode_bytes(content, file.path, jpeg_scale=jpeg_scale, untagged=untagged)
     if kind.format != JPEG or jpeg_scale == 1:
         return DecodedImage(pixels, 1, pixels.shape[1::-1])
     upright = kind.size if pixels.shape[1] == -(-kind.size[0] // jpeg_scale) else kind.size[::-1]
@@ -106,6 +98,8 @@ def _profile_kind(icc: bytes | None) -> str:
 
 
 def _captured(image: Image.Image) -> str:
-    exif = image.getexif()
-    taken = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
+    exif = sound_exif(image)
+    taken = directory_of(exif, ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal) or exif.get(
+        ExifTags.Base.DateTime
+    )
     return taken.strip("\0 ") if isinstance(taken, str) else ""

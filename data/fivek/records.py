@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from pathlib import Path
 
 from common.files import file_digest, write_bytes, write_json
 from common.jsonl import parse_json
+from data.decoding.raw import is_raw, raw_version
 from data.fivek.config import FivekConfig
 from data.fivek.match import REJECTED, FilePair
 from data.fivek.pair import Outcome, image_names, output_mtime_ns
@@ -31,16 +31,8 @@ class Recipe:
 
     def digest(self, pair: FilePair) -> str:
         """The digest that a record of this pair carries; a raw decoder's version counts for raw files only."""
-        uses_raw = ".dng" in (pair.input.suffix, pair.target.suffix)
+        uses_raw = is_raw(pair.input.path) or is_raw(pair.target.path)
         return self._with_raw if uses_raw else self._plain
-
-
-def raw_version() -> str | None:
-    """Version of rawpy, None without it."""
-    try:
-        return importlib.metadata.version("rawpy")
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def record_path(output_dir: Path, key: str) -> Path:

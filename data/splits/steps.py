@@ -15,6 +15,7 @@ from common.jsonl import open_input, parse_object
 from common.log import RunLog
 from data.config import SplitConfig
 from data.fingerprint import fingerprint_pairs, row_digest
+from data.folders import LeftOut
 from data.lookalikes import NearDuplicate, near_duplicate_rows
 from data.manifest import DEFAULT_GROUP_KEY, METADATA, UNIT, Pair, find_base_dir, pairs_from_folder, read_pairs
 from data.splits.drawing import never_drawn, smallest_total_with
@@ -26,16 +27,21 @@ SHOWN = 5
 TOGETHER = "what must stay together allows no nearer size"
 
 
-def read_input(config: SplitConfig, log: RunLog) -> tuple[list[Pair], Path]:
-    """The pairs and their absolute base directory. InputError for bad rows, and for a --group_key that no row has."""
+def read_input(config: SplitConfig, log: RunLog) -> tuple[list[Pair], Path, list[LeftOut]]:
+    """The pairs, their absolute base directory, and what a folder holds besides.
+
+    Raises InputError for bad rows, and for a --group_key that no row has.
+    """
     with flagged("--output_dir", config.output_dir):
         if is_no_folder(config.output_dir):
             raise InputError(f"--output_dir {config.output_dir} is a file; name a folder")
     if config.input_dir is not None:
         with flagged("--input_dir", config.input_dir):
-            pairs, base_dir = pairs_from_folder(config.input_dir), Path(config.input_dir).resolve()
+            pairs, left_out = pairs_from_folder(config.input_dir, config.output_dir)
+            base_dir = Path(config.input_dir).resolve()
     else:
         assert config.input_jsonl is not None  # SplitConfig requires one of the two
+        left_out = []
         with flagged("--input_jsonl", config.input_jsonl), flagged("--base_dir", config.base_dir):
             base_dir = find_base_dir(config.input_jsonl, config.base_dir)
             warn = lambda line: log(f"warning: {line}")  # noqa: E731
@@ -49,7 +55,7 @@ def read_input(config: SplitConfig, log: RunLog) -> tuple[list[Pair], Path]:
     hint = f" (is {near[0]!r} meant? give --group_key {near[0]})" if near and not named else ""
     values = len({pair.group for pair in pairs} - {None})
     log(f"Groups: {named} rows have {config.group_key!r}, with {values} values{hint}")
-    return pairs, base_dir
+    return pairs, base_dir, left_out
 
 
 def leave_out(pairs: list[Pair], config: SplitConfig, log: RunLog) -> tuple[list[Pair], list[str] | None]:

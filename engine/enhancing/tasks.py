@@ -18,10 +18,10 @@ from PIL import Image, UnidentifiedImageError
 
 from common.errors import Faults, InputError
 from common.exits import flagged
-from common.files import visible_folders
 from common.jsonl import parse_json
+from data.folders import READ_KINDS, SHOWN, LeftOut, photos_below
 from data.images import decode, read_file
-from data.photo_files import ENDINGS, KINDS
+from data.photo_files import KINDS
 from engine.enhancing.sheet import SHEET, SHEET_IMAGE, picture_path
 
 LONGEST_NAME = 235  # of 255 bytes: the rest is for the endings of its result and of its part of the contact sheet
@@ -40,21 +40,22 @@ class PhotoTask:
         return str(self.name).casefold()
 
 
-def list_photos(inputs: Sequence[Path], output_dir: Path) -> tuple[list[PhotoTask], int]:
-    """Photos in the order of `inputs`, folders searched to the bottom, without `output_dir`; and how many other files lay there.
+def list_photos(inputs: Sequence[Path], output_dir: Path) -> tuple[list[PhotoTask], list[LeftOut]]:
+    """Photos in the order of `inputs`, folders searched to the bottom, without `output_dir`; and what else lay there.
 
     Raises InputError naming every input that does not exist or is `output_dir`, and every two photos whose results would have
     one name; and when there is no photo.
     """
-    tasks, others, faults = [], 0, Faults()
+    tasks: list[PhotoTask] = []
+    others: list[LeftOut] = []
+    faults = Faults()
     for given in inputs:
         with flagged("--input", given):
             if os.path.realpath(given) == os.path.realpath(output_dir):
                 faults.add(f"--input {given}", "is the --output folder too; name another --output")
             elif given.is_dir():
-                found = [folder / name for folder, names in visible_folders(given, output_dir) for name in names]
-                photos = [path for path in found if path.suffix.lower() in ENDINGS and not path.name.startswith(".")]
-                others += len(found) - len(photos)
+                photos, left_out = photos_below(given, output_dir)
+                others += [LeftOut((given / entry.path).as_posix(), entry.reason) for entry in left_out]
                 tasks += [PhotoTask(path, path.relative_to(given).with_suffix("")) for path in photos]
             elif given.exists():
                 tasks.append(PhotoTask(given, Path(given.stem)))
@@ -76,8 +77,9 @@ def list_photos(inputs: Sequence[Path], output_dir: Path) -> tuple[list[PhotoTas
             faults.add(str(task.path), f"its result would have the name of that of {other}; enhance them apart")
     faults.raise_if_any("photos and folders of --input that cannot be used")
     if not tasks:
-        told = f"--input {' '.join(map(str, inputs))} holds no photo ({', '.join(ENDINGS)})"
-        raise InputError(f"{told}, but {others} other files" if others else told)
+        told = f"--input {' '.join(map(str, inputs))} holds no photo ({READ_KINDS})"
+        named = "".join(f"\n  {entry.path}: {entry.reason}" for entry in others[:SHOWN])
+        raise InputError(f"{told}, but {len(others)} other files{named}" if others else told)
     return tasks, others
 
 

@@ -18,7 +18,7 @@ from common.log import RunLog
 from common.options import plain
 from data.config import SPLITS_DIR, VAL_RATIO
 from data.fingerprint import fingerprint_pairs, has_look, set_digest
-from data.images import DECODER
+from data.images import decoder_of
 from data.lookalikes import near_duplicate_rows
 from data.manifest import METADATA, Pair, find_base_dir, find_group_key, read_pairs
 from data.splits.files import TEST, verify_splits
@@ -199,7 +199,7 @@ def guarded_pairs(folder: Path, log: RunLog) -> list[Pair]:
     rows = list(read_jsonl(path, faults))
     faults.raise_if_any(f"{path}: rows that cannot be used")
     complete = all(
-        row.get("decoder") == DECODER
+        row.get("decoder") == decoder_of(str(row.get("src")), str(row.get("tar")))
         and all(isinstance(row.get(name), str) for name in ("src", "tar", *DIGESTS))
         and has_look(row, "src")
         and has_look(row, "tar")
@@ -280,7 +280,10 @@ def checked_files(
     parts = [list(itertools.islice(following, len(rows))) for rows in recorded]
     for then, now in zip(itertools.chain(*recorded), pairs, strict=True):
         for role in ("src", "tar"):
-            if then.row.get("decoder") == DECODER and then.row.get(f"{role}_sha256") != now.row[f"{role}_sha256"]:
+            if (
+                then.row.get("decoder") == now.row["decoder"]
+                and then.row.get(f"{role}_sha256") != now.row[f"{role}_sha256"]
+            ):
                 faults.add(now.where, f"{getattr(now, role)} is not the photo that this row's digest was made from")
     faults.raise_if_any("photos that changed", "Make the splits again, or bring the photos back.")
     return parts

@@ -178,7 +178,7 @@ def test_pairs_of_a_folder_are_found_by_name(folder):
     for name in ("x_src.PNG", "x_tar.tiff", "._x_src.jpg", "notes.txt", "logo.png"):
         (folder / "deep" / name).write_bytes(b"any")
     (folder / "deep" / "loop").symlink_to(folder)
-    pairs = pairs_from_folder(folder)
+    pairs, _ = pairs_from_folder(folder)
     assert [(pair.src, pair.tar) for pair in pairs] == [
         ("a_src.jpg", "a_tar.jpg"),
         ("b_src.jpg", "b_tar.jpg"),

@@ -9,8 +9,9 @@ from PIL import ExifTags, Image
 
 from common.errors import InputError
 from data.colour import PROPHOTO_GAMMA, prophoto
+from data.decoding.unread import NeedsPackage
 from data.fivek.find import SourceFile
-from data.fivek.read import DecodedImage, NeedsPackage, kind_of, read_image
+from data.fivek.read import DecodedImage, kind_of, read_image
 from tests.helpers.fivek_folder import encoded, metadata, put, record, run, source, target
 from tests.helpers.fivek_tree import dng, prophoto_samples, prophoto_tiff
 from tests.helpers.image_files import (
@@ -235,7 +236,7 @@ def test_a_raw_file_called_tif_is_not_shown_by_its_preview():
 
 
 def test_without_rawpy_the_file_is_not_condemned(monkeypatch):
-    monkeypatch.setattr("data.optional_readers.has_rawpy", lambda: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(NeedsPackage, match="requirements-fivek.txt"):
         read(b"II*\0", "x.dng")
 
@@ -263,6 +264,6 @@ def test_sixteen_bit_planes_are_read_by_tifffile_with_profile_and_orientation():
 
 def test_without_tifffile_the_message_names_it(monkeypatch):
     _, content = planes()
-    monkeypatch.setattr("data.optional_readers.has_tifffile", lambda: False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(NeedsPackage, match=r"separate planes.*requirements-fivek.txt"):
         read(content)

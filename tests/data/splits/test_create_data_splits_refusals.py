@@ -142,4 +142,4 @@ def test_a_folder_that_cannot_be_listed_is_named(rooms, monkeypatch, capsys):
 
     monkeypatch.setattr(os, "scandir", refuse)
     message = refused(capsys, "--input_dir", rooms / "photos", "--output_dir", rooms / "s")
-    assert f"{closed.resolve()}: Permission denied" in message and not (rooms / "s").exists()
+    assert "images/: cannot be listed: Permission denied" in message and not (rooms / "s").exists()

@@ -59,7 +59,7 @@ def test_photos_of_a_tree_are_brightened_under_their_own_names_and_kinds(checkpo
     out = tmp_path / "out"
     results = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert results == {
-        *("a.jpg", "deep/b.png", "deep/er/c.tif", "contact_sheet.html", "contact_sheet_1.jpg"),
+        *("a.jpg", "deep/b.png", "deep/er/c.tif", "contact_sheet.html", "contact_sheet_1.jpg", "left_out.csv"),
         *("sheet/a.jpg", "sheet/deep/b.jpg", "sheet/deep/er/c.jpg"),
         *("sheet/a.json", "sheet/deep/b.json", "sheet/deep/er/c.json"),
     }
