@@ -22,6 +22,8 @@ from engine.training.plans import FoldPlan, requested_config
 from engine.training.updates.learner import Learner, learning_rate, warmup_updates
 from losses.objective import Objective
 
+GUIDE_RATE = 1e-4
+
 
 @dataclass(frozen=True)
 class Run:
@@ -107,10 +109,19 @@ def learning_lines(options: Options) -> list[str]:
         again = [f"{names[stage]} from epoch {every * (frozen - stage) + 1}" for stage in reversed(range(frozen))]
         told += f"; learning again: {', '.join(again)} on"
     if finetune.layer_decay == 1:
-        return [told, f"Peak learning rate: {lr:.2e} in every stage that learns"]
+        return [told, f"Peak learning rate: {lr:.2e} in every stage that learns{_recipe(options)}"]
     last = len(names) - 1
     rates = [f"{name} {lr * finetune.layer_decay ** (last - stage):.2e}" for stage, name in enumerate(names)]
     return [told, f"Peak learning rate: {', '.join(rates)}"]
+
+
+def _recipe(options: Options) -> str:
+    """Whose rate it is, and what is known of others."""
+    if options.train.lr != GUIDE_RATE:
+        return f", in place of the guide's {GUIDE_RATE:g}"
+    if options.model.pretrained_path is not None:
+        return ", the guide's"
+    return ", the guide's. In short runs from fresh weights --lr 3e-4 to 2e-3 reached more (docs/speed.md)"
 
 
 def unused_flags(args: argparse.Namespace, options: Options) -> list[str]:

@@ -75,7 +75,7 @@ def test_stages_unfreeze_one_by_one_the_deepest_first(photos, tmp_path, capsys):
         and "Stage 1 learns from epoch 3 on; 0 stay frozen" in out
     )
     assert "Frozen: encoder 1, encoder 2; learning again: encoder 2 from epoch 2, encoder 1 from epoch 3 on" in out
-    assert "Peak learning rate: 1.00e-03 in every stage" in out
+    assert "Peak learning rate: 1.00e-03 in every stage that learns, in place of the guide's 0.0001" in out
 
 
 @pytest.mark.long
