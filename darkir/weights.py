@@ -49,7 +49,7 @@ def load_network(path: str | Path, device: str | torch.device = "cpu") -> Networ
     for name, weights in read_members(path).items():
         networks[name] = make_network(weights.config)
         load_into(networks[name], weights.params, weights.source)
-    whole = Ensemble(networks) if ONLY not in networks else networks[ONLY]
+    whole: Network | Ensemble = Ensemble(networks) if ONLY not in networks else networks[ONLY]
     return whole.eval().to(device)
 
 

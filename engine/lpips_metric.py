@@ -75,7 +75,7 @@ def read_lpips(path: str | None, device: torch.device) -> Lpips | None:
     with flagged(FLAG, file):
         content = read_checkpoint(file)
     first = content.get("features.0.weight")
-    side = first.shape[-1] if isinstance(first, torch.Tensor) and first.ndim == 4 else None
+    side = first.shape[-1] if isinstance(first, torch.Tensor) and first.ndim == 4 else 0
     if side not in KINDS:
         raise InputError(f"{FLAG} {file}: neither AlexNet's nor VGG16's weights, as torchvision has them; {REMEDY}")
     kind, shortest = KINDS[side]

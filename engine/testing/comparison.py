@@ -50,7 +50,7 @@ def compare(results: dict[str, Any], rows: list[dict], baseline: Baseline, units
     }
 
 
-def _lpips_of(results: dict[str, Any], baseline: Baseline) -> set[str]:
+def _lpips_of(results: dict[str, Any], baseline: Baseline) -> set[str | None]:
     """The weights by which each side measured LPIPS: two for numbers that cannot be compared, None for a side without it."""
     return {side.get("settings", {}).get(LPIPS) for side in (results, baseline.results or {})}
 
