@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
-from data.decoding.unread import NeedsPackage
+from data.decoding.unread import NeedsPackage, known_opening
 from data.decoding.upright import MAX_PIXELS
 
 # What LibRaw 0.22 reads; it has no list of endings, but of cameras. A file's content does not tell: most raws open as TIFF.
@@ -108,10 +108,10 @@ def develop(
     except rawpy.LibRawError as error:
         text = error.args[0] if error.args else ""
         text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-        if not content.startswith((b"\xff\xd8\xff", b"\x89PNG")):
-            reason = f"broken or unknown raw file: {text}" if content else "the file is empty"
-            raise InputError(f"{name}: {reason}") from None
-        raise InputError(f"{name}: no raw file, but JPEG or PNG: name it so") from None
+        reason = known_opening(content) if content else "the file is empty"
+        if content.startswith((b"\xff\xd8\xff", b"\x89PNG")):
+            reason = "no raw file, but JPEG or PNG: name it so"
+        raise InputError(f"{name}: {reason or f'broken or unknown raw file: {text}'}") from None
     # Half size and pixels that are not square make the image smaller or larger than the sensor's grid.
     across, down = image.shape[1] / sizes.width, image.shape[0] / sizes.height
     image = image[round(top * down) : round(bottom * down), round(left * across) : round(right * across)]

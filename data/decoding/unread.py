@@ -50,8 +50,13 @@ def what_it_is(content: bytes) -> str:
         return f"{kind} is not read; save it as JPEG, PNG or TIFF"
     if is_tiff(content) and (kind := tiff_kind(content)):
         return f"{kind} is not read; {CONVERT_TIFF}"
+    return known_opening(content) or f"not an image that is read here ({READ}), or its header is broken"
+
+
+def known_opening(content: bytes) -> str:
+    """What the file is by its opening, blanks left out; "" for others."""
     start = content.lstrip(b"\xef\xbb\xbf \r\n\t")[:32]
     for opening, what in OPENINGS.items():
         if content.startswith(opening) or start.startswith(opening):
             return what
-    return f"not an image that is read here ({READ}), or its header is broken"
+    return ""

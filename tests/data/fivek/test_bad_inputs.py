@@ -87,7 +87,7 @@ BAD_INPUTS = {
     ),
     "text": ("x.tif", lambda: b"hello world, I am no image", "input: not an image"),
     "bomb": ("x.png", bomb, "input: more than 200 megapixels"),
-    "float TIFF": ("x.tif", lambda: float_tiff(), "input: TIFF with float32 samples"),
+    "float TIFF": ("x.tif", lambda: float_tiff(), "input: TIFF of 3 x 32-bit floating-point RGB is not read"),
     "two pages": ("x.tif", pages, "input: TIFF with 2 pages"),
     "broken profile": (
         "x.png",
@@ -104,8 +104,12 @@ BAD_INPUTS = {
     "raw file cut": ("x.dng", lambda: cut(dng(source(1)), 0.5), "input: broken or unknown raw file"),
     "raw file that is HTML": ("x.dng", lambda: b"<html>", "input: the file holds HTML"),
     "raw file, empty": ("x.dng", lambda: b"", "input: the file is empty"),
-    "raw file without balance": ("x.dng", lambda: dng(source(1), without=(50728,)), "no white balance in the DNG"),
-    "preview only": ("x.tif", lambda: tiff(source(1), tags={254: (4, [1])}), "input: a raw file (only its preview"),
+    "raw file without balance": ("x.dng", lambda: dng(source(1), without=(50728,)), "no white balance in the raw file"),
+    "preview only": (
+        "x.tif",
+        lambda: tiff(source(1), tags={254: (4, [1])}),
+        "first page is only a preview",
+    ),
     "not RGB": ("x.tif", lambda: encoded(Image.new("F", (64, 48)), "TIFF"), "input: "),
 }
 

@@ -62,7 +62,8 @@ def test_the_480p_layout_matches_by_id_alone_and_refuses_xyz(tmp_path):
     put(tmp_path, "train_input.txt", b"a1629\n")
     found = find(tmp_path)
     assert [pair.key for pair in found.pairs] == ["a1629"]
-    assert [(row.input, row.status) for row in found.leftovers] == [(xyz, "rejected")]
+    left = [(row.input, row.status) for row in found.leftovers]
+    assert left == [(xyz, "rejected"), ("train_input.txt", "ignored")]
     assert "XYZ" in found.leftovers[0].reason
 
 
@@ -160,7 +161,10 @@ def test_what_is_no_photo_is_ignored_with_its_reason(tmp_path):
     (tmp_path / "input" / "a0003-x.jpg").symlink_to("nowhere.jpg")
     found = find(tmp_path)
     reasons = {row.input: (row.status, row.reason) for row in found.leftovers}
-    assert reasons.keys() == {"input/._a0001-x.jpg", "thumbs/a0001-x.jpg", "expertC/a0002-x.tif", "input/a0003-x.jpg"}
+    assert reasons.keys() == {
+        *("input/._a0001-x.jpg", "thumbs/a0001-x.jpg", "expertC/a0002-x.tif", "input/a0003-x.jpg"),
+        *("expertC/a0002-x.tif/notes.txt", ".cache/", "raw_photos/fivek.lrcat"),
+    }
     assert "AppleDouble" in reasons["input/._a0001-x.jpg"][1]
     assert "neither its name nor a folder" in reasons["thumbs/a0001-x.jpg"][1]
     assert "a folder, not an image" in reasons["expertC/a0002-x.tif"][1]
