@@ -151,7 +151,7 @@ def test_inputs_without_a_photo_are_refused(models, photos, tmp_path, capsys):
     message = refusal(capsys, enhance_photos.main, *argv_of(models[0], photos, f"{photos}/"))
     assert f"--input {photos}" in message and "--output" in message
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "a.heic").write_text("")
+    (tmp_path / "empty" / "a.psd").write_text("")
     message = refusal(capsys, enhance_photos.main, *argv_of(models[0], tmp_path / "empty", tmp_path / "out"))
     assert "holds no photo" in message and "1 other files" in message and not (tmp_path / "out").exists()
 
