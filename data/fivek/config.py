@@ -26,7 +26,7 @@ class FivekConfig:
     seed: int = option(42, "another seed gives another validation set")
     assume_profile: Literal["srgb", "prophoto"] = option("srgb", "colours of targets without an embedded profile")
     auto_wb: bool = option(
-        False, "develop a DNG without white balance by LibRaw's automatic one, instead of rejecting it"
+        False, "develop a raw file without white balance by LibRaw's automatic one, instead of rejecting it"
     )
     prefer: str | None = option(
         None, "suffixes in order, say tif,dng,jpg: which file to take when a photo is there more than once"
