@@ -5,8 +5,10 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO ?= demo
+OLDEST ?= .venv-oldest
+TESTS ?= tests
 
-.PHONY: demo test test-long soak fuzz lint bench check-gpu bench-gpu coverage ablation test-slurm install-slurm clean
+.PHONY: demo test test-oldest test-long soak fuzz lint bench check-gpu bench-gpu coverage ablation test-slurm install-slurm clean
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed (PYTHON=...)")'
@@ -16,6 +18,11 @@ $(VENV)/.installed: requirements.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+$(OLDEST)/.installed: requirements.txt requirements-dev.txt requirements-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c requirements-oldest.txt
 	touch $@
 
 demo: $(VENV)/.installed
@@ -31,6 +38,10 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(PY) -m pytest -n 2 --dist loadfile
+
+# The oldest versions that requirements.txt allows, in an environment of their own; TESTS=FILES runs a part.
+test-oldest: $(OLDEST)/.installed
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 # 64 kills and 26 stops of training runs, which must end as if nothing had happened, and 18 faults from outside (loader
 # processes, photos, packs, files, streams, locks, jobs), which must end as promised; nine minutes, not part of make test.
@@ -90,4 +101,4 @@ install-slurm:
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(OLDEST) $(DEMO)

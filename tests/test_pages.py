@@ -36,7 +36,7 @@ SMALLER = {
 STEPS = ["create_data_splits.py", *SMALLER]  # audit and split are one script's
 
 # Programs and flags of others, which cannot be asked here.
-PROGRAMS = ("squeue", "scancel", "scontrol", "tail", "module", "rsync")
+PROGRAMS = ("squeue", "scancel", "scontrol", "tail", "module", "rsync", "nvidia-smi", "docker", "apptainer")
 FLAGS_OF_OTHERS = (
     "--array --partition --account --gres --time --cpus-per-task --mem --me --signal --batch --nv --logdir"
 )
@@ -182,7 +182,7 @@ def check_command(words: list[str]) -> None:
         check_make(words[1:])
     elif Path(words[0]).name in ("python", "python3") and words[1] == "-m":
         check_module(words[2], words[3:])
-    elif words[:2] == ["python", "-c"]:
+    elif Path(words[0]).name in ("python", "python3") and words[1] == "-c":
         compile(words[2], "example", "exec")
     else:
         assert words[0] in PROGRAMS

@@ -27,10 +27,22 @@ TRACED_SIZE = (2, 3, 37, 51)
 PROVED_SIZES = ((1, 3, 37, 51), (2, 3, 64, 96), (1, 3, 127, 93), (3, 3, 41, 40))
 TOLERANCE = 1e-4  # of values in [0, 1]
 PACKAGES = "onnx, onnxscript and onnxruntime"
+# Older exporters take no network whose sizes stay open: 2.6 ends with "inconsistent min and max" of a size.
+OLDEST_TORCH = "2.11"
+
+
+def exporter_is_old() -> bool:
+    """Whether this torch is too old for `write_onnx`."""
+    return torch.__version__ < OLDEST_TORCH  # torch compares it as a version, not as text
 
 
 def refuse_without_packages() -> None:
     """InputError unless what --onnx needs is installed."""
+    if exporter_is_old():
+        raise InputError(
+            f"--onnx needs torch {OLDEST_TORCH} or newer, and this is {torch.__version__}: run the same export "
+            "in an environment with a newer torch (no GPU is needed), or leave --onnx out"
+        )
     try:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from torch.torch_version import TorchVersion
 
 import export_model
 from common.errors import RunFailed
@@ -21,8 +22,10 @@ from tests.helpers.export_runs import argv_of, change, export
 ONE_BLOCK = NetworkConfig(width=4, enc_blocks=(1,), middle_enc_blocks=0, middle_dec_blocks=0, dec_blocks=(0,))
 TWO_BLOCKS = NetworkConfig(width=4, enc_blocks=(1,), middle_enc_blocks=0, middle_dec_blocks=1, dec_blocks=(0,))
 FEW_BLOCKS = RestormerConfig(dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1, heads=(1, 2, 2, 4))
+old_torch = pytest.mark.skipif(onnx_export.exporter_is_old(), reason="this torch is too old for --onnx, which says so")
 
 
+@old_torch
 @pytest.mark.long
 def test_onnx_gives_the_same_output_at_odd_sizes(own_run, two_folds, tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -42,6 +45,7 @@ def test_onnx_gives_the_same_output_at_odd_sizes(own_run, two_folds, tmp_path, c
     assert "opset 18" in (tmp_path / "m.md").read_text(encoding="utf-8")
 
 
+@old_torch
 @pytest.mark.parametrize(
     "configs",
     [
@@ -57,6 +61,7 @@ def test_onnx_of_each_architecture_gives_the_same_output(tmp_path, configs):
     assert onnx_export.write_onnx(whole, tmp_path / "m.onnx") < 1e-5
 
 
+@old_torch
 def test_onnx_that_differs_leaves_nothing(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -67,8 +72,16 @@ def test_onnx_that_differs_leaves_nothing(tmp_path, monkeypatch):
     assert float(re.search(r"differs by (\S+)", str(failure.value))[1]) < 1e-5, "one network is proved here"
 
 
+@old_torch
 def test_onnx_without_its_packages_is_refused_at_the_start(finished_run, two_folds, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     flags = ["--onnx", tmp_path / "m.onnx"]
     message = refusal(capsys, export_model.main, *argv_of(finished_run, two_folds, tmp_path / "m.safetensors", *flags))
     assert "--onnx" in message and "onnxruntime" in message and not list(tmp_path.iterdir())
+
+
+def test_onnx_says_which_torch_it_needs(finished_run, two_folds, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.6.0+cu124"))
+    flags = ["--onnx", tmp_path / "m.onnx"]
+    message = refusal(capsys, export_model.main, *argv_of(finished_run, two_folds, tmp_path / "m.safetensors", *flags))
+    assert "--onnx needs torch 2.11 or newer" in message and "2.6.0+cu124" in message and not list(tmp_path.iterdir())
