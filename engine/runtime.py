@@ -8,6 +8,7 @@ import importlib.util
 import platform
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +19,31 @@ import PIL
 import torch
 
 from common.errors import InputError
+from common.gpus import granted_gpu
 from common.memory import host_free_bytes
 
 # Of glibc's malloc.h, and mallopt(3): the largest block that is kept, and how much may lie free before it is given back.
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 KEPT_BLOCK, OLD_GLIBC_BLOCK = 2**30, 2**25  # the second is the most that older versions take
 NEVER = -1
+# Names of what torch holds code for: sm_90, sm_90a, compute_120.
+CUDA_CODE = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)[af]?")
+NO_GPU_ADVICE = (
+    "docs/install.md says which torch a driver and a card need; --device cpu (wrappers: DEVICE=cpu) goes without"
+)
 
 
 def choose_device(name: str) -> torch.device:
     """`--device auto|cuda|cpu|cuda:N` -> the device; cuda:N is from now on the one that torch takes where none is named, as for a
-    CUDA graph and the question for bfloat16. InputError when it names one that is not there.
+    CUDA graph and the question for bfloat16. InputError when it names one that is not there or cannot be used.
+
+    auto is a GPU wherever this process was given one: it is the CPU only where there is none, never because torch cannot use it.
     """
+    flag = f"--device {name}"
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if _cuda_is_there() else "cpu"
+        if name == "cpu" and (granted := granted_gpu()):
+            raise InputError(f"{flag}: there is a GPU ({granted}), but {why_no_cuda()}; {NO_GPU_ADVICE}")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -39,12 +51,58 @@ def choose_device(name: str) -> torch.device:
     if device.type not in ("cuda", "cpu"):
         raise InputError(f"--device {name}: only cuda and cpu are supported")
     if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        count = torch.cuda.device_count() if _cuda_is_there() else 0
+        if count == 0:
+            raise InputError(f"{flag}: {why_no_cuda()}; {NO_GPU_ADVICE}")
         if (device.index or 0) >= count:
-            raise InputError(f"--device {name}: this machine has {count} CUDA devices; use --device auto or cpu")
+            raise InputError(f"{flag}: this machine has {count} CUDA devices; use --device auto or cpu")
+        _refuse_card_without_code(device, flag)
         if device.index is not None:  # else each of several processes would first take the same one
             torch.cuda.set_device(device)
     return device
+
+
+def _cuda_is_there() -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of the driver, which `why_no_cuda` tells
+        return torch.cuda.is_available()
+
+
+def is_built_for_gpus() -> bool:
+    """Whether this torch is a build for CUDA (or AMD's HIP, which torch calls cuda as well)."""
+    return torch.version.cuda is not None or torch.version.hip is not None
+
+
+def why_no_cuda() -> str:
+    """Why torch has no CUDA device: how it was built, or what its own start of CUDA says."""
+    if not is_built_for_gpus():
+        return f"torch {torch.__version__} was built without CUDA"
+    try:
+        torch.cuda.init()
+    # What a driver can do wrong has no common class; its words are what is asked for.
+    except Exception as error:  # noqa: BLE001
+        # Without what it asks for ("Please update ..."), which depends on what the user may change.
+        said = " ".join(str(error).split()).partition(" Please ")[0].strip(" .")
+        return f"torch {torch.__version__} cannot use a GPU here: {said or type(error).__name__}"
+    return f"torch {torch.__version__} finds no CUDA device"
+
+
+def _refuse_card_without_code(device: torch.device, flag: str) -> None:
+    """InputError when torch was built without code for this card: its first kernel would fail, hours of preparation later."""
+    built = [CUDA_CODE.fullmatch(name) for name in torch.cuda.get_arch_list()]
+    if torch.version.hip is not None or not built or None in built:
+        return  # AMD's names, or such as nobody knew when this was written
+    card = torch.cuda.get_device_capability(device)
+    for code in built:
+        assert code is not None
+        major, minor = int(code["major"]), int(code["minor"])
+        # Machine code runs on cards of its generation from its own version on, the intermediate one (compute_) on all newer ones.
+        if (code["kind"] == "compute" and (major, minor) <= card) or (major == card[0] and minor <= card[1]):
+            return
+    raise InputError(
+        f"{flag}: the {torch.cuda.get_device_name(device)} has compute capability {card[0]}.{card[1]}, and torch "
+        f"{torch.__version__} has code for {', '.join(torch.cuda.get_arch_list())} only; {NO_GPU_ADVICE}"
+    )
 
 
 def keep_freed_memory(device: torch.device) -> None:

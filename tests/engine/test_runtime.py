@@ -44,7 +44,12 @@ def test_versions_are_those_of_the_packages_and_torchvision_is_not_imported():
 
 def test_the_chosen_gpu_is_the_one_that_torch_takes_where_none_is_named(monkeypatch):
     taken = []
-    for name, value in {"is_available": lambda: True, "device_count": lambda: 2, "set_device": taken.append}.items():
+    for name, value in {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "set_device": taken.append,
+        "get_arch_list": list,
+    }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     assert choose_device("cuda:1") == torch.device("cuda:1") and choose_device("cuda") == torch.device("cuda")
     assert taken == [torch.device("cuda:1")]
