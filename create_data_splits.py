@@ -16,9 +16,9 @@ Exit codes: 0 done, 1 a failure of ours or of the machine, 2 the input is wrong,
 
 import sys
 
-if sys.version_info < (3, 10):
-    sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
-    sys.exit(2)
+from common.start import check_machine
+
+check_machine()
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from common import signals
 if __name__ == "__main__":
     signals.install()
 
-from common.exits import DONE, flagged, guarded
+from common.exits import DONE, flagged, guarded, output_folder
 from common.log import RunLog
 from common.options import add_options, from_args, make_parser
 from data.config import AuditConfig, SplitConfig
@@ -52,7 +52,6 @@ def main(argv: list[str] | None = None) -> int:
     from common.lists import listed_in
     from common.locks import FolderLock
     from data.audit.audit import audit_pairs, report_audit
-    from data.audit.page import write_audit
     from data.fingerprint import fingerprint_pairs
     from data.folders import report_left_out
     from data.splits.files import split_metadata, write_split_folder
@@ -68,6 +67,9 @@ def main(argv: list[str] | None = None) -> int:
         unused_options,
     )
 
+    if wanted.audit:
+        from data.audit.page import write_audit  # pages need jinja2, a split does not
+
     log = RunLog()
     for line in unused_options(config, wanted.audit, args.check, parser.given):
         log(line)
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         report_audit(audit, log)
         source = config.input_jsonl or config.input_dir
         assert source is not None  # SplitConfig requires one of the two
-        with flagged("--output_dir", config.output_dir):
+        with output_folder("--output_dir", config.output_dir):
             write_audit(config.output_dir, audit, source, log)
             report_left_out(left_out, Path(config.output_dir), log)
         return DONE
@@ -96,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     report_plan(pairs, split, config, log)
     words = list(sys.argv[1:] if argv is None else argv)
     metadata = split_metadata(config, words, base_dir, pairs, near, split, dropped)
-    with flagged("--output_dir", config.output_dir), FolderLock(config.output_dir, log):
+    with output_folder("--output_dir", config.output_dir), FolderLock(config.output_dir, log):
         is_new = write_split_folder(Path(config.output_dir), base_dir, pairs, split, metadata)
         report_left_out(left_out, Path(config.output_dir), log)
     report_written(is_new, config, log)

@@ -12,16 +12,16 @@ what is missing; nothing is overwritten unless asked. A photo that cannot be rea
 
 import sys
 
-if sys.version_info < (3, 10):
-    sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
-    sys.exit(2)
+from common.start import check_machine
+
+check_machine()
 
 from common import signals
 
 if __name__ == "__main__":
     signals.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
 
-from common.exits import DONE, REJECTS, flagged, guarded
+from common.exits import DONE, REJECTS, guarded, output_folder
 from common.lists import listed_in, log_list
 from common.log import RunLog
 from engine.enhancing.config import parse_args
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     restorers = make_restorers(models, config.tta, precision, device, log)
     settings = settings_of(config, models)
     run = Enhancement(config, settings, restorers, short_side, device, args.output, args.overwrite)
-    with flagged("--output", args.output), Waiting(device, log):
+    with output_folder("--output", args.output), Waiting(device, log):
         report_left_out(others, args.output, log)
         faults = enhance_all(tasks, run, log)
         paths = dict.fromkeys(str(model.path) for model in models)  # an ensemble's file holds several

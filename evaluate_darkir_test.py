@@ -12,16 +12,16 @@ against that of another evaluation of the same photos.
 
 import sys
 
-if sys.version_info < (3, 10):
-    sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
-    sys.exit(2)
+from common.start import check_machine
+
+check_machine()
 
 from common import signals
 
 if __name__ == "__main__":
     signals.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
 
-from common.exits import DONE, flagged, guarded
+from common.exits import DONE, flagged, guarded, output_folder
 from common.files import remove_stale_temporaries
 from common.lists import listed_in
 from common.locks import FolderLock
@@ -81,7 +81,12 @@ def main(argv: list[str] | None = None) -> int:
     log(f"Scoring {len(pairs)} photos, {frames}, {precision.describe()}, {describe_device(device)}")
     log(describe_units(pairs, units, args.group_key or find_group_key(args.test_jsonl)))
     visuals = VisualsFolder(args.output_dir, pairs, config.save_visuals)
-    with flagged("--output_dir", args.output_dir), FolderLock(args.output_dir, log), visuals, Waiting(device, log):
+    with (
+        output_folder("--output_dir", args.output_dir),
+        FolderLock(args.output_dir, log),
+        visuals,
+        Waiting(device, log),
+    ):
         remove_stale_temporaries(args.output_dir)
         batches = equal_size_batches(dataset, config.batch_size)
         loader = evaluation_loader(dataset, batches, config.num_workers, device.type == "cuda")

@@ -12,9 +12,9 @@ fewer than five units. --checkpoint of the other scripts takes the file.
 
 import sys
 
-if sys.version_info < (3, 10):
-    sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
-    sys.exit(2)
+from common.start import check_machine
+
+check_machine()
 
 from pathlib import Path
 

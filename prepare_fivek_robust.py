@@ -17,9 +17,9 @@ with more rejected pairs than --max_reject allows, 75 stopped by a signal.
 
 import sys
 
-if sys.version_info < (3, 10):
-    sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
-    sys.exit(2)
+from common.start import check_machine
+
+check_machine()
 
 from common import signals
 from common.workers import use_one_thread
@@ -28,7 +28,7 @@ if __name__ == "__main__":
     signals.install()
     use_one_thread()
 
-from common.exits import DONE, REJECTS, flagged, guarded
+from common.exits import DONE, REJECTS, flagged, guarded, output_folder
 from common.log import RunLog
 from common.options import add_options, from_args, make_parser
 from data.fivek.config import FivekConfig
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         log(f"--check: {config.output_dir} was made with these options")
         return DONE
     place = config.output_dir
-    with flagged("--fivek_dir", config.fivek_dir), flagged("--output_dir", place), listed_in(place):
+    with flagged("--fivek_dir", config.fivek_dir), output_folder("--output_dir", place), listed_in(place):
         found = find_photos(config)
         report_found(config, found, log)
         with FolderLock(config.output_dir, log):

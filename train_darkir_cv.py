@@ -11,16 +11,16 @@ continues an unfinished one.
 
 import sys
 
-if sys.version_info < (3, 10):
-    sys.stderr.write("error: Python 3.10 or newer is needed; this is " + sys.version.split()[0] + "\n")
-    sys.exit(2)
+from common.start import check_machine
+
+check_machine()
 
 from common import signals
 
 if __name__ == "__main__":
     signals.install()  # Before torch is imported: a signal that comes during start-up must not be lost.
 
-from common.exits import DONE, flagged, guarded
+from common.exits import DONE, guarded, output_folder
 from common.lists import listed_in
 from common.log import RunLog
 from engine.training.config import parse_args
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     with joined(device, options.train.batch_size) as (world, device):
         log = RunLog(None if args.dry_run else args.output_dir / "train.log", silent=not world.writes)
         lists = None if args.dry_run else args.output_dir
-        with flagged("--output_dir", args.output_dir), listed_in(lists), Waiting(device, log):
+        with output_folder("--output_dir", args.output_dir), listed_in(lists), Waiting(device, log):
             if args.kernels is not None:
                 log("--kernels plain has no effect any more: there is one way to compute")
             options = with_vgg_digest(settle_resume(options, log))

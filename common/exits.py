@@ -12,16 +12,21 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from common.errors import InputError, OutOfMemory, RunFailed, Stopped, lacks_memory, loader_fault
-from common.log import over, watch, write
+from common.log import is_unread, over, watch, write
 from common.signals import kill_children, no_more
 from darkir.errors import ModelError  # the only import of darkir here: darkir stands alone, with an error of its own
 
 # A path that cannot exist was named by the user; any other fault of the system is not the input's.
 WRONG_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
+NOT_MADE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT)
 LESS_MEMORY = "smaller batches or photos need less"
 DONE, FAILED, WRONG_INPUT, REJECTS, STOPPED = 0, 1, 2, 3, 75
+UNREAD = 141  # 128 + SIGPIPE: what a shell expects of a program whose reader has left (`| head`)
+HOME = Path(__file__).resolve().parent.parent
+PACKAGE_OF = {"PIL": "pillow"}  # import name -> name to install
 
 
 def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
@@ -46,7 +51,13 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             return _say(f"failed: {failure}: {LESS_MEMORY}", FAILED)
         except RunFailed as failure:
             return _say(f"failed: {failure}", FAILED)
+        except ImportError as error:
+            if fault := _package_fault(error):
+                return _say(f"error: {fault}", WRONG_INPUT)
+            raise
         except (OSError, MemoryError, RuntimeError) as failure:
+            if isinstance(failure, BrokenPipeError) and is_unread(sys.stdout):
+                return UNREAD  # nobody is there to be told
             kill_children()  # while `failure` still holds their loader, which would complain of each death when it goes
             if fault := loader_fault(failure):
                 return _say(f"failed: {fault}", FAILED)
@@ -62,6 +73,8 @@ def guarded(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             over()
             no_more()
             kill_children()
+            for stream in (sys.stdout, sys.stderr):
+                write(stream, "")  # else Python, whose last flush fails, would end with a code and a message of its own
 
     return wrapper
 
@@ -81,6 +94,42 @@ def flagged(flag: str, path: str | Path | None) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def output_folder(flag: str, folder: str | Path) -> Iterator[None]:
+    """As `flagged`, around the use of a folder to write to. InputError when it cannot be made, or nothing written there; RunFailed
+    when somebody removes it meanwhile."""
+    with flagged(flag, folder):
+        there = next(place for place in (Path(folder), *Path(folder).absolute().parents) if place.exists())
+        if there.is_dir() and not os.access(there, os.W_OK | os.X_OK):
+            raise InputError(
+                f"{folder} cannot be written to: {there} does not let this user write; name another folder"
+            )
+        try:
+            yield
+        except OSError as error:
+            if Path(folder).is_dir() or error.errno not in NOT_MADE or not _is_near(error.filename, folder):
+                raise
+            _refuse_missing_folder(flag, folder, error)
+
+
+def _refuse_missing_folder(flag: str, folder: str | Path, error: OSError) -> NoReturn:
+    """Nothing can be written to `folder`, which is not there: because it cannot be made, or because it was removed?"""
+    try:
+        Path(folder).mkdir(parents=True)
+    except OSError as reason:
+        raise InputError(f"{folder} cannot be made ({reason.strerror}); name another folder") from error
+    Path(folder).rmdir()
+    raise RunFailed(f"{flag} {folder} was removed while it was written to; run the same command again") from error
+
+
+def _is_near(name: object, folder: str | Path) -> bool:
+    """Whether a file is `folder`, lies in it, or is a folder that it lies in; `flagged` may have put the flag before its name."""
+    if not isinstance(name, str):
+        return False
+    place, own = Path(name.split(" ", 1)[1] if name.startswith("--") else name).absolute(), Path(folder).absolute()
+    return place == own or place in own.parents or own in place.parents
+
+
 def _is_about(message: str, path: str | Path | None) -> bool:
     if path is None:
         return False
@@ -98,6 +147,21 @@ def prepare_streams() -> None:
             setattr(sys, name, open(handle, "w", encoding="utf-8", errors="backslashreplace"))
         elif hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _package_fault(error: ImportError) -> str | None:
+    """What to install, when `error` is about a package of others; None for a fault of our own."""
+    name = (error.name or "").split(".")[0]
+    if not name or name in sys.stdlib_module_names or (HOME / name).exists() or (HOME / f"{name}.py").exists():
+        return None
+    name = PACKAGE_OF.get(name, name)
+    what = (
+        "is missing" if isinstance(error, ModuleNotFoundError) else f"cannot be imported ({str(error).splitlines()[0]})"
+    )
+    return (
+        f"the package {name} {what}: {sys.executable} -m pip install -r {HOME / 'requirements.txt'} "
+        "(docs/install.md says which torch a driver and a card need)"
+    )
 
 
 def _say(message: str, code: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import select
 import sys
 import threading
 import time
@@ -139,3 +140,13 @@ def write(stream: TextIO, text: str) -> str | None:
         os.close(nowhere)
         return error.strerror or str(error)
     return None
+
+
+def is_unread(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nobody reads any more."""
+    watcher = select.poll()
+    try:
+        watcher.register(stream.fileno(), 0)
+    except (OSError, ValueError):
+        return False
+    return any(event & select.POLLERR for _, event in watcher.poll(0))

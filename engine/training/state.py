@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
+from common.errors import RunFailed
 from common.files import sync_folder, write_json
+from common.locks import LOCK
 from darkir.architectures import Config
 from data.manifest import UNIT
 from engine import checkpoint
@@ -36,6 +38,13 @@ class RunFiles:
     facts: dict[str, Any]
     writes: bool
 
+    def refuse_removed_folder(self) -> None:
+        """RunFailed when the folder was removed while the run went on: what it writes from now on would be half a run."""
+        if self.writes and not (self.folder / LOCK).exists():
+            raise RunFailed(
+                f"{self.folder} was removed while this run wrote to it, and what it had learned with it; nothing more is written"
+            )
+
     def save_state(self, learner: Learner, progress: Progress, **remarks: str) -> None:
         """checkpoint_last.pt, the one before it as checkpoint_last.prev.pt, and the position beside them.
 
@@ -43,6 +52,7 @@ class RunFiles:
         """
         if not self.writes:
             return
+        self.refuse_removed_folder()
         checkpoint.save_last(self.folder, {**self._state(learner, progress), **remarks})
         write_json(self.folder / POSITION, {"step": progress.step, "epochs": progress.epochs})
 

@@ -163,6 +163,7 @@ def train(run: Run) -> None:
             patience = config.early_stopping_patience
             progress.stopped_early = bool(patience) and progress.epochs_without_gain >= patience
 
+            files.refuse_removed_folder()
             # The state comes last: after a kill in between, the same files are written again.
             if record["is_best"]:
                 files.save_best(learner, progress)
