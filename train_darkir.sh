@@ -32,6 +32,10 @@ if [[ -n ${SLURM_JOB_ID:-} && ${BASH_SOURCE[0]##*/} == slurm_script ]]; then
     [[ -e $home/slurm/job.sh ]] || home=$SLURM_SUBMIT_DIR # no scontrol, or the script came through a pipe
 fi
 DARKIR_HOME=${DARKIR_HOME:-$home}
+if [[ ! -e $DARKIR_HOME/slurm/settings.sh ]]; then
+    printf 'error: %s/slurm is not there: a copy of this wrapper needs DARKIR_HOME, the folder of the toolkit\n' "$DARKIR_HOME" >&2
+    exit 2
+fi
 source "$DARKIR_HOME/slurm/settings.sh"
 if asks_for_help "$@"; then
     print_help "${BASH_SOURCE[0]}"
@@ -79,6 +83,7 @@ check_settings "$@"
 WATCHED=("$(fold_folder "${SLURM_ARRAY_TASK_ID:-}")")
 choose_python
 begin_job
+check_device
 
 make_split
 train_folds

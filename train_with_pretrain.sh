@@ -34,6 +34,10 @@ if [[ -n ${SLURM_JOB_ID:-} && ${BASH_SOURCE[0]##*/} == slurm_script ]]; then
     [[ -e $home/slurm/job.sh ]] || home=$SLURM_SUBMIT_DIR # no scontrol, or the script came through a pipe
 fi
 export DARKIR_HOME=${DARKIR_HOME:-$home}
+if [[ ! -e $DARKIR_HOME/slurm/settings.sh ]]; then
+    printf 'error: %s/slurm is not there: a copy of this wrapper needs DARKIR_HOME, the folder of the toolkit\n' "$DARKIR_HOME" >&2
+    exit 2
+fi
 source "$DARKIR_HOME/slurm/settings.sh"
 if asks_for_help "$@"; then
     print_help "${BASH_SOURCE[0]}"
@@ -127,6 +131,7 @@ if [[ $stage == submit ]]; then
 fi
 choose_python
 begin_job
+[[ $stage == prepare ]] || check_device
 case $stage in
 all)
     make_split

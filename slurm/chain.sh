@@ -5,7 +5,6 @@
 
 check_settings() { # What can be refused before a job waits for hours
     local word
-    ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail 2 "bash 4.4 or newer is needed; this is $BASH_VERSION"
     # Before any arithmetic: bash would run a command that stands in a number's place.
     [[ $N_FOLDS =~ ^[1-9][0-9]?$ ]] || fail 2 "N_FOLDS=$N_FOLDS: must be a number from 1 to 99"
     default_input
@@ -21,14 +20,40 @@ check_settings() { # What can be refused before a job waits for hours
             ((!BATCH)) || fail 2 "--overwrite would discard the run at every requeue: remove $OUTPUT_DIR, or name another" ;;
         esac
     done
-    if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]] && ! ((SLURM_ARRAY_TASK_ID >= 1 && SLURM_ARRAY_TASK_ID <= N_FOLDS)); then
-        fail 2 "array task $SLURM_ARRAY_TASK_ID: folds are counted from 1 to N_FOLDS=$N_FOLDS (sbatch --array=1-$N_FOLDS)"
-    fi
+    check_array
+    check_folders
     [[ -z $BASELINE || -e $BASELINE ]] || fail 2 "BASELINE=$BASELINE is missing"
     [[ -z $BASELINE || -z $BASELINE_L1 ]] || fail 2 "give BASELINE or BASELINE_L1, not both"
     [[ -e $SPLITS_DIR/split_metadata.json || -n $INPUT_JSONL$INPUT_DIR ]] ||
         fail 2 "$SPLITS_DIR holds no split: set INPUT_JSONL or INPUT_DIR, and it will be made (no train_cleaned.jsonl and no" \
             "train.jsonl is here, which would be taken)"
+}
+
+check_array() { # A task that is no fold would leave the others waiting for it, and nobody would evaluate
+    local first=${SLURM_ARRAY_TASK_MIN:-1} last=${SLURM_ARRAY_TASK_MAX:-1} task=${SLURM_ARRAY_TASK_ID:-}
+    [[ -n $task ]] || return 0
+    if ! ((task >= 1 && task <= N_FOLDS && first >= 1 && last <= N_FOLDS)); then
+        fail 2 "array task $task of $first to $last: folds are counted from 1 to N_FOLDS=$N_FOLDS (sbatch --array=1-$N_FOLDS)"
+    fi
+}
+
+check_folders() { # What cannot be made is refused before hours of work
+    local name place
+    for name in SPLITS_DIR OUTPUT_DIR RESULTS_DIR; do
+        [[ -n ${!name} ]] || fail 2 "$name is empty: name a folder"
+        place=${!name}
+        while [[ ! -e $place && ! -L $place ]]; do
+            [[ $place == */* ]] || place=./$place
+            place=${place%/*}
+            place=${place:-/}
+        done
+        [[ -d $place && -w $place && -x $place ]] ||
+            fail 2 "$name=${!name} cannot be made: $place is no folder that can be written"
+    done
+}
+
+check_device() { # A GPU that cannot be used is told now, not after the preparation
+    [[ $DEVICE == cpu ]] || "${interpreter[@]}" "$DARKIR_HOME/slurm/check_device.py" "$DEVICE" || exit
 }
 
 choose_python() { # PYTHON may be a path with spaces, or a command with arguments, such as a container's
@@ -49,7 +74,7 @@ produced() { # produced FILE: a step that ended well has left it
 
 make_split() {
     # The first of several jobs or tasks splits, the others wait for it.
-    mkdir -p -- "$SPLITS_DIR" || fail 2 "SPLITS_DIR=$SPLITS_DIR cannot be made"
+    make_folder SPLITS_DIR
     exec 9>>"$SPLITS_DIR/.wrapper.lock" || fail 2 "SPLITS_DIR=$SPLITS_DIR: cannot write .wrapper.lock there"
     local code=0
     until flock --nonblock --conflict-exit-code 7 9 || code=$?; ((code != 7)); do
@@ -118,7 +143,7 @@ train_side_by_side() { # One fold a GPU, in rounds of as many as there are GPUs
     local gpus first fold slot code command codes
     IFS=, read -r -a gpus <<<"$(visible_gpus)"
     ((${#gpus[@]})) || fail 2 "PARALLEL_FOLDS=1: no GPU found; set CUDA_VISIBLE_DEVICES, or leave it out"
-    mkdir -p -- "$OUTPUT_DIR"
+    make_folder OUTPUT_DIR
     for ((first = 1; first <= N_FOLDS; first += ${#gpus[@]})); do
         start_of_step "Folds from $first on, one a GPU (${gpus[*]}): tail -f $OUTPUT_DIR/fold_*.out"
         children=()
@@ -180,7 +205,7 @@ evaluate() {
 evaluate_after_last_task() { # Exactly one task of an array evaluates: the first that finds all of them finished
     local folder fold finished owner
     folder=$(job_folder)
-    mkdir -p -- "$folder"
+    make_folder OUTPUT_DIR "$(job_subfolder)"
     : >"$folder/finished_$SLURM_ARRAY_TASK_ID"
     finished=("$folder"/finished_*)
     if ((${#finished[@]} < SLURM_ARRAY_TASK_COUNT)); then

@@ -41,14 +41,26 @@ job_id() { # The id to requeue. In the last array task SLURM_JOB_ID is the whole
     fi
 }
 
-job_folder() { say "$OUTPUT_DIR/.slurm/${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}"; }
+job_subfolder() { say ".slurm/${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}"; }
+
+job_folder() { say "$OUTPUT_DIR/$(job_subfolder)"; }
 
 # Listed, not tested: network file systems remember for a while that a name was missing, but not what a folder held.
 is_there() { [[ -n $(find "${1%/*}/" -maxdepth 1 -name "${1##*/}" 2>/dev/null) ]]; }
 
+check_machine() {
+    [[ $(uname -s) == Linux ]] || fail 2 "this toolkit runs on Linux; this is $(uname -s)"
+    ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || fail 2 "bash 4.4 or newer is needed; this is $BASH_VERSION"
+}
+
+make_folder() { # make_folder NAME [BELOW]: the folder that the setting NAME names, or one below it
+    local reason
+    reason=$(mkdir -p -- "${!1}${2:+/$2}" 2>&1) || fail 2 "$1=${!1} cannot be made (${reason##*: }): name another one"
+}
+
 check_slurm_numbers() { # Slurm's own are numbers; what a user has exported by mistake must not be evaluated as arithmetic
     local name
-    for name in SLURM_JOB_ID SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_ID SLURM_ARRAY_TASK_COUNT SLURM_RESTART_COUNT; do
+    for name in SLURM_JOB_ID SLURM_ARRAY_JOB_ID SLURM_ARRAY_TASK_{ID,COUNT,MIN,MAX} SLURM_RESTART_COUNT; do
         [[ ${!name:-0} =~ ^[0-9]+$ ]] || fail 2 "$name=${!name}: not a number"
     done
 }
@@ -59,7 +71,7 @@ begin_job() { # The name of the log, and the end of useless restarts
         name_array_log
     fi
     say "===== job $(job_id), restart ${SLURM_RESTART_COUNT:-0}, on $(hostname), $(date -u +%Y-%m-%dT%H:%M:%SZ)"
-    mkdir -p -- "$(job_folder)"
+    make_folder OUTPUT_DIR "$(job_subfolder)"
     refuse_useless_restart
 }
 
@@ -77,8 +89,8 @@ name_array_log() {
 # One word that changes when a training step was made or a FiveK pair was prepared in the folders, which may be missing.
 progress_of() {
     {
-        find "$@" -name progress.json -exec grep -H . {} + || true # training writes it beside checkpoint_last.pt
-        find "$@" -path '*/meta/*' || true
+        find -H "$@" -name progress.json -exec grep -H . {} + || true # training writes it beside checkpoint_last.pt
+        find -H "$@" -path '*/meta/*' || true
     } 2>/dev/null | sort | sha256sum | cut -d ' ' -f 1
 }
 
@@ -204,6 +216,7 @@ stop() { # Requeue first, then leave at once: Slurm holds the node for a script 
     exit "$STOPPED"
 }
 
+check_machine
 check_slurm_numbers
 # At once: a signal can come in the first second.
 trap 'forward USR1' USR1

@@ -23,7 +23,8 @@ submit() {
     local jobs=() prepare_words train_words array=() logs
     read -r -a prepare_words <<<"$PREPARE_SBATCH"
     read -r -a train_words <<<"$TRAIN_SBATCH"
-    queue prepare "${prepare_words[@]}"
+    check_build
+    queue prepare --gres=none "${prepare_words[@]}" # against the line of the wrapper: nothing is computed on a GPU yet
     [[ -n $PRETRAINED_PATH ]] || queue pretrain "${train_words[@]}"
     ((N_FOLDS == 1)) || array=(--array="1-$N_FOLDS" --output=darkir_cv_%A_%a.out)
     queue folds "${array[@]}" "${train_words[@]}"
@@ -33,6 +34,12 @@ submit() {
     say "        tail -F $logs"
     say "Stop:   scancel ${jobs[*]}"
     say "When one fails, those after it are cancelled; the same command submits what is left"
+}
+
+check_build() { # Before the queue's hours; where jobs have another Python than this machine, they will tell
+    (choose_python) 2>/dev/null || return 0
+    choose_python
+    [[ $DEVICE == cpu ]] || "${interpreter[@]}" "$DARKIR_HOME/slurm/check_device.py" "$DEVICE" --submit || exit
 }
 
 logs_of_jobs() { # of the array's tasks, too; in the order in which they will be written

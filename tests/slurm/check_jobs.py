@@ -4,6 +4,7 @@ What a job does is compared with an uninterrupted job of the same settings: ever
 """
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -98,6 +99,45 @@ def test_a_failing_fold_stops_the_evaluation_and_can_be_run_again(desk):
     assert desk.evaluations() == 1
 
 
+def test_an_array_with_a_task_that_is_no_fold_is_refused_by_all(desk):
+    """Else the folds would be trained, and each task would leave the evaluation to another."""
+    array = desk.submit("--array=0-3")
+    tasks = [f"{array}_{number}" for number in range(4)]
+    assert desk.wait_for_end(*tasks) == ["FAILED"] * 4
+    assert {desk.facts(task)["ExitCode"] for task in tasks} == {"2:0"}
+    # A refusal comes before a task has its own log: it stands in the one that Slurm made.
+    logs = [path.read_text() for path in desk.folder.glob("darkir_cv_*.out")]
+    assert sum("of 0 to 3: folds are counted from 1 to N_FOLDS=3 (sbatch --array=1-3)" in log for log in logs) == 4
+    assert not (desk.folder / "data_splits").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_job_whose_gpu_cannot_be_used_ends_at_once(desk):
+    job = desk.submit(DEVICE="auto")
+    assert desk.wait_for_end(job) == ["FAILED"] and desk.facts(job)["ExitCode"] == "2:0"
+    assert "error: --device auto: there is a GPU (SLURM_GPUS_ON_NODE=1), but torch " in desk.log(job)
+    assert not (desk.folder / "data_splits").exists()
+
+
+def test_a_copied_wrapper_in_another_folder_with_linked_folders(desk):
+    names = {"SPLITS_DIR": "splits", "OUTPUT_DIR": "outputs", "RESULTS_DIR": "results"}
+    for name in names.values():
+        (desk.folder / f"disk {name}").mkdir()
+        (desk.folder / name).symlink_to(f"disk {name}")
+    (desk.folder / "mine").mkdir()
+    shutil.copy(ROOT / "train_darkir.sh", desk.folder / "mine" / "copy.sh")
+    words = ["sbatch", "--parsable", f"--chdir={desk.folder}", "copy.sh", "--lambda_vgg", "0"]
+    settings = {**names, "N_FOLDS": "1", "EPOCHS": "1"}
+
+    def submit(**home):
+        return desk.cluster.command(*words, cwd=desk.folder / "mine", env=desk.environment(**settings, **home)).strip()
+
+    lost, job = submit(), submit(DARKIR_HOME=str(ROOT))
+    assert desk.wait_for_end(lost, job) == ["FAILED", "COMPLETED"], desk.log(job)
+    assert desk.facts(lost)["ExitCode"] == "2:0" and "needs DARKIR_HOME" in desk.log(lost)
+    assert (desk.folder / "disk results" / "test_results.json").exists() and desk.evaluations() == 1
+
+
 def test_a_job_that_only_restarts_ends_with_1(plain, desk):
     program = desk.folder / "stopped at once"
     program.write_text(f'#!/bin/sh\ncase "$1" in *train_darkir_cv.py) exit 75 ;; esac\nexec "{sys.executable}" "$@"\n')
@@ -156,6 +196,8 @@ def test_the_chain_of_jobs_survives_a_requeue_and_evaluates(desk):
     assert f"squeue --jobs={','.join(jobs.values())}" in printed
     array = jobs["folds"]
     names = [jobs["prepare"], jobs["pretrain"], f"{array}_1", f"{array}_2", jobs["evaluate"]]
+    asked = [desk.facts(jobs[stage]).get("TresPerNode", "") for stage in ("prepare", "pretrain")]
+    assert "gpu" not in asked[0] and "gpu" in asked[1], "nothing is computed on a GPU while photos are prepared"
     assert "tail -F " + " ".join(f"darkir_cv_{name}.out" for name in names) in printed
     desk.wait_for_training(jobs["pretrain"])
     desk.cluster.command("scancel", "--signal=USR1", "--batch", jobs["pretrain"])

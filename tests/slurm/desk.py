@@ -25,6 +25,7 @@ SETTINGS = {
     "NUM_WORKERS": "0",
     "MIXED_PRECISION": "0",
     "OMP_NUM_THREADS": "1",
+    "DEVICE": "cpu",
     "OUTPUT_DIR": "outputs",
 }
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "OUT_OF_MEMORY")

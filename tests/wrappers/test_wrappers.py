@@ -170,12 +170,23 @@ def test_one_fold_is_a_single_run_at_the_top_of_its_folder(desk):
         ([], {"BASELINE": "other/test_results.json"}, "BASELINE=other/test_results.json is missing"),
         ([], {"PYTHON": "no such python"}, "PYTHON=no such python"),
         ([], {"SLURM_ARRAY_TASK_ID": "0"}, "counted from 1 to N_FOLDS=3"),
+        # --array=0-3: not task 0 alone, or the others would wait for it and nobody would evaluate
+        ([], {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_MAX": "3"}, "--array=1-3"),
+        ([], {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "4"}, "--array=1-3"),
+        (
+            [],
+            {"OUTPUT_DIR": "my pairs.jsonl/x"},
+            "OUTPUT_DIR=my pairs.jsonl/x cannot be made: my pairs.jsonl is no folder",
+        ),
+        ([], {"SPLITS_DIR": "nowhere/"}, "SPLITS_DIR=nowhere/ cannot be made: nowhere is no folder"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_runs(desk, arguments, settings, message):
+    (desk.folder / "my pairs.jsonl").touch()
+    (desk.folder / "nowhere").symlink_to("gone")
     for wrapper in ("train_darkir.sh", "train_with_pretrain.sh"):
         code, _, err = desk.run(wrapper, *arguments, **settings)
-        assert code == 2 and message in err
+        assert code == 2 and message in err and err.count("\n") == 1
     assert desk.calls() == []
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -162,13 +163,33 @@ def test_an_array_needs_the_pretraining_first(desk):
     assert code == 2 and "no finished pre-training" in err and "--submit" in err
 
 
-def test_submit_takes_back_what_it_queued_when_slurm_refuses_a_job(desk):
+@pytest.fixture
+def queue(desk):
+    """Slurm's commands stand in the desk's folder: the folds are refused, and what sbatch is asked for is noted."""
     for name, text in {
-        "sbatch": 'case "$*" in *"--stage folds"*) exit 4 ;; *"--stage pretrain"*) echo 12 ;; *) echo 11 ;; esac',
+        "sbatch": 'echo "$*" >>asked; case "$*" in *"--stage folds"*) exit 4 ;; *pretrain.sh*) echo 1$(wc -l <asked) ;; esac',
         "scancel": 'echo "$*" >cancelled',
     }.items():
         (desk.folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (desk.folder / name).chmod(0o755)
-    code, _, err = desk.run("train_with_pretrain.sh", "--submit", PATH=f"{desk.folder}:{os.environ['PATH']}")
+    return {"PATH": f"{desk.folder}:{os.environ['PATH']}"}
+
+
+def test_submit_takes_back_what_it_queued_when_slurm_refuses_a_job(desk, queue):
+    code, _, err = desk.run("train_with_pretrain.sh", "--submit", PREPARE_SBATCH="--partition=cpu", **queue)
     assert code == 4 and "sbatch refused the folds job" in err
     assert (desk.folder / "cancelled").read_text().split() == ["11", "12"]
+    prepare, pretrain, _ = (desk.folder / "asked").read_text().splitlines()
+    assert " --gres=none --partition=cpu " in prepare and "gres" not in pretrain, "the preparation computes on no GPU"
+
+
+def test_submit_queues_nothing_for_a_torch_that_has_no_cuda(desk, queue):
+    program = desk.folder / "python without cuda"
+    words = "import sys, torch, runpy; torch.version.cuda = torch.version.hip = None; sys.argv = sys.argv[1:]"
+    run = "runpy.run_path(sys.argv[0], run_name='__main__')"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{words}; {run}" "$@"\n')
+    program.chmod(0o755)
+    code, _, err = desk.run("train_with_pretrain.sh", "--submit", PYTHON=str(program), **queue)
+    assert code == 2 and "built without CUDA" in err and "DEVICE=cpu" in err and not (desk.folder / "asked").exists()
+    for settings in ({"PYTHON": str(program), "DEVICE": "cpu"}, {"PYTHON": "only where the jobs run"}):
+        assert desk.run("train_with_pretrain.sh", "--submit", **queue, **settings)[0] == 4, "queued as before"
