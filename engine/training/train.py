@@ -15,7 +15,7 @@ import torch
 from common import signals
 from common.bars import progress_bar
 from common.errors import FaultList, InputError, Stopped
-from common.files import remove_stale_temporaries, utc_now, write_jsonl
+from common.files import remove_stale_temporaries, write_jsonl
 from common.lists import SHOWN
 from common.locks import FolderLock
 from common.log import RunLog
@@ -34,7 +34,7 @@ from engine.training.run import Run, describe, from_where_it_stands, make_run
 from engine.training.self_test import rehearse_on_copy, self_test
 from engine.training.state import RunFiles
 from engine.training.tracking import Tracker
-from engine.training.updates.clock import Clock
+from engine.training.updates.clock import Clock, date_and_hour
 from engine.training.updates.execution import make_stepper
 from engine.training.updates.learner import Learner, frozen_stages, set_trainable
 from engine.training.updates.loop import Updates
@@ -60,7 +60,7 @@ def train_fold(plan: FoldPlan, options: Options, device: torch.device, world: Wo
         else:
             units = " and ".join(str(len(set(unit_names(part)))) for part in (plan.train, plan.val))
             sizes = f"{len(plan.train)} training pairs, {len(plan.val)} validation pairs, in {units} units"
-            log(f"===== {plan.name}: {sizes}, {utc_now()} =====")
+            log(f"===== {plan.name}: {sizes}, {date_and_hour()} =====")
             if plan.excluded and world.writes:
                 write_jsonl(plan.folder / EXCLUDED, plan.excluded)
             train(make_run(plan, options, device, world, log))

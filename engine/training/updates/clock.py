@@ -22,6 +22,11 @@ def hour() -> str:
     return time.strftime("%H:%M:%S")
 
 
+def date_and_hour() -> str:
+    """Both, on the clock that the hours of the log are of."""
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
 def duration(seconds: float) -> str:
     """In words, to about two digits: 45 s, 12 min, 3 h 20 min, 2 days 5 h."""
     if seconds < 99.5:
