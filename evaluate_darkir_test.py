@@ -81,12 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     log(f"Scoring {len(pairs)} photos, {frames}, {precision.describe()}, {describe_device(device)}")
     log(describe_units(pairs, units, args.group_key or find_group_key(args.test_jsonl)))
     visuals = VisualsFolder(args.output_dir, pairs, config.save_visuals)
-    with (
-        output_folder("--output_dir", args.output_dir),
-        FolderLock(args.output_dir, log),
-        visuals,
-        Waiting(device, log),
-    ):
+    place = args.output_dir
+    with output_folder("--output_dir", place), FolderLock(place, log), visuals, Waiting(device, log):
         remove_stale_temporaries(args.output_dir)
         batches = equal_size_batches(dataset, config.batch_size)
         loader = evaluation_loader(dataset, batches, config.num_workers, device.type == "cuda")
