@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     for line in unused_options(config, wanted.audit, args.check, parser.given):
         log(line)
     with listed_in(None if args.check else config.output_dir):
-        pairs, base_dir, left_out = read_input(config, log)
+        pairs, base_dir, left_out = read_input(config, log, keep_repeated=wanted.audit)
         pairs, dropped = leave_out(pairs, config, log)
     if wanted.audit:
         with listed_in(config.output_dir):

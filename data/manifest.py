@@ -58,21 +58,26 @@ class Pair:
 
 
 def read_pairs(
-    path: str | Path, base_dir: str | Path | None = None, *, group_key: str | None = None, warn: Warn | None = None
+    path: str | Path,
+    base_dir: str | Path | None = None,
+    *,
+    group_key: str | None = None,
+    warn: Warn | None = None,
+    keep_repeated: bool = False,
 ) -> list[Pair]:
     """Read a pairs JSONL in the order of its lines.
 
     Relative paths resolve against `base_dir`, else the base directory that split_metadata.json records (beside the
     file, or one folder up from `fold_K`), else the file's folder. The field `group_key` names a row's group; without it, the
     field that the same split_metadata.json records, else `group`. `warn` is called once for each relative path that leaves
-    that folder.
+    that folder. keep_repeated: a src that stands in several rows is no fault (an audit shows it).
 
     Raises InputError with all bad rows (`file:line: reason`): bad JSON, missing keys, wrong types, missing images, a row
     twice, one src with two tars; and when the file is missing, not UTF-8 or has no row.
     """
     base = find_base_dir(path, base_dir)
     faults = Faults()
-    reader = _RowReader(str(path), base, group_key or find_group_key(path), faults, warn)
+    reader = _RowReader(str(path), base, group_key or find_group_key(path), faults, warn, keep_repeated)
     pairs = [pair for line, row in read_jsonl(path, faults) if (pair := reader.pair(row, line)) is not None]
     faults.raise_if_any(f"{path}: rows that cannot be used")
     if not pairs:
@@ -199,8 +204,17 @@ def read_metadata(path: Path) -> dict:
 class _RowReader:
     """Turns the objects of one JSONL into pairs; remembers what it has seen, to find rows that stand twice."""
 
-    def __init__(self, file: str, base: Path, group_key: str, faults: Faults, warn: Warn | None):
+    def __init__(
+        self,
+        file: str,
+        base: Path,
+        group_key: str,
+        faults: Faults,
+        warn: Warn | None,
+        keep_repeated: bool = False,
+    ):
         self.file, self.base, self.group_key, self.faults, self.warn = file, base, group_key, faults, warn
+        self.keep_repeated = keep_repeated
         self._first_of_src: dict[Path, tuple[Path, int]] = {}  # tar and line where a src stands first
         self._real_folders: dict[str, Path] = {}
 
@@ -215,9 +229,10 @@ class _RowReader:
         if self.faults.count > before or src_path is None or tar_path is None:
             return None
         first_tar, first_line = self._first_of_src.setdefault(src_path, (tar_path, line))
-        if first_line != line and first_tar == tar_path:
+        repeated = first_line != line and not self.keep_repeated
+        if repeated and first_tar == tar_path:
             self.faults.add(where, f"the same src and tar as line {first_line}; remove one of the rows")
-        elif first_line != line:
+        elif repeated:
             self.faults.add(where, f"the same src as line {first_line} with another tar; keep the tar that you want")
         name = None if group is None else str(group)
         return Pair(row["src"], row["tar"], name, row, self.file, line, src_path, tar_path)

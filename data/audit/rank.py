@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +26,7 @@ KINDS = {
     "turned": "target is turned or mirrored",
     "size": "source and target differ in size",
     "swapped": "source and target seem swapped",
+    "repeated": "the same source as another row",
     "misregistered": "target does not lie on the source",
     "identical": "source and target are the same picture",
     "profile": "colour profiles differ",
@@ -86,6 +88,7 @@ def rank(
     usual_lost = {role: _usual([getattr(m, f"lost_in_{role}") for m in measures]) for role in ("src", "tar")}
     direction = find_direction(np.array([m.change for m in measures]))
     profiles, notes = _odd_profiles(measures)
+    repeated = _repeated(pairs)
     copies = _copies(pairs, measures) if duplicates else {}
     findings = []
     for index, (pair, m) in enumerate(zip(pairs, measures, strict=True)):
@@ -96,7 +99,9 @@ def rank(
             reasons.append(Reason("profile", f"src is in {m.src.profile}, tar in {m.tar.profile}", 1.0))
         if scores and pair.src in scores and scores[pair.src].z <= OUTLIER:
             reasons.append(_low_gain(scores[pair.src]))
-        if index in copies:
+        if index in repeated:
+            reasons.append(repeated[index])
+        elif index in copies:
             reasons.append(copies[index])
         if reasons:
             findings.append(Finding(index, sorted(reasons, key=_harm)))
@@ -188,6 +193,21 @@ def _odd_profiles(measures: list[Measures]) -> tuple[set[int], list[str]]:
     usual = {kind for kind, count in Counter(kinds).items() if 2 * count > len(kinds)}
     notes = [f"most pairs: src is in {src}, tar in {tar}; not listed as a fault" for src, tar in usual if src != tar]
     return {index for index, kind in enumerate(kinds) if kind[0] != kind[1] and kind not in usual}, notes
+
+
+def _repeated(pairs: list[Pair]) -> dict[int, Reason]:
+    """Rows whose source file stands in an earlier row: no split takes them, and --drop would drop both."""
+    first: dict[Path, Pair] = {}
+    found = {}
+    for index, pair in enumerate(pairs):
+        earlier = first.setdefault(pair.src_path, pair)
+        if earlier is not pair:
+            other = "the same target" if earlier.tar_path == pair.tar_path else "another target"
+            text = (
+                f"its source stands in {earlier.where} too, with {other}; no split takes both: delete one of the rows"
+            )
+            found[index] = Reason("repeated", text, 1.0)
+    return found
 
 
 def _copies(pairs: list[Pair], measures: list[Measures]) -> dict[int, Reason]:

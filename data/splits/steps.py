@@ -27,8 +27,8 @@ SHOWN = 5
 TOGETHER = "what must stay together allows no nearer size"
 
 
-def read_input(config: SplitConfig, log: RunLog) -> tuple[list[Pair], Path, list[LeftOut]]:
-    """The pairs, their absolute base directory, and what a folder holds besides.
+def read_input(config: SplitConfig, log: RunLog, keep_repeated: bool = False) -> tuple[list[Pair], Path, list[LeftOut]]:
+    """The pairs, their absolute base directory, and what a folder holds besides. keep_repeated: as `read_pairs` has it.
 
     Raises InputError for bad rows, and for a --group_key that no row has.
     """
@@ -45,7 +45,9 @@ def read_input(config: SplitConfig, log: RunLog) -> tuple[list[Pair], Path, list
         with flagged("--input_jsonl", config.input_jsonl), flagged("--base_dir", config.base_dir):
             base_dir = find_base_dir(config.input_jsonl, config.base_dir)
             warn = lambda line: log(f"warning: {line}")  # noqa: E731
-            pairs = read_pairs(config.input_jsonl, base_dir, group_key=config.group_key, warn=warn)
+            pairs = read_pairs(
+                config.input_jsonl, base_dir, group_key=config.group_key, warn=warn, keep_repeated=keep_repeated
+            )
     named = sum(pair.group is not None for pair in pairs)
     fields = {name for pair in pairs for name in pair.row} - {"src", "tar"}
     if config.group_key != DEFAULT_GROUP_KEY:
