@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     frames = f"--resolution {config.resolution} --fit {config.fit}"
     log(f"Scoring {len(pairs)} photos, {frames}, {precision.describe()}, {describe_device(device)}")
     log(describe_units(pairs, units, args.group_key or find_group_key(args.test_jsonl)))
-    visuals = VisualsFolder(args.output_dir, pairs, config.save_visuals)
+    visuals = VisualsFolder(args.output_dir, pairs, config.save_visuals != "off")
     place = args.output_dir
     with output_folder("--output_dir", place), FolderLock(place, log), visuals, Waiting(device, log):
         remove_stale_temporaries(args.output_dir)
@@ -94,9 +94,11 @@ def main(argv: list[str] | None = None) -> int:
         results["near_duplicates"] = {"mode": near_duplicates, "photos": names_of(alike), "found": alike}
         if baseline is not None:
             results["comparison"] = compare(results, rows, baseline, units)
+        if config.save_visuals == "full":
+            visuals.add_native(restorers, device, log)
         visuals.publish()
         write_results(args.output_dir, results, rows)
-        write_test_report(args.output_dir, results, rows, visuals.thumbnails())
+        write_test_report(args.output_dir, results, rows, visuals.pictures())
     for line in [*result_table(results), *contamination_lines(results), *comparison_lines(results)]:
         log(line)
     brackets = interval_words(results["n"], results["units"], results["ensemble"]["psnr"]["ci95"])

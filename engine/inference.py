@@ -218,7 +218,8 @@ def score_all(
     """Score the untouched photo, every network and, when there are several, their ensemble.
 
     Returns name -> [{"src", every one of METRICS and COLOUR, and LPIPS with `lpips`}] in the order of `pairs`.
-    `on_restored(indices, src, restored, tar, psnr)` gets each batch with the final output: the ensemble's, or the only network's.
+    `on_restored(indices, src, restored, tar, gains)` gets each batch with the final output: the ensemble's, or the only network's,
+    and its PSNR above the source's, in dB.
     Raises Stopped between batches after a signal, RunFailed for an output that is not finite, OutOfMemory for a batch that
     does not fit, and InputError for frames too small for SSIM.
     """
@@ -230,5 +231,7 @@ def score_all(
             scored = photo_records(restored, tar, photos, name, colour=True, lpips=lpips)
             for index, record in zip(indices, scored, strict=True):
                 records[name][index] = record
-        on_restored(indices, src, restored, tar, [record["psnr"] for record in scored])
+        untouched = (records[IDENTITY][index]["psnr"] for index in indices)
+        gains = [record["psnr"] - psnr for record, psnr in zip(scored, untouched, strict=True)]
+        on_restored(indices, src, restored, tar, gains)
     return records

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from common.files import remove_stale_temporaries, write_jsonl, write_text
 from common.locks import FolderLock
 from common.log import RunLog
 from common.memory import usable_cpus
-from common.pages import fill
+from common.pages import fill, jpeg_url, shown_names
 from common.workers import in_threads
 from data.audit.alignment import Alignment
 from data.audit.audit import Audit, audit_row, count_kinds
@@ -27,7 +26,7 @@ from data.manifest import Pair
 
 PAGE, ROWS = "audit.html", "audit.jsonl"
 MOST_PICTURES = 100
-LONG_SIDE = 360  # pixels
+LONG_SIDE = 480  # pixels
 QUALITY = 82
 CLOSE_UP = (96, 72)  # native pixels
 GRID = 7
@@ -41,9 +40,11 @@ def write_audit(output_dir: str | Path, audit: Audit, source: str, log: RunLog) 
     """
     folder = Path(output_dir)
     pictured, rest = audit.findings[:MOST_PICTURES], audit.findings[MOST_PICTURES:]
+    names = shown_names([pair.src for pair in audit.pairs])
     page = fill(
         "audit.html",
         source=source,
+        source_name=Path(source).name,
         folder=str(folder),
         rows_file=ROWS,
         count=len(audit.pairs),
@@ -52,10 +53,10 @@ def write_audit(output_dir: str | Path, audit: Audit, source: str, log: RunLog) 
         names=KINDS,
         notes=audit.notes,
         cards=[
-            _entry(audit, finding, folder) | {"pictures": pictures}
+            _entry(audit, finding, folder, names) | {"pictures": pictures}
             for finding, pictures in zip(pictured, _take_all(audit, pictured), strict=True)
         ],
-        rest=[_entry(audit, finding, folder) for finding in rest],
+        rest=[_entry(audit, finding, folder, names) for finding in rest],
     )
     with FolderLock(folder, log):
         remove_stale_temporaries(folder)
@@ -65,20 +66,31 @@ def write_audit(output_dir: str | Path, audit: Audit, source: str, log: RunLog) 
     log(f"Wrote {output_dir}: {PAGE}, {ROWS}; no split was made")
 
 
-def _entry(audit: Audit, finding: Finding, folder: Path) -> dict:
+def _entry(audit: Audit, finding: Finding, folder: Path, names: list[str]) -> dict:
     pair, measures = audit.pairs[finding.index], audit.measures[finding.index]
     paths = {"src": pair.src_path, "tar": pair.tar_path}
     links = {role: quote(os.fsencode(os.path.relpath(path, folder.resolve()))) for role, path in paths.items()}
-    return {"pair": pair, "measures": measures, "reasons": finding.reasons, "links": links}
+    kinds = [KINDS[reason.kind] for reason in finding.reasons]
+    shown = {"name": names[finding.index], "kinds": kinds, "links": links}
+    return {"pair": pair, "measures": measures, "reasons": finding.reasons, **shown}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The data: URL of a JPEG file, and its size in pixels."""
+
+    url: str
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
 class PairPictures:
-    """data: URLs of JPEG files; close_up: source red and target cyan over each other at native size, or None."""
+    """close_up: source red and target cyan over each other at native size, or None."""
 
-    src: str
-    tar: str
-    close_up: str | None
+    src: Picture
+    tar: Picture
+    close_up: Picture | None
 
 
 def _take_all(audit: Audit, findings: list[Finding]) -> list[PairPictures]:
@@ -102,8 +114,8 @@ def take_pictures(pair: Pair, alignment: Alignment | None) -> PairPictures:
         pixels = read_small(path).pixels
         reduction = max(1.0, max(pixels.shape) / LONG_SIDE)
         size = (max(1, round(pixels.shape[1] / reduction)), max(1, round(pixels.shape[0] / reduction)))
-        small.append(_jpeg_url(Image.fromarray(resize(pixels, size))))
-    return PairPictures(small[0], small[1], None if alignment is None else _jpeg_url(_close_up(pair, alignment)))
+        small.append(_picture(Image.fromarray(resize(pixels, size))))
+    return PairPictures(small[0], small[1], None if alignment is None else _picture(_close_up(pair, alignment)))
 
 
 def _close_up(pair: Pair, alignment: Alignment) -> Image.Image:
@@ -126,5 +138,5 @@ def _close_up(pair: Pair, alignment: Alignment) -> Image.Image:
     return overlay.resize((columns * factor, rows * factor), Image.Resampling.BICUBIC)
 
 
-def _jpeg_url(image: Image.Image) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg(image, QUALITY, subsampled=True)).decode("ascii")
+def _picture(image: Image.Image) -> Picture:
+    return Picture(jpeg_url(jpeg(image, QUALITY, subsampled=True)), image.width, image.height)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from common.files import visible_folders, write_bytes, write_text
-from common.pages import fill
+from common.pages import file_address, fill, natural, picture_addresses
 from data.images import jpeg
+from data.photo_files import KINDS
 
 SHEET, PAGE = "sheet", "contact_sheet.html"
+SIDES = ("source", "output")
 SHEET_IMAGE = r"contact_sheet_\d+"  # without its ending
-WIDTH, TALLEST = 480, 1920  # pixels of each of the two pictures
+WIDTH, TALLEST = 640, 1920  # pixels of each of the two pictures
 QUALITY = 88
 PER_IMAGE, COLUMNS, CELL = 40, 2, 480  # photos, columns and pixels of a column in a JPEG sheet
 GAP, LABEL = 12, 16
@@ -40,7 +40,7 @@ def picture_path(output_dir: Path, name: Path) -> Path:
 
 
 def write_sheet(output_dir: Path, title: str) -> Path:
-    """Make the sheet of every photo that OUTPUT/sheet holds, whichever run made it; the path of its page."""
+    """Make the sheet of every photo that OUTPUT/sheet holds, whichever run made it; the path of its page. Names as people count."""
     folder = output_dir / SHEET
     found = [
         place / name
@@ -48,10 +48,11 @@ def write_sheet(output_dir: Path, title: str) -> Path:
         for name in names
         if name.endswith(".jpg") and not name.startswith(".")
     ]
+    found.sort(key=lambda path: natural(path.relative_to(folder).as_posix()))
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in found]
     photos = [
-        {"name": name, "picture": quote(os.fsencode(path.relative_to(output_dir)))}
-        for name, path in zip(names, found, strict=True)
+        {"name": name, "sides": SIDES, "picture": address, "link": _result(output_dir, name), **_size(path)}
+        for name, path, address in zip(names, found, picture_addresses(found, output_dir), strict=True)
     ]
     page = fill("contact_sheet.html", title=title, photos=photos)
     # A file's name may hold bytes that are no UTF-8.
@@ -60,6 +61,17 @@ def write_sheet(output_dir: Path, title: str) -> Path:
         part = slice(start, start + PER_IMAGE)
         write_bytes(output_dir / f"contact_sheet_{number}.jpg", _montage(found[part], names[part]))
     return output_dir / PAGE
+
+
+def _result(output_dir: Path, name: str) -> str | None:
+    """The address of the result of the photo `name`, of whichever kind; None when somebody has moved it away."""
+    files = (output_dir / (name + ending) for ending in KINDS.values())
+    return next((file_address(file, output_dir) for file in files if file.exists()), None)
+
+
+def _size(path: Path) -> dict[str, int]:
+    with Image.open(path, formats=("JPEG",)) as picture:
+        return {"width": picture.width, "height": picture.height}
 
 
 def _montage(paths: list[Path], names: list[str]) -> bytes:

@@ -32,8 +32,11 @@ class EvaluationConfig:
         None,
         "also score LPIPS, with this file of torchvision's AlexNet (or VGG16) weights; needs the package lpips; never downloads",
     )
-    save_visuals: bool = option(
-        False, "also write every photo at full size to visuals/; the report holds small ones in any case"
+    save_visuals: Literal["off", "scored", "full"] = option(
+        "off",
+        "also write a picture of every photo to visuals/, at the size that was scored; full: besides at its own size, restored "
+        "there, which takes time. The report holds small ones of the worst in any case",
+        alone="scored",
     )
 
     def __post_init__(self):

@@ -20,6 +20,7 @@ from darkir.weights import Weights, load_into, make_network, read_weights
 from engine import checkpoint
 from engine.exclusion import EXCLUDED
 from engine.metrics import METRICS
+from engine.pictures import remove_pictures
 from engine.provenance import (
     Seen,
     SeenValidation,
@@ -265,3 +266,4 @@ def remove_outputs(folder: Path) -> None:
     events = folder.glob("tensorboard/events.out.tfevents.*")
     for path in [*(folder / name for name in names), *checkpoint.state_files(folder), *events]:
         path.unlink(missing_ok=True)
+    remove_pictures(folder)

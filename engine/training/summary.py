@@ -15,6 +15,7 @@ from data.manifest import UNIT
 from engine import checkpoint
 from engine.intervals import count_units, interval_words, summarise
 from engine.metrics import DIGITS, METRICS
+from engine.pictures import read_pictures
 from engine.provenance import Seen, SeenValidation
 from engine.report import write_cv_report
 from engine.runtime import created_with
@@ -48,8 +49,8 @@ def update_summary(output_dir: Path, n_folds: int, log: RunLog) -> None:
             output_dir / "oof_predictions.csv", OOF_COLUMNS, [{name: row[name] for name in OOF_COLUMNS} for row in rows]
         )
         histories = {fold: content["history"] for fold, content in done.items()}
-        curves = {fold: output_dir / f"fold_{fold}" / "curves.png" for fold in done}
-        write_cv_report(output_dir, summary, rows, histories, curves)
+        pictures = {fold: read_pictures(output_dir / f"fold_{fold}") for fold in done}
+        write_cv_report(output_dir, summary, rows, histories, pictures)
     _log(summary, log)
 
 

@@ -19,11 +19,13 @@ from common.files import remove_stale_temporaries, write_jsonl
 from common.lists import SHOWN
 from common.locks import FolderLock
 from common.log import RunLog
+from darkir.weights import load_network
 from data.units import unit_names
 from engine import checkpoint
 from engine.distributed import World
 from engine.exclusion import EXCLUDED
 from engine.inference import Restore, identity, mean_metrics, restorer, score
+from engine.pictures import write_pictures
 from engine.training.config import Options
 from engine.training.feed import Feed, open_feed
 from engine.training.flags import red_flags
@@ -197,6 +199,9 @@ def train(run: Run) -> None:
             # Marked, or the same command would finish the run from this state as if nothing had been.
             files.save_state(learner, progress, unsound=str(fault))
             raise fault
+        if run.world.writes and plan.number is not None:
+            best_network = load_network(plan.folder / checkpoint.BEST, run.device)
+            write_pictures(plan.folder, feed.frames, restorer(best_network, run.precision, log), run.device)
         files.save_final(learner, progress, untouched, units)
         if progress.best_epoch["epoch"] == 0:
             log(

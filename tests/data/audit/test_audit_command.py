@@ -54,7 +54,7 @@ def test_the_page_names_each_pair_with_its_line_and_needs_nothing_else(audited, 
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     links = [source for source in sources if not source.startswith("data:")]
     assert len(links) == 8 and all((audited / link).resolve().is_file() for link in links)
-    assert not re.search(r"https?://|<script|<link|url\(", page)
+    assert not re.search(r"https?://|<link|url\(", page)
 
 
 def test_the_log_says_what_was_found(album, tmp_path, capsys):
@@ -77,6 +77,19 @@ def test_what_was_found_can_be_dropped_and_the_rest_is_sound(audited, album, tmp
     names = [f"images/{number}_src.png" for number in ("04", "09", "13", "21")]
     assert metadata["total_pairs"] == 18 and metadata["config"]["drop"] == names
     assert not any(name in path.read_text() for path in (tmp_path / "s").rglob("t*.jsonl") for name in names)
+
+
+def test_a_repeated_source_is_a_finding_and_not_the_end(album, tmp_path):
+    listed = rows(album)
+    again = tmp_path / "again.jsonl"
+    write_rows(again, [*listed[:3], {**listed[1], "tar": listed[2]["tar"]}])
+    argv = ("--input_jsonl", again, "--base_dir", album.parent, "--audit", "--output_dir", tmp_path / "out")
+    assert run(*argv) == 0
+    (found,) = [row for row in rows(tmp_path / "out" / "audit.jsonl") if row["audit"]["line"] == 4]
+    told = {reason["kind"]: reason["text"] for reason in found["audit"]["reasons"]}
+    assert f"{again}:2 too, with another target" in told["repeated"] and "duplicate" not in told
+    page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+    assert page.count("data-drop=") == len(rows(tmp_path / "out" / "audit.jsonl")) - 1, "--drop would drop both rows"
 
 
 def test_near_duplicates_are_left_alone_when_told_so(album, tmp_path):

@@ -69,7 +69,7 @@ def test_photos_of_a_tree_are_brightened_under_their_own_names_and_kinds(checkpo
     log = capsys.readouterr().out
     assert "3 photos (1 other files left alone), 1 models" in log and f"--scale {scale}" in log
     page = (out / "contact_sheet.html").read_text(encoding="utf-8")
-    assert page.count("<img") == 3 and 'src="sheet/deep/b.jpg"' in page
+    assert page.count("<img") == 3 and 'href="deep/b.png"' in page
 
 
 def test_exif_stays_but_for_orientation_and_size_and_the_profile_is_srgb(checkpoint, photos, tmp_path):

@@ -222,7 +222,7 @@ def test_a_name_that_is_no_utf8_has_its_place_in_the_sheet(models, photos, tmp_p
     name = os.fsdecode(b"x\xff.png")
     (photos / "x.png").rename(photos / name)
     assert run(models[0], photos, tmp_path / "out") == 0
-    assert 'src="sheet/x%FF.jpg"' in (tmp_path / "out/contact_sheet.html").read_text(encoding="utf-8")
+    assert 'href="x%FF.png"' in (tmp_path / "out/contact_sheet.html").read_text(encoding="utf-8")
     assert (tmp_path / "out" / name).exists()
 
 

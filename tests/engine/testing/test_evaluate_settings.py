@@ -87,6 +87,16 @@ def test_a_run_without_pictures_removes_those_of_the_former_run(own_folds):
     assert "visuals/" not in (output / "report.html").read_text(encoding="utf-8")
 
 
+def test_full_pictures_have_the_size_of_the_photo_and_go_with_the_next_run(own_folds):
+    output = own_folds / "out"
+    assert run(own_folds, output, "--resolution", 16, "--save_visuals", "full") == 0
+    sides = [output / "visuals" / f"light_src_native_{side}.jpg" for side in ("source", "output", "target")]
+    assert {Image.open(side).size for side in sides} == {PHOTOS["a/light_src.png"]}
+    assert "visuals/light_src_native_output.jpg" in (output / "report.html").read_text(encoding="utf-8")
+    assert run(own_folds, output, "--save_visuals") == 0
+    assert not any(side.exists() for side in sides)
+
+
 def test_output_that_is_not_finite_is_a_failure_with_nothing_written(three_folds, tmp_path, capsys):
     network = noisy_network(1)
     with torch.no_grad():

@@ -9,6 +9,7 @@ import create_data_splits
 import train_darkir_cv
 from darkir.architectures import NetworkConfig
 from darkir.network import DarkIR
+from engine.pictures import read_pictures
 from tests.helpers.photos import write_pairs
 from tests.helpers.report_page import Page
 
@@ -32,6 +33,9 @@ def test_provenance_of_each_fold_stands_in_summary_and_report(split, tmp_path):
     assert train_darkir_cv.main([*arguments, "--fold", "1"]) == 0
     assert folds_of(tmp_path / "run") == [("finished", "known", []), ("finished", "unknown", [published])]
     page = Page(tmp_path / "run" / "report.html")
+    photos = sum(len(read_pictures(tmp_path / "run" / f"fold_{fold}")) for fold in (1, 2))
+    assert photos == 4 and page.tags.count("figure") == photos + 5, "each photo, and the curves"
+    assert len([address for address in page.addresses if address.startswith("data:image/jpeg")]) == photos
     assert f"Fold 2 started from {published}:" in page.text and "Fold 1 started" not in page.text
     assert [page.cells(fold)[0][-1] for fold in ("1", "2")] == ["known", "unknown"]
 

@@ -24,7 +24,14 @@ def test_a_run_writes_everything_that_it_promises(finished_run):
     for fold in ("fold_1", "fold_2"):
         names = {path.name for path in (finished_run / fold).iterdir()}
         expected = {"checkpoint_best.pt", "checkpoint_final.pt", "checkpoint_last.pt", "checkpoint_last.prev.pt"}
-        expected |= {"checkpoint_epoch_1.pt", "checkpoint_epoch_2.pt", "history.json", "curves.png", "tensorboard"}
+        expected |= {
+            "checkpoint_epoch_1.pt",
+            "checkpoint_epoch_2.pt",
+            "history.json",
+            "curves.png",
+            "tensorboard",
+            "pictures",
+        }
         assert expected <= names
         assert not [name for name in names if ".darkir-tmp." in name]
     assert (finished_run / "report.html").read_text().lower().startswith("<!doctype html>")
