@@ -170,9 +170,10 @@ def test_user_mistakes_end_with_exit_2_and_leave_nothing(two_folds, tmp_path, mo
 def test_a_split_of_the_usual_name_is_taken_when_no_rows_are_named(two_folds, tmp_path, monkeypatch, capsys):
     shutil.copytree(two_folds, tmp_path / "data_splits")
     monkeypatch.chdir(tmp_path)
-    argv = ["--base_dir", str(two_folds.parent), "--fold", "1", "--dry_run", *SMALL]
-    assert train_darkir_cv.main(argv) == 0
-    assert "Split: data_splits, which is here (no --data_splits_dir, no --train_jsonl)" in capsys.readouterr().out
+    assert train_darkir_cv.main(["--fold", "3", *SMALL]) == 2
+    captured = capsys.readouterr()
+    assert "Split: data_splits, which is here (no --data_splits_dir, no --train_jsonl)" in captured.out
+    assert "--fold 3: data_splits has 2 folds" in captured.err
 
 
 FLAGS = """

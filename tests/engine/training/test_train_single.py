@@ -111,7 +111,9 @@ def test_a_single_run_guards_the_test_photos_of_a_split_beside_it(two_folds, tmp
         shutil.rmtree(tmp_path / place / "data_splits")
     shutil.copy(two_folds / "fold_1" / "train.jsonl", two_folds / "fold_1" / "pairs.jsonl")
     try:
-        assert train_single(two_folds / "fold_1", tmp_path / "run", "--dry_run") == 0
+        assert (
+            train_single(two_folds / "fold_1", tmp_path / "run", "--batch_size", "9999") == 2
+        )  # more than it has, told at once
     finally:
         (two_folds / "fold_1" / "pairs.jsonl").unlink()
     assert f"the 2 test photos of {two_folds / 'test.jsonl'} are guarded" in capsys.readouterr().out
