@@ -8,7 +8,8 @@ DEMO ?= demo
 OLDEST ?= .venv-oldest
 TESTS ?= tests
 
-.PHONY: demo test test-oldest test-long soak fuzz lint bench check-gpu bench-gpu coverage ablation test-slurm install-slurm clean
+.PHONY: demo test test-oldest test-long soak fuzz lint bench check-gpu bench-gpu coverage ablation test-slurm install-slurm install-chromium \
+    clean
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed (PYTHON=...)")'
@@ -99,6 +100,11 @@ test-slurm: $(VENV)/.installed-dev
 install-slurm:
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge
+
+# As root, on Debian: a browser for the tests of tests/browser, which are skipped without it.
+install-chromium:
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver
 
 clean:
 	rm -rf $(VENV) $(OLDEST) $(DEMO)
