@@ -103,6 +103,7 @@ def desk(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", STEP_COMMANDS, ids=lambda words: " ".join(words[1:4]))
 def test_a_step_runs_as_written(desk, monkeypatch, capsys, words):
     monkeypatch.chdir(desk)
@@ -110,6 +111,7 @@ def test_a_step_runs_as_written(desk, monkeypatch, capsys, words):
     assert main_of(script)([*flags, *SMALLER[script]]) == 0, capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_the_python_example_runs_on_what_the_steps_left(desk):
     example = re.search(r"```python\n(.*?)```", text_of(ROOT / "docs" / "files.md"), re.DOTALL)[1]
     code = f"import torch\nphoto = torch.rand(1, 3, 20, 30)\n{example}\nassert restored.shape == photo.shape"

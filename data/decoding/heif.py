@@ -52,7 +52,7 @@ def open_heic(content: bytes, name: str | Path) -> Any:
     try:
         return pillow_heif.open_heif(io.BytesIO(content), convert_hdr_to_8bit=False)
     except HEIF_ERRORS as error:
-        raise InputError(f"{name}: broken image: {error}") from None
+        raise InputError(f"{name}: broken HEIC image: {error}") from None
 
 
 def decode_heic(content: bytes, name: str | Path, untagged: bytes | None = None, dtype: type = np.uint8) -> np.ndarray:
@@ -76,7 +76,7 @@ def decode_heic(content: bytes, name: str | Path, untagged: bytes | None = None,
     except ProfileError as error:
         raise InputError(f"{name}: embedded ICC profile: {error}") from None
     except HEIF_ERRORS as error:
-        raise InputError(f"{name}: broken image: {error}") from None
+        raise InputError(f"{name}: broken HEIC image: {error}") from None
 
 
 def coded_colours(content: bytes) -> bytes | None:

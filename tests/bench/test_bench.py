@@ -43,7 +43,7 @@ def test_waiting_costs_time_but_no_cpu():
 def test_the_peak_is_that_of_the_call():
     peak_memory(lambda: torch.ones(2**25))  # 128 MB
     peak = peak_memory(lambda: [torch.ones(2**23), torch.ones(2**23)])
-    assert 60e6 < peak < 100e6
+    assert 50e6 < peak < 100e6
 
 
 def test_tables_are_markdown():
@@ -51,6 +51,7 @@ def test_tables_are_markdown():
     assert text.splitlines() == ["| name | value |", "| :-- | --: |", "| a | 1 |"]
 
 
+@pytest.mark.long
 def test_network_table_has_every_variant_with_small_errors(capsys):
     bench_network.main(["--width", "4", "--side", "48", "--rounds", "2"])
     text = capsys.readouterr().out
@@ -82,6 +83,7 @@ def test_the_photos_of_the_sets_differ():
     assert len({src.sum().item() for src, _ in sets}) == len(sets)
 
 
+@pytest.mark.long
 def test_scaling_has_a_row_a_size_and_a_plot(tmp_path, capsys):
     plot = tmp_path / "scaling.png"
     sizes = ["--sides", "32", "48", "--batches", "1", "2", "--batch_side", "32", "--pairs", "8", "16"]

@@ -24,6 +24,7 @@ def test_the_command_measures_in_processes_and_writes_its_tables(tmp_path, capsy
     assert "DarkIR-tiny, training step, batch 2, 24 x 24" in text and "No CUDA device" in text
 
 
+@pytest.mark.long
 def test_a_toolkit_step_is_compiled_profiled_and_close_to_float64():
     job = gpu_job.Job("toolkit", size="tiny", side=16, batch=2, device="cpu", steps=1, profile=True, backend="eager")
     sets, network = gpu_job.image_sets(job, CPU), gpu_job.make_network(job)

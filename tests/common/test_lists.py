@@ -47,8 +47,8 @@ def test_where_nothing_may_be_written_all_are_shown(tmp_path, capsys):
 
 
 def test_rows_that_look_the_same_are_five_lines_and_a_file(tmp_path, capsys):
-    for folder in ("train", "val"):
-        write_pairs(tmp_path / folder, 7)
+    for times, folder in ((1, "train"), (2, "val")):
+        write_pairs(tmp_path / folder, 7, width=24 * times, height=20 * times)
     argv = ["--train_jsonl", tmp_path / "train" / "pairs.jsonl", "--val_jsonl", tmp_path / "val" / "pairs.jsonl"]
     exit_code(train_darkir_cv.main, *argv, "--output_dir", tmp_path / "run", *SMALLEST)
     shown = capsys.readouterr()

@@ -169,7 +169,7 @@ def test_a_bad_batch_names_its_process_and_a_second_signal_ends_one_that_waits(p
     assert first.returncode == 128 + signal.SIGTERM and "SIGTERM is the second signal" in errors
     rows = [json.loads(line)["src"] for line in (photos / "train.jsonl").read_text().splitlines()]
     (batch,) = BatchKeys(EpochPlan(5, 4, 1), 42, 1, 1, 1, 2)
-    assert told.rstrip().endswith(f"Photos: {', '.join(rows[key.index] for key in batch)} (process 1)")
+    assert told.rstrip().endswith("Photos: " + ", ".join(f"{rows[key.index]} (process 1)" for key in batch))
 
 
 def test_the_batch_must_be_shared_evenly(photos, tmp_path, monkeypatch, capsys):

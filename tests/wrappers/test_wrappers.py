@@ -35,6 +35,7 @@ def test_shellcheck_finds_nothing():
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
+@pytest.mark.long
 def test_both_chains_on_real_photos(desk):
     for name in ("data_splits", "my outputs", "test_results"):  # links to scratch space, as clusters want it
         (desk.folder / "scratch" / name).mkdir(parents=True)

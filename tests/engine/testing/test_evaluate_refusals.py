@@ -130,7 +130,7 @@ def test_mistakes_end_with_exit_2_and_say_what_is_wrong(own_folds, capsys, mista
         (["--checkpoint", "notes.txt"], ["error: --checkpoint notes.txt: not a checkpoint"]),
         (["--checkpoint", "other.pt"], ["other.pt"]),
         (["--checkpoint", "good.pt", "good.pt"], ["good.pt", "more than once"]),
-        (["--checkpoint", "good.pt", "--n_folds", "3"], ["--n_folds 3", "1 file"]),
+        (["--checkpoint", "good.pt", "--n_folds", "3"], ["--n_folds 3", "names 1 models"]),
     ],
 )
 def test_wrong_checkpoints_end_with_exit_2(three_folds, tmp_path, monkeypatch, capsys, models, words):

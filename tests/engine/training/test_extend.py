@@ -159,6 +159,7 @@ def test_accepted_changes_are_recorded_and_exact(two_folds, tmp_path, monkeypatc
     assert "it stays as it is" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_more_patience_lets_a_run_that_stopped_early_go_on_with_its_schedule(two_folds, tmp_path, capsys):
     still = ["--fold", "1", "--lr", "1e-30"]  # no epoch after the first can be better
     assert train(two_folds, tmp_path, *still, "--early_stopping_patience", "1", epochs=4) == 0

@@ -169,6 +169,7 @@ def test_a_state_that_does_not_fit_is_refused_whole(own_photos, stopped, capsys,
     assert "checkpoint_last.pt" in message and "--overwrite" in message and path.read_bytes() == before
 
 
+@pytest.mark.long
 def test_the_newest_state_is_chosen_by_name_and_number_not_by_the_clock(stopped, own_photos, tmp_path, capsys):
     last = (stopped / "checkpoint_last.pt").read_bytes()
     names = ["checkpoint_last.pt", "checkpoint_last.prev.pt", "checkpoint_epoch_10.pt", "checkpoint_epoch_9.pt"]

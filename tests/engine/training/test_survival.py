@@ -263,6 +263,7 @@ EXCEPTIONS = {
     ("common/log.py", "os.open"),  # train.log grows by whole lines; and the null device for a stdout that takes no more
     ("common/exits.py", "os.open"),  # the null device, for a standard stream that is closed
     ("common/exits.py", "open"),
+    ("common/gpus.py", "os.open"),  # asks whether a device may be opened
     ("common/locks.py", "os.open"),  # a lock is on its very inode
     ("data/images.py", "os.open"),  # reads without blocking
     ("darkir/checkpoint_file.py", "safetensors.torch.save"),  # gives bytes

@@ -62,7 +62,7 @@ def test_the_memory_of_a_gpu_in_words(monkeypatch):
 
 def test_curves_of_a_run_that_began_under_other_names_are_whole(two_folds, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        stop_at(patch, 4)
+        stop_at(patch, 6)
         assert train(two_folds, tmp_path, "--fold", "1") == 75
     events = tmp_path / "fold_1" / "tensorboard"
     for path in events.iterdir():
@@ -86,7 +86,7 @@ def test_on_a_terminal_lines_and_the_stop_message_stand_beside_no_bar(two_folds,
     monkeypatch.setattr(sys, "stderr", screen)
     stop_at(monkeypatch, 1)
     assert train(two_folds, tmp_path, "--fold", "1") == 75
-    assert "Epoch 1:" in screen.getvalue() and "0it" not in screen.getvalue()
+    assert "Epoch 1:" in screen.getvalue() and "0it [" not in screen.getvalue()
     assert "\nstopped: SIGTERM received; state saved" in screen.getvalue()
 
     screen.truncate(0)
