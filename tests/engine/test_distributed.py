@@ -153,6 +153,7 @@ def test_processes_that_find_different_states_stop_with_one_line(photos, two_and
         assert "; process 1: update 20, weights " in message and "Traceback" not in message
 
 
+@pytest.mark.long
 def test_a_bad_batch_names_its_process_and_a_second_signal_ends_one_that_waits(photos, tmp_path):
     words = command(photos, tmp_path, "--skip_bad_batches", "1", epochs=2000)[1:]
     commands = [["-m", "tests.helpers.bad_process", 1, *words]] * 2

@@ -56,7 +56,8 @@ def test_an_extended_run_goes_on_with_a_fresh_schedule_and_says_so(finished_run,
         assert capsys.readouterr().out.count("finished before, skipped") == 2
 
 
-@pytest.mark.parametrize("moment", ["old last file still there", pytest.param("state torn", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("moment", ["old last file still there", "state torn"])
 def test_an_extension_that_was_stopped_ends_as_one_that_was_not(
     finished, extended, two_folds, monkeypatch, capsys, moment
 ):

@@ -102,6 +102,7 @@ def test_a_training_goes_on_without_its_stdout(rows, how):
     assert "finished: best PSNR" in (rows.parent / "run" / "train.log").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_a_training_goes_on_when_its_reader_is_gone(rows):
     reader, writer = os.pipe()
     os.close(reader)

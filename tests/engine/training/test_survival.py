@@ -179,6 +179,7 @@ def test_a_dry_run_knows_what_is_finished(photos, tmp_path, capsys):
     assert "1 runs, 1 of them finished" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_dry_run_plans_as_the_run_would(photos, tmp_path, capsys):
     assert train(photos, tmp_path) == 0
     before = {path: path.read_bytes() for path in tmp_path.glob("*.pt")}

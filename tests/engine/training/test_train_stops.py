@@ -112,7 +112,8 @@ def test_a_state_in_a_new_folder_brings_its_best_weights_along(two_folds, tmp_pa
     assert best_epochs(tmp_path / "two") == (1, 1)
 
 
-@pytest.mark.parametrize("lost", [pytest.param("missing", marks=pytest.mark.long), "of another epoch"])
+@pytest.mark.long
+@pytest.mark.parametrize("lost", ["missing", "of another epoch"])
 def test_a_state_without_its_best_weights_counts_the_best_anew(two_folds, tmp_path, monkeypatch, capsys, lost):
     assert train(two_folds, tmp_path / "one", *BEST_IS_FIRST, epochs=3) == 0
     folder = tmp_path / "one" / "fold_1"
