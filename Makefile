@@ -52,7 +52,7 @@ soak: $(VENV)/.installed-dev
 
 # Tests that take too long for make test: kinds of what it tests already.
 test-long: $(VENV)/.installed-dev
-	$(PY) -m pytest -n 2 -m long
+	$(PY) -m pytest -n 2 --dist loadfile -m long
 
 # 1,000 bad and odd inputs to the scripts; minutes, not part of make test.
 fuzz: $(VENV)/.installed-dev
