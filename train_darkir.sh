@@ -36,29 +36,9 @@ if [[ ! -e $DARKIR_HOME/slurm/settings.sh ]]; then
     printf 'error: %s/slurm is not there: a copy of this wrapper needs DARKIR_HOME, the folder of the toolkit\n' "$DARKIR_HOME" >&2
     exit 2
 fi
-source "$DARKIR_HOME/slurm/settings.sh"
-if asks_for_help "$@"; then
-    print_help "${BASH_SOURCE[0]}"
-    exit
-fi
-source "$DARKIR_HOME/slurm/job.sh"
-note_named
+source "$DARKIR_HOME/slurm/settings.sh" # --help, and the settings that both wrappers have
 
-# -- Photos and split
-: "${INPUT_JSONL:=}" # pairs; without an input: train_cleaned.jsonl or train.jsonl, where one is here
-: "${INPUT_DIR:=}" # or a folder with *_src.* and *_tar.*
-: "${BASE_DIR:=}" # folder that relative paths in the pairs start from
-: "${TEST_SIZE:=10}" # photos in the test set; a split that is there has its own
-: "${N_FOLDS:=3}" # folds, 1: one model; a split that is there has its own
-: "${SEED:=42}" # of split and training
-: "${GROUP_KEY:=}" # row field of what must stay together; group without it
-: "${SPLITS_DIR:=data_splits}" # the split, made if it is not there
-# -- Training
-: "${MODEL_SIZE:=m}" # m or l
-: "${NUM_WORKERS:=4}" # loader processes
-: "${MIXED_PRECISION:=1}" # 1: 16 bit where that is safe, 0: float32
-: "${DEVICE:=auto}" # auto, cuda, cpu or cuda:N
-: "${PARALLEL_FOLDS:=0}" # 1: one fold a GPU, side by side
+# -- Training of the folds
 : "${RESOLUTION:=384}" # pixels
 : "${EPOCHS:=100}" # passes over the training pairs
 : "${BATCH_SIZE:=8}" # pairs in a batch

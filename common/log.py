@@ -1,10 +1,12 @@
 """Log lines for someone who tails them: each goes to stdout at once and, whole, to the end of train.log.
 
-And what a process says that has no more to say: when nothing was achieved for ten minutes, where each of its threads stands.
+Progress bars, on a terminal only, into which no line runs. And what a process says that has no more to say: when nothing was
+achieved for ten minutes, where each of its threads stands.
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import select
@@ -12,10 +14,12 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from common.bars import above_bars
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 STALL_SECONDS = 600.0
 TURNS = 4  # of the watchdog in that time
@@ -150,3 +154,22 @@ def is_unread(stream: TextIO) -> bool:
     except (OSError, ValueError):
         return False
     return any(event & select.POLLERR for _, event in watcher.poll(0))
+
+
+def progress_bar(total: int, title: str | None = None, unit: str = "it", initial: int = 0, leave: bool = True) -> tqdm:
+    """A bar over `total` things, `initial` of them done, that vanishes in the end unless `leave`; none where nothing is to do."""
+    from tqdm import tqdm  # only here: scripts import this file before they parse their arguments
+
+    class Bar(tqdm):
+        monitor_interval = 0  # no watching thread: workers are forked beside it
+
+    hidden = not sys.stderr.isatty() or initial >= total
+    return Bar(total=total, desc=title, unit=unit, initial=initial, leave=leave, disable=hidden)
+
+
+@contextlib.contextmanager
+def above_bars() -> Iterator[None]:
+    """Take the bars that are shown away while something is written, so that it begins on a line of its own."""
+    module = sys.modules.get("tqdm")
+    with contextlib.nullcontext() if module is None else module.tqdm.external_write_mode():
+        yield

@@ -18,9 +18,8 @@ from multiprocessing import connection, get_context
 from typing import Any, TypeVar
 
 from common import signals
-from common.bars import progress_bar
 from common.errors import InputError
-from common.log import alive
+from common.log import alive, progress_bar
 
 POLL_SECONDS = 0.2
 QUEUED = 2  # tasks a process has at a time: the next one waits at hand while the parent writes

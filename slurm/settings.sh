@@ -1,7 +1,8 @@
 # shellcheck shell=bash
-# The settings of both wrappers: --help, and what a split that is there or a file of a usual name says where none is named.
+# What both wrappers begin with: --help, the site's settings and the settings that both have; and what a split that is there, or a
+# file of a usual name, says where none is named. Sourced by a wrapper, whose arguments it sees.
 #
-# A setting is one line at the top of its wrapper: its name, its default and, as a comment, what it is. --help prints these lines.
+# A setting is one line, here or at the top of its wrapper: its name, its default and, as a comment, what it is. --help prints them.
 
 asks_for_help() { # asks_for_help ARGUMENTS...
     local word
@@ -15,7 +16,7 @@ print_help() { # print_help SCRIPT: the comment at its top, then its settings wi
     local name default what
     sed -n '2,/^#SBATCH/{/^#SBATCH/d;s/^# \{0,1\}//p}' "$1"
     printf '\nSettings: environment variables, here with their defaults. slurm/site.sh, where it exists, is read first.\n'
-    sed -n -e 's/^# -- \(.*\)/\1/p' -e 's/^: "\${\([A-Z0-9_]*\):=\(.*\)}" # \(.*\)/\1\t=\2\t\3/p' "$1" "$DARKIR_HOME/slurm/job.sh" |
+    sed -n -e 's/^# -- \(.*\)/\1/p' -e 's/^: "\${\([A-Z0-9_]*\):=\(.*\)}" # \(.*\)/\1\t=\2\t\3/p' "$DARKIR_HOME/slurm/settings.sh" "$1" "$DARKIR_HOME/slurm/job.sh" |
         while IFS=$'\t' read -r name default what; do
             if [[ -z $default ]]; then
                 printf '\n%s\n' "$name"
@@ -75,3 +76,27 @@ default_input() { # A file of a usual name is the input of a split that is still
         return
     done
 }
+
+if asks_for_help "$@"; then
+    print_help "${BASH_SOURCE[1]}"
+    exit
+fi
+# shellcheck source=slurm/job.sh
+source "$DARKIR_HOME/slurm/job.sh" # the site's settings come before any default
+note_named
+
+# -- Photos and split
+: "${INPUT_JSONL:=}" # pairs; without an input: train_cleaned.jsonl or train.jsonl, where one is here
+: "${INPUT_DIR:=}" # or a folder with *_src.* and *_tar.*
+: "${BASE_DIR:=}" # folder that relative paths in the pairs start from
+: "${TEST_SIZE:=10}" # photos in the test set; a split that is there has its own
+: "${N_FOLDS:=3}" # folds, 1: one model; a split that is there has its own
+: "${SEED:=42}" # of split and training
+: "${GROUP_KEY:=}" # row field of what must stay together; group without it
+: "${SPLITS_DIR:=data_splits}" # the split, made if it is not there
+# -- All trainings
+: "${MODEL_SIZE:=m}" # m or l
+: "${NUM_WORKERS:=4}" # loader processes
+: "${MIXED_PRECISION:=1}" # 1: 16 bit where that is safe, 0: float32
+: "${DEVICE:=auto}" # auto, cuda, cpu or cuda:N
+: "${PARALLEL_FOLDS:=0}" # 1: one fold a GPU, side by side

@@ -11,10 +11,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from common.bars import progress_bar
 from common.errors import InputError
 from common.files import remove_stale_temporaries
-from common.log import RunLog
+from common.log import RunLog, progress_bar
 from common.memory import usable_cpus, usable_memory
 from common.workers import Lost, run_tasks
 from data.decoding.raw import RAW_INSTALL, has_rawpy, is_raw

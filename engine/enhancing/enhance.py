@@ -13,10 +13,9 @@ import numpy as np
 import torch
 
 from common import signals
-from common.bars import progress_bar
 from common.errors import InputError, OutOfMemory, Stopped
 from common.files import json_bytes, remove_stale_temporaries, write_bytes
-from common.log import RunLog
+from common.log import RunLog, progress_bar
 from data.config import DataConfig
 from data.images import read_file
 from data.photo_files import KINDS, photo_bytes, photo_of, with_size

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 import torch
 
 from common import signals
-from common.bars import progress_bar
 from common.errors import FaultList, InputError, Stopped
 from common.files import remove_stale_temporaries, write_jsonl
 from common.lists import SHOWN
 from common.locks import FolderLock
-from common.log import RunLog
+from common.log import RunLog, progress_bar
 from darkir.weights import load_network
 from data.units import unit_names
 from engine import checkpoint

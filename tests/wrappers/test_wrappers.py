@@ -267,7 +267,7 @@ def test_the_guides_rows_are_the_input_when_none_is_named(desk):
 def test_help_prints_every_setting_with_its_default(desk, wrapper):
     code, out, err = desk.run(wrapper, "--help")
     assert (code, err, desk.calls()) == (0, "", [])
-    text = (ROOT / wrapper).read_text() + (ROOT / "slurm" / "job.sh").read_text()
+    text = "".join((ROOT / name).read_text() for name in (wrapper, "slurm/settings.sh", "slurm/job.sh"))
     settings = re.findall(r'"\$\{([A-Z0-9_]+):=(.*?)\}"', text)
     assert len(settings) >= 25 and "bash train_" in out and "SBATCH --" not in out
     for name, default in settings:

@@ -53,7 +53,7 @@ def test_files_that_are_no_such_weights_are_refused(gray_pairs, tmp_path, packag
     stub_lpips.save_weights(tmp_path / "alexnet-owt-7be5be79.pth", 11)
     stub_lpips.save_weights(tmp_path / "alex.pth", 11)
     stub_lpips.save_weights(tmp_path / "other.pth", 5)
-    content = torch.load(tmp_path / "alex.pth")
+    content = torch.load(tmp_path / "alex.pth", weights_only=True)
     torch.save({name: content[name] for name in content if name != "features.2.weight"}, tmp_path / "part.pth")
     torch.save(content | {"features.2.weight": torch.zeros(3, 3, 1, 1)}, tmp_path / "wide.pth")
     (tmp_path / "page.pth").write_text("<!DOCTYPE html>")

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from common.bars import progress_bar
-from common.log import RunLog
+from common.log import RunLog, progress_bar
 from common.workers import in_threads
 from engine.training.updates import clock
 from engine.training.updates.memory import memory_used

@@ -1,6 +1,6 @@
-"""python -m common.single_file: one file that holds what the page showed from files beside it."""
+"""python -m common.pages: one file that holds what the page showed from files beside it."""
 
-from common.single_file import main
+from common.pages import main
 from tests.helpers.report_page import Page
 
 
