@@ -212,7 +212,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     for name, tensor in tensors.items():
         member, _, key = name.partition(".")
         members.setdefault(member, {})[key] = tensor
-    return {MEMBERS: dict(sorted(members.items())), **meta}
+    # In the order of folds, in which all others sum: fold_2 before fold_10.
+    return {MEMBERS: dict(sorted(members.items(), key=lambda member: (len(member[0]), member[0]))), **meta}
 
 
 def _no_constant(text: str) -> None:

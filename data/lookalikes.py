@@ -206,15 +206,27 @@ def _turns(frequencies: np.ndarray) -> np.ndarray:
     return np.stack([picture * down[:, None] * across for picture in both for down in flips for across in flips])
 
 
-def find_alike(looks: Looks, known: Looks) -> dict[int, float]:
-    """Which of `looks` look the same as one of `known`: index -> the highest likeness, 0 by the hashes alone."""
-    best: dict[int, float] = {}
+def rows_alike(rows: list[dict], known: Looks) -> dict[int, tuple[int, str]]:
+    """Which of `rows` look, in src or in tar, the same as one of `known`: index -> that one's index, and how, in words."""
+    found: dict[int, tuple[int, str]] = {}
+    for role in ("src", "tar"):
+        for index, (other, likeness) in find_alike(Looks([look_of_row(row, role) for row in rows]), known).items():
+            found.setdefault(index, (other, f"its {role}" + (f", likeness {likeness:.2f}" if likeness else "")))
+    return dict(sorted(found.items()))
+
+
+def find_alike(looks: Looks, known: Looks) -> dict[int, tuple[int, float]]:
+    """Which of `looks` look the same as one of `known`: index -> the most alike one's index and its likeness, 0 by the hashes
+    alone."""
+    best: dict[int, tuple[int, float]] = {}
     step = max(1, TILE // max(1, 8 * len(known)))
     for start in range(0, len(looks) if len(known) else 0, step):
         stop = min(start + step, len(looks))
         keys, likeness = alike(looks, start, stop, known, len(known), lambda ours, _: np.ones(len(ours), dtype=bool))
-        for index, value in zip((keys // len(known)).tolist(), likeness.tolist(), strict=True):
-            best[index] = max(best.get(index, 0.0), value)
+        for key, value in zip(keys.tolist(), likeness.tolist(), strict=True):
+            index, other = divmod(key, len(known))
+            if index not in best or value > best[index][1]:
+                best[index] = other, value
     return best
 
 

@@ -14,9 +14,9 @@ from common.errors import Faults, InputError
 from common.exits import flagged
 from common.jsonl import read_jsonl
 from common.log import RunLog
-from data.fingerprint import has_look
+from data.fingerprint import has_look, look_of_row
 from data.images import decoder_of
-from data.lookalikes import near_duplicate_rows
+from data.lookalikes import Looks, rows_alike
 from data.manifest import Pair
 from data.splits.files import TEST, verify_splits
 from engine.provenance import DIGESTS
@@ -90,10 +90,10 @@ def _copies(ours: list[tuple[str, Pair]], held: Held) -> dict[int, tuple[int, st
 
 
 def _alike(ours: list[tuple[str, Pair]], held: Held) -> dict[int, tuple[int, str]]:
-    """The same for rows that look alike. The held-out rows come first, so that each of ours is listed that is like any of them."""
-    rows = [*(row for _, row in held), *(pair.row for _, pair in ours)]
-    hits = near_duplicate_rows(rows, ["held out"] * len(held) + ["ours"] * len(ours))
-    return {hit.second - len(held): (hit.first, hit.describe()) for hit in reversed(hits)}
+    """The same for rows of which one image looks like an image of a held-out row, by what the fine-tuning will ask."""
+    looks = Looks([look_of_row(row, role) for role in ("src", "tar") for _, row in held])
+    found = rows_alike([pair.row for _, pair in ours], looks)
+    return {place: (other % len(held), how) for place, (other, how) in found.items()}
 
 
 def _told(ours: list[tuple[str, Pair]], found: Iterable[int]) -> str:

@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 from common.errors import FaultList, Faults, InputError
 from common.log import RunLog
 from data.fingerprint import look_of_row
-from data.lookalikes import Looks, find_alike
+from data.lookalikes import Looks, rows_alike
 from data.manifest import METADATA, Pair, read_metadata
 from data.perceptual import Look, look_of_texts, text_of_hash, text_of_tone
 
@@ -280,11 +280,7 @@ def _named(names: list[str]) -> str:
 def _photos_alike(held_out: list[Pair], seen: Seen) -> list[tuple[Pair, str]]:
     """The `held_out` photos that look like something in `seen`, and by which image and how much."""
     known = Looks([_look_of_text(text) for text in sorted(seen.looks)])
-    found: dict[int, str] = {}
-    for role in ("src", "tar"):
-        for index, likeness in find_alike(Looks([look_of_row(pair.row, role) for pair in held_out]), known).items():
-            found.setdefault(index, f"its {role}" + (f", likeness {likeness:.2f}" if likeness else ""))
-    return [(held_out[index], found[index]) for index in sorted(found)]
+    return [(held_out[index], how) for index, (_, how) in rows_alike([pair.row for pair in held_out], known).items()]
 
 
 def log_provenance(seen: Seen, log: RunLog) -> None:

@@ -95,7 +95,7 @@ note_named
 : "${GROUP_KEY:=}" # row field of what must stay together; group without it
 : "${SPLITS_DIR:=data_splits}" # the split, made if it is not there
 # -- All trainings
-: "${MODEL_SIZE:=m}" # m or l
+: "${MODEL_SIZE:=m}" # m, l or tiny
 : "${NUM_WORKERS:=4}" # loader processes
 : "${MIXED_PRECISION:=1}" # 1: 16 bit where that is safe, 0: float32
 : "${DEVICE:=auto}" # auto, cuda, cpu or cuda:N

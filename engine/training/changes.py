@@ -122,7 +122,8 @@ def goes_on(outcome: dict[str, Any], changed: dict[str, list], options: Options,
         return now == 0 or now > before
     if EPOCHS in changed and train.epochs > done:
         raise InputError(_finished_advice(folder, done, train.epochs))
-    log(f"{folder} was finished with {_words(changed, ', now ')}: it stays as it is")
+    if changed:
+        log(f"{folder} was finished with {_words(changed, ', now ')}: it stays as it is")
     return False
 
 
@@ -150,6 +151,8 @@ def settle_changes(progress: Progress, changed: dict[str, list], options: Option
     _refuse_unaccepted(changed, options, Path(place))
     if not changed:
         return
+    if progress.epochs >= planned and train.epochs > planned:
+        raise InputError(_finished_advice(place, progress.epochs, train.epochs))
     if train.epochs < progress.epochs + (progress.totals["updates"] > 0):
         raise InputError(
             f"--epochs {train.epochs}: the run of {place} is further already, after epoch {progress.epochs}"
@@ -157,8 +160,6 @@ def settle_changes(progress: Progress, changed: dict[str, list], options: Option
     progress.change(ACCEPT, changed)
     patience = train.early_stopping_patience
     progress.stopped_early = progress.stopped_early and bool(patience) and progress.epochs_without_gain >= patience
-    if EPOCHS in changed and train.epochs > planned <= progress.epochs:
-        raise InputError(_finished_advice(place, progress.epochs, train.epochs))
 
 
 def _refuse_unaccepted(changed: dict[str, list], options: Options, place: Path) -> None:
@@ -189,8 +190,8 @@ def _words(changed: dict[str, list], between: str) -> str:
 
 def _finished_advice(place: Path | str, done: int, epochs: int) -> str:
     return (
-        f"{place}: the run is finished after {done} epochs, and its schedule has ended; for {epochs} epochs in all, with a fresh "
-        f"schedule, use {EXTEND}"
+        f"{place}: the run is finished after {done} epochs; for {epochs} epochs in all, with a fresh schedule, use {EXTEND}; where "
+        f"other folds are not finished, {EXTEND} and {ACCEPT} together"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from darkir.blocks import recompute_activations
 from darkir.checkpoint_file import read_checkpoint
 from darkir.errors import ModelError
 from darkir.weights import Weights, load_into, make_network, read_weights
+from data.transforms import DRAWS
 from engine import checkpoint
 from engine.exclusion import EXCLUDED
 from engine.metrics import METRICS
@@ -72,12 +74,24 @@ def begin(run: Run) -> tuple[Learner, Progress, Seen, SeenValidation]:
     learner = make_learner(network, run.precision, options.train, options.finetune.layer_decay)
     found = find_state(plan, options, start, run.requested, log)
     if found is None:
-        return learner, Progress(), seen, seen_validation
+        return learner, Progress(draws=draws_of_siblings(plan, options)), seen, seen_validation
     progress = restore_state(found, learner, len(plan.val), run.epoch_plan.updates, options)
     log(f"Continuing {plan.name.lower()} at update {progress.step}, after {progress.epochs} epochs")
     for change in progress.changes:
         log(f"   {change_line(change)}")
     return learner, progress, seen, seen_validation.and_before(found.state)
+
+
+def draws_of_siblings(plan: FoldPlan, options: Options) -> int:
+    """The version of random draws that another fold of this cross-validation has: one that was begun before ends as it began."""
+    if plan.number is None or options.overwrite:
+        return DRAWS
+    for last in sorted(plan.folder.parent.glob(f"fold_*/{checkpoint.LAST}")):
+        with contextlib.suppress(ModelError):  # a torn one is its own fold's to tell
+            state = checkpoint.checked_state(read_checkpoint(last), last)
+            if "unsound" not in state:
+                return state["progress"].get("draws", 1)
+    return DRAWS
 
 
 def refuse_different_starts(run: Run, learner: Learner, progress: Progress) -> None:

@@ -129,9 +129,9 @@ def unused_flags(args: argparse.Namespace, options: Options) -> list[str]:
     reasons: dict[str, str] = {}
     if options.model.pretrained_path is None and args.resume is None:
         weightless = "there are no starting weights (--pretrained_path)"
-        reasons |= dict.fromkeys(("allow_partial", "allow_seen_validation"), weightless)
-        if args.exclude_splits_dir is None:
-            reasons["near_duplicates"] = weightless
+        reasons["allow_partial"] = weightless
+        if args.exclude_splits_dir is None:  # which goes by both
+            reasons |= dict.fromkeys(("near_duplicates", "allow_seen_validation"), weightless)
     if not options.loss.needs_vgg:
         reasons["vgg_weights"] = "--lambda_vgg and --lambda_side are 0"
     if options.data.cache == "off":

@@ -194,10 +194,12 @@ def test_weights_that_saw_a_resaved_test_photo_are_refused_unless_told_otherwise
 
 
 def test_what_a_later_fine_tuning_holds_out_is_left_out_before_the_pre_training(world, tmp_path, capsys):
-    """A copy of a test photo to train on, a mirrored validation photo to validate with: without them, the fine-tuning begins."""
+    """A copy of a test photo to train on, and to validate with a mirrored validation photo whose sides are exchanged: without them,
+    the fine-tuning begins."""
     test_row, rows = planted(world, tmp_path, saved_as_png)
     held_out = rows_of(world / "split" / "fold_2" / "val.jsonl")[0]
-    mirrored = {side: str(resaved(world / held_out[side], tmp_path, f"mirrored_{side}")) for side in ("src", "tar")}
+    sides = {"src": "tar", "tar": "src"}
+    mirrored = {side: str(resaved(world / held_out[sides[side]], tmp_path, f"mirrored_{side}")) for side in sides}
     write_pairs(tmp_path / "val", 2, first_seed=540)
     others = [absolute(row, tmp_path / "val") for row in rows_of(tmp_path / "val" / "pairs.jsonl")]
     write_jsonl(tmp_path / "val.jsonl", [*others, mirrored])

@@ -53,7 +53,8 @@ def test_an_extended_run_goes_on_with_a_fresh_schedule_and_says_so(finished_run,
     assert "a fresh schedule for epochs 3 to 4" in log and "Self-test" in log.split("a fresh schedule", 1)[1]
     for flags in (EXTENDED, EXTENDED[:2]):  # the same command again; and it is a run of four epochs now
         assert train(two_folds, extended, *flags, epochs=4) == 0
-        assert capsys.readouterr().out.count("finished before, skipped") == 2
+        out = capsys.readouterr().out
+        assert out.count("finished before, skipped") == 2 and "was finished with" not in out
 
 
 @pytest.mark.long
@@ -177,3 +178,18 @@ def test_more_patience_lets_a_run_that_stopped_early_go_on_with_its_schedule(two
     assert train(two_folds, whole, *still, "--early_stopping_patience", "2", "--extend", epochs=4) == 0
     assert [record["epoch"] for record in history_of(whole)] == [1, 2, 3, 4]
     assert read_checkpoint(whole / "fold_1" / "checkpoint_last.pt")["progress"]["epochs_without_gain"] == 1
+
+
+@pytest.mark.long
+def test_finished_folds_are_extended_while_others_take_the_new_number(two_folds, tmp_path, monkeypatch, capsys):
+    assert train(two_folds, tmp_path, "--fold", "1", epochs=2) == 0
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1)
+        assert train(two_folds, tmp_path, "--fold", "2", epochs=2) == 75
+    for flag in ("--extend", "--accept_changes"):
+        assert train(two_folds, tmp_path, flag, epochs=3) == 2
+    assert "--extend and --accept_changes together" in capsys.readouterr().err
+    assert train(two_folds, tmp_path, "--extend", "--accept_changes", epochs=3) == 0
+    finished = [read_checkpoint(tmp_path / f"fold_{fold}" / "checkpoint_final.pt")["finished"] for fold in (1, 2)]
+    assert [fold["epochs_run"] for fold in finished] == [3, 3]
+    assert [[change["flag"] for change in fold["changes"]] for fold in finished] == [["--extend"], ["--accept_changes"]]

@@ -6,6 +6,7 @@ import re
 import shutil
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_darkir_cv
@@ -194,3 +195,15 @@ def test_flags_are_exactly_these(capsys):
         train_darkir_cv.main(["--help"])
     flags = set(re.findall(r"^  (--\w+)", capsys.readouterr().out, re.MULTILINE))
     assert flags == set(FLAGS.split())
+
+
+def test_a_fold_draws_as_the_folds_that_a_former_version_trained(two_folds, tmp_path):
+    assert train(two_folds, tmp_path, "--fold", "1", epochs=1) == 0
+    first, second = (tmp_path / f"fold_{fold}" / "checkpoint_last.pt" for fold in (1, 2))
+    state = read_checkpoint(first)
+    del state["progress"]["draws"]
+    torch.save(state, first)
+    assert train(two_folds, tmp_path, "--fold", "2", epochs=1) == 0
+    assert read_checkpoint(second)["progress"]["draws"] == 1
+    assert train(two_folds, tmp_path, "--fold", "2", "--overwrite", epochs=1) == 0
+    assert read_checkpoint(second)["progress"]["draws"] == 2
