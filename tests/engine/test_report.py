@@ -72,7 +72,8 @@ def ensemble_page(folder, photos=(("x.jpg", 20.0), ("y.jpg", 10.0), ("z.jpg", 15
 def oof_rows(fold, count=4):
     return [
         {"fold": fold, "src": f"f{fold}_{i}.jpg", "psnr": 20.0 + i, "ssim": 0.8, "l1": 0.1,
-         "identity_psnr": 15.0, "identity_ssim": 0.6, "identity_l1": 0.2, "unit": f"images/a_property_of_a_long_name_{fold}_{i}_src.jpg"}
+         "identity_psnr": 15.0, "identity_ssim": 0.6, "identity_l1": 0.2,
+         "unit": f"images/two_photos_of_a_property_of_a_long_name_{fold}_{i // 2:02d}_src.jpg"}
         for i in range(count)
     ]  # fmt: skip
 
