@@ -21,11 +21,13 @@ from common.errors import InputError
 from common.exits import flagged
 from common.files import write_csv, write_json, write_jsonl
 from common.jsonl import open_input, parse_json
+from data.decoding.raw import raw_version
 from data.fingerprint import set_digest
 from data.fivek.config import FivekConfig
-from data.fivek.find import listed_keys
+from data.fivek.find import INPUT, TARGET, listed_keys
 from data.fivek.match import IGNORED, REJECTED, UNMATCHED_INPUT, UNMATCHED_TARGET, Found, Leftover
-from data.fivek.records import SCHEMA_VERSION, raw_version
+from data.fivek.read import RAW
+from data.fivek.records import SCHEMA_VERSION
 from data.images import DECODER
 from data.lookalikes import near_duplicate_rows
 
@@ -157,7 +159,8 @@ def _metadata(
     # A rejected file whose photo has another file is no lost photo.
     lost = sum(leftover.status == REJECTED and bool(leftover.input and leftover.target) for leftover in leftovers)
     options = recorded_options(config)
-    formats = _counted(record["input"]["format"] for record in pairs)
+    # By the profile: the format of a raw file is its ending, of which there are many.
+    has_raw = any(record[side]["profile"] == RAW for record in pairs for side in (INPUT, TARGET))
     files: Counter = Counter()
     for leftover in leftovers:
         files[leftover.status] += bool(leftover.input) + bool(leftover.target)
@@ -179,8 +182,8 @@ def _metadata(
         "reasons": _counted(leftover.reason for leftover in leftovers if leftover.status == REJECTED),
         "licences": _counted(record["licence"] for record in pairs),
         "licence_note": LICENCE_NOTE,
-        "inputs": formats,
-        "raw_rendering": {"rawpy": raw_version(), "parameters": RENDERING} if "dng" in formats else None,
+        "inputs": _counted(record["input"]["format"] for record in pairs),
+        "raw_rendering": {"rawpy": raw_version(), "parameters": RENDERING} if has_raw else None,
         "input_profiles": _counted(record["input"]["profile"] for record in pairs),
         "target_profiles": _counted(record["target"]["profile"] for record in pairs),
         "geometry": _counted(record["geometry"] for record in pairs),

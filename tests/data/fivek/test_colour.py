@@ -203,6 +203,15 @@ def test_a_raw_file_is_developed_neutrally_within_one_code():
 
 
 @pytest.mark.usefixtures("raw_files")
+def test_the_metadata_say_how_raw_files_of_any_ending_were_developed(tmp_path):
+    put(tmp_path, "fivek/raw/a0001-x.NEF", dng(source(1)))
+    put(tmp_path, "fivek/c/a0001-x.png", encoded(target(1), "PNG"))
+    assert run(tmp_path / "fivek", tmp_path / "out") == 0
+    made = metadata(tmp_path / "out")
+    assert made["inputs"] == {"nef": 1} and made["raw_rendering"]["rawpy"] and made["raw_rendering"]["parameters"]
+
+
+@pytest.mark.usefixtures("raw_files")
 @pytest.mark.parametrize("brightest", [60, 180, 205, 225])
 def test_the_brightness_of_a_raw_file_does_not_depend_on_its_maximum(brightest):
     """rawpy's defaults would brighten all of these, and stretch the third even without auto brightness."""
