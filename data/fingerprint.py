@@ -21,7 +21,7 @@ from common.memory import usable_cpus
 from common.workers import in_threads
 from data.config import MIN_SIDE
 from data.decoding.raw import is_raw
-from data.images import DECODER, decode_bytes, decoder_of, read_file
+from data.images import decode_bytes, decoder_of, read_file
 from data.manifest import Pair
 from data.perceptual import Look, look_of, look_of_texts, text_of_hash, text_of_tone
 
@@ -81,8 +81,8 @@ def fingerprint_pairs(pairs: list[Pair], known: Iterable[Pair] = ()) -> list[Pai
     return [
         dataclasses.replace(
             pair,
-            row={**pair.row, **row_fields(prints[pair.src_path], prints[pair.tar_path])}
-            | {"decoder": decoder_of(pair.src_path, pair.tar_path)},
+            row=pair.row
+            | row_fields(prints[pair.src_path], prints[pair.tar_path], decoder_of(pair.src_path, pair.tar_path)),
         )
         for pair in pairs
     ]
@@ -186,14 +186,14 @@ def _pixel_digest(image: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def row_fields(src: ImagePrint, tar: ImagePrint) -> dict[str, str | int | None]:
-    """The fields that a row carries about its two images, which have one size."""
+def row_fields(src: ImagePrint, tar: ImagePrint, decoder: str) -> dict[str, str | int | None]:
+    """The fields that a row carries about its two images, which have one size; decoder: `decoder_of` their files."""
     fields: dict[str, str | int | None] = {}
     for name in DIGEST_FIELDS:
         fields |= {"src_" + name: getattr(src, name), "tar_" + name: getattr(tar, name)}
     for role, image in (("src", src), ("tar", tar)):
         fields |= {f"{role}_phash": text_of_hash(image.look.phash), f"{role}_tone": text_of_tone(image.look.tone)}
-    return fields | {"width": src.width, "height": src.height, "decoder": DECODER}
+    return fields | {"width": src.width, "height": src.height, "decoder": decoder}
 
 
 def has_look(row: dict, role: str) -> bool:

@@ -32,7 +32,7 @@ from data.fivek.config import FivekConfig
 from data.fivek.find import SourceFile
 from data.fivek.match import FilePair
 from data.fivek.read import JPEG, DecodedImage, Kind, kind_of, read_image
-from data.images import jpeg, read_file, resize
+from data.images import decoder_of, jpeg, read_file, resize
 
 SECOND = 10**9
 UNLIMITED = 10**9
@@ -91,7 +91,7 @@ def _make(pair: FilePair, config: FivekConfig, facts: dict) -> list[bytes]:
         fingerprint_bytes(content, name, output_mtime_ns(file))
         for content, name, file in zip(jpegs, names.values(), files.values(), strict=True)
     ]
-    facts["row"] = {**names, **row_fields(*prints)}
+    facts["row"] = {**names, **row_fields(prints[0], prints[1], decoder_of(*names.values()))}
     return jpegs
 
 

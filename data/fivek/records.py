@@ -8,11 +8,10 @@ from pathlib import Path
 
 from common.files import file_digest, write_bytes, write_json
 from common.jsonl import parse_json
-from data.decoding.raw import is_raw, raw_version
 from data.fivek.config import FivekConfig
 from data.fivek.match import REJECTED, FilePair
 from data.fivek.pair import Outcome, image_names, output_mtime_ns
-from data.images import DECODER
+from data.images import decoder_of
 
 SCHEMA_VERSION = 1
 PIPELINE = 1  # raise when the images of any pair, or the verdict on it, change
@@ -24,15 +23,12 @@ class Recipe:
     """What decides about the pixels besides the two files: options, and versions of the decoders."""
 
     def __init__(self, config: FivekConfig):
-        options = {name: getattr(config, name) for name in PIXEL_OPTIONS}
-        plain = {"pipeline": PIPELINE, "decoder": DECODER, **options}
-        self._plain = _digest(plain)
-        self._with_raw = _digest({**plain, "raw": raw_version()})
+        self._options = {name: getattr(config, name) for name in PIXEL_OPTIONS}
 
     def digest(self, pair: FilePair) -> str:
-        """The digest that a record of this pair carries; a raw decoder's version counts for raw files only."""
-        uses_raw = is_raw(pair.input.path) or is_raw(pair.target.path)
-        return self._with_raw if uses_raw else self._plain
+        """The digest that a record of this pair carries; an optional decoder's version counts only for files that need it."""
+        decoder = decoder_of(pair.input.path, pair.target.path)
+        return _digest({"pipeline": PIPELINE, "decoder": decoder, **self._options})
 
 
 def record_path(output_dir: Path, key: str) -> Path:

@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from data import images
 from data.fingerprint import fingerprint_pairs
 from data.fivek import prepare
+from data.fivek.config import FivekConfig
+from data.fivek.find import SourceFile
+from data.fivek.match import FilePair
+from data.fivek.records import Recipe
 from data.manifest import read_pairs
 from tests.helpers.fivek_folder import (
     SMALL,
@@ -100,6 +105,16 @@ def test_requirement_11_other_options_or_sources_redo_their_pairs_and_no_other(c
     assert {record(copy / "out", f"a{number:04d}")["made_with"] for number in range(1, 41)} == {
         record(copy / "out", "a0001")["made_with"]
     }
+
+
+@pytest.mark.parametrize(("suffix", "version_of"), [(".heic", "heif_version"), (".nef", "raw_version")])
+def test_another_version_of_an_optional_decoder_redoes_the_pairs_that_it_read(monkeypatch, suffix, version_of):
+    files = {ending: SourceFile(f"c/a0001{ending}", ending, 1, 1) for ending in (".jpg", suffix)}
+    pairs = [FilePair("a0001", files[".jpg"], files[ending]) for ending in files]
+    before = [Recipe(FivekConfig()).digest(pair) for pair in pairs]
+    monkeypatch.setattr(images, version_of, lambda: "1000.0")
+    plain, other = (Recipe(FivekConfig()).digest(pair) for pair in pairs)
+    assert plain == before[0] and other != before[1]
 
 
 def test_a_check_compares_the_options_needs_no_photos_and_writes_nothing(copy, capsys):
