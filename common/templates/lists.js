@@ -37,9 +37,11 @@ function shows(item) {
 
 function arrange() {
   const direction = ORDERS[chosen.order][1];
+  // A photo without the number comes last: NaN would leave the order of the others open.
+  const value = (item) => chosen.order in item.dataset ? Number(item.dataset[chosen.order]) : direction * Infinity;
   const compare = chosen.order === "name"
     ? (a, b) => natural(a.dataset.name, b.dataset.name)
-    : (a, b) => direction * (a.dataset[chosen.order] - b.dataset[chosen.order]) || a.dataset.rank - b.dataset.rank;
+    : (a, b) => direction * (value(a) - value(b)) || a.dataset.rank - b.dataset.rank;
   for (const [list, members] of lists) {
     list.append(...[...members].sort(compare));
     for (const member of members) member.hidden = !shows(member);
@@ -61,14 +63,14 @@ const worse = make("input", { type: "checkbox", "data-tool": "worse" });
 worse.addEventListener("change", () => { chosen.worse = worse.checked; arrange(); });
 
 function buildTools(place) {
-  const first = items[0].dataset;
-  const orders = Object.entries(ORDERS).filter(([key]) => key in first);
+  const some = (key) => items.some((item) => key in item.dataset);
+  const orders = Object.entries(ORDERS).filter(([key]) => some(key));
   place.append(menu("Order", "order", orders.map(([key, [text]]) => [key, text])));
   for (const [key, title] of Object.entries(FILTERS)) {
     const values = [...new Set(items.flatMap((item) => JSON.parse(item.dataset[key] || "[]")))].sort(natural);
     if (values.length > 1 && 2 * values.length <= items.length) place.append(menu(title, key, [["", "all"], ...values.map((value) => [value, value])]));
   }
-  if ("gain" in first) place.append(make("label", {}, worse, " " + BELOW));
+  if (some("gain")) place.append(make("label", {}, worse, " " + BELOW));
   place.append(told);
   if (cards.length) place.append(make("span", { className: "soft" }, "Click a photo to compare its sides."));
   place.className = "tools";

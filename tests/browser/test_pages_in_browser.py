@@ -1,6 +1,7 @@
 """Each page in a real browser, with 3 and with 1,000 photos: what its script promises, and what everyone must be able to read."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,25 @@ def test_photos_are_sorted_and_filtered(browser, report):
     browser.find("[data-tool=worse]").click()
     assert set(browser.ask(SHOWN)) == {name for name, photo in photos.items() if float(photo["gain"]) < 0}
     assert browser.find("[role=status]").text == f"{len(browser.ask(SHOWN))} of 14 photos"
+
+
+def test_photos_without_the_number_come_last_when_sorted_by_it(browser, tmp_path):
+    page = evaluation_report(tmp_path, 14)
+    text, tints = re.sub(' data-cast="[^"]*"', "", page.read_text(encoding="utf-8")), {}
+    for number in range(1, 15):
+        name = f'data-name="room_{number}.jpg"'
+        assert name in text
+        tint = (5 * number) % 13 / 2 if number % 3 == 0 else None
+        if tint is not None:
+            tints[f"room_{number}.jpg"] = tint
+            text = text.replace(name, f'{name} data-cast="{tint}"')
+    page.write_text(text, encoding="utf-8")
+    browser.open(page)
+    assert browser.ask("return 'cast' in document.querySelector('[data-name]').dataset") is False
+    listed = browser.ask(SHOWN)
+    browser.choose("order", "cast")
+    wanted = sorted(tints, key=tints.__getitem__, reverse=True)
+    assert browser.ask(SHOWN) == wanted + [name for name in listed if name not in tints]
 
 
 def test_what_got_worse_is_one_click_away(browser, report):
