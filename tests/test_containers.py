@@ -61,6 +61,15 @@ def test_what_a_recipe_names_is_there(path):
         assert importlib.util.find_spec(module) is not None, f"{module} is in no requirements file"
 
 
+def test_the_one_file_image_takes_the_toolkit_and_nothing_beside_it():
+    section = re.search(r"^%files\n(.*?)\n\n", RECIPE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)[1]
+    sources, places = zip(*(line.split() for line in section.splitlines()), strict=True)
+    assert set(places) == {"/opt/darkir/"} and all(any(ROOT.glob(name)) for name in sources)
+    packages_here = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    folders = {name for name in sources if (ROOT / name).is_dir()}
+    assert folders == packages_here | {"slurm"} and {"*.py", "*.sh", "requirements*.txt"} <= set(sources)
+
+
 def test_the_steps_are_sound_shell():
     program = shutil.which("shellcheck") or str(Path(sys.executable).with_name("shellcheck"))
     script = "#!/bin/sh\nset -e\n" + "\n".join(docker_steps()).replace("{{ CONSTRAINTS }}", "requirements.txt") + "\n"
