@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         paths = dict.fromkeys(str(model.path) for model in models)  # an ensemble's file holds several
         sheet = write_sheet(args.output, f"Models: {', '.join(paths)}.")
     log(f"{len(tasks) - len(faults)} of {len(tasks)} photos are in {args.output}; before and after: {sheet}")
-    log_list(log, [f"not enhanced: {fault}" for fault in faults], args.output / "not_enhanced.txt")
+    log_list(log, [f"not enhanced: {fault}" for fault in faults], args.output / args.not_enhanced)
     return REJECTS if faults else DONE
 
 

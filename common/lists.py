@@ -39,9 +39,16 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def log_list(log: Callable[[str], None], lines: Sequence[str], path: Path | None) -> None:
-    """Log up to five lines; of more, the first five, and all of them into the file `path` (None: nothing may be written)."""
+    """Log up to five lines; of more, the first five, and all of them into the file `path` (None: nothing may be written).
+
+    The list of an earlier run under that name is replaced, or removed where five lines say it all.
+    """
     for line in lines if path is None or len(lines) <= SHOWN else lines[:SHOWN]:
         log(line)
-    if path is not None and len(lines) > SHOWN:
-        write_lines(path, lines)
-        log(f"  ... and {len(lines) - SHOWN} more, all of them in {path}")
+    if path is None:
+        return
+    if len(lines) <= SHOWN:
+        path.unlink(missing_ok=True)
+        return
+    write_lines(path, lines)
+    log(f"  ... and {len(lines) - SHOWN} more, all of them in {path}")

@@ -37,8 +37,8 @@ class EnhanceConfig:
 
 
 def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Namespace, EnhanceConfig]:
-    """Flags -> (args, EnhanceConfig); `args.shard` becomes the slice of the photos that it means, `args.unused` says which given
-    flag has no effect."""
+    """Flags -> (args, EnhanceConfig); `args.shard` becomes the slice of the photos that it means, `args.not_enhanced` the name of
+    the list of those that failed; `args.unused` says which given flag has no effect."""
     parser = make_parser(description)
     models = parser.add_argument_group("models").add_mutually_exclusive_group(required=True)
     models.add_argument("--cv_dir", type=Path, help="output folder of train_darkir_cv.py; takes every fold's best")
@@ -61,7 +61,10 @@ def parse_args(argv: list[str] | None, description: str) -> tuple[argparse.Names
     parts = re.fullmatch(r"(\d{1,9})/(\d{1,9})", "1/1" if args.shard is None else args.shard)
     if not (parts and 1 <= int(parts[1]) <= int(parts[2])):
         parser.error(f"--shard {args.shard}: must be i/n with i from 1 to n, such as 2/8")
-    args.shard = slice(int(parts[1]) - 1, None, int(parts[2]))
+    part, count = int(parts[1]), int(parts[2])
+    # A list of its own for each part: they run at the same time.
+    args.not_enhanced = "not_enhanced.txt" if args.shard is None else f"not_enhanced_{part}_of_{count}.txt"
+    args.shard = slice(part - 1, None, count)
     config = from_args(EnhanceConfig, args, parser)
     lossless = config.format in ("png", "tiff") and "jpeg_quality" in parser.given
     args.unused = [f"Note: --jpeg_quality is not used: --format {config.format}"] if lossless else []

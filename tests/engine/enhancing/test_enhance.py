@@ -174,6 +174,19 @@ def test_shards_share_the_photos_out(checkpoint, photos, tmp_path):
     assert (tmp_path / "out/contact_sheet.html").read_text(encoding="utf-8").count("<img") == 3
 
 
+def test_each_shard_lists_what_failed_and_takes_its_list_away(checkpoint, tmp_path):
+    for number in range(12):
+        (tmp_path / f"{number:02d}.jpg").write_bytes(b"broken")
+    for left in (12, 4):
+        for shard in ("1/2", "2/2"):
+            assert run(checkpoint, tmp_path, tmp_path / "out", "--shard", shard) == 3
+        lists = {path.name: path.read_text().splitlines() for path in (tmp_path / "out").glob("not_enhanced*")}
+        assert sorted(lists) == (["not_enhanced_1_of_2.txt", "not_enhanced_2_of_2.txt"] if left == 12 else [])
+        assert len({line for lines in lists.values() for line in lines}) == (12 if left == 12 else 0)
+        for number in range(4, 12):
+            (tmp_path / f"{number:02d}.jpg").unlink(missing_ok=True)
+
+
 def test_photos_of_one_name_are_told_apart_by_their_endings(checkpoint, photos, tmp_path):
     Image.fromarray(scene(4, 40, 30)).save(photos / "A.webp", lossless=True)
     assert run(checkpoint, photos, tmp_path / "out", "--max_side", "20") == 0
