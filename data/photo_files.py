@@ -23,7 +23,7 @@ from common.errors import InputError
 from data.decoding.heif import is_heic, open_heic
 from data.decoding.raw import is_raw
 from data.decoding.stated import EXIF_ERRORS, directory_of, sound_exif
-from data.decoding.tiff_tags import is_tiff
+from data.decoding.tiff_tags import is_tiff, tiff_bits
 from data.deep_images import is_deep
 from data.images import DECODE_ERRORS, FORMATS, decode_bytes
 
@@ -78,7 +78,7 @@ def photo_of(content: bytes, path: Path) -> Photo:
             kind, deep, exif = image.format, is_deep(image), _kept(sound_exif(image))
     except DECODE_ERRORS:
         # A kind of TIFF that another reader reads, or decode_bytes has the better message.
-        kind, deep, exif = "TIFF" if is_tiff(content) else "", is_tiff(content), Image.Exif()
+        kind, deep, exif = "TIFF" if is_tiff(content) else "", tiff_bits(content) > 8, Image.Exif()
     return Photo(decode_bytes(content, path, dtype=np.uint16 if deep else np.uint8), kind, exif)
 
 

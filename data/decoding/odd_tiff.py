@@ -72,8 +72,10 @@ def decode_odd_tiff(
         samples = np.concatenate([samples[..., :count], samples[..., place : place + 1]], axis=2)
     else:
         samples = samples[..., :count]
+    is_cmyk = colours == "SEPARATED"
     try:
-        return to_upright_srgb(samples, colours == "SEPARATED", icc or untagged, orientation or 1, dtype)
+        icc = icc or (None if is_cmyk else untagged)
+        return to_upright_srgb(samples, is_cmyk, icc, orientation or 1, dtype)
     except ProfileError as error:
         raise InputError(f"{name}: embedded ICC profile: {error}") from None
 

@@ -55,6 +55,14 @@ def count_photos(content: bytes) -> int:
         return 1  # whoever decodes it says what is broken
 
 
+def tiff_bits(content: bytes) -> int:
+    """Most bits of a sample of a TIFF's first page; 0 for other files and broken ones."""
+    try:
+        return max(next(_directories(content), {}).get(BITS, (1,))) if is_tiff(content) else 0
+    except struct.error:
+        return 0
+
+
 def tiff_kind(content: bytes) -> str:
     """A TIFF's kind in words, from its first directory: "big-endian BigTIFF of 3 x 16-bit RGB, LZW"; "" if broken."""
     order, big = "<" if content.startswith(b"II") else ">", content[2:4].strip(b"\0") == b"+"

@@ -210,6 +210,12 @@ def test_sound_kinds_of_tiff_are_read_with_all_bits(options):
     assert np.array_equal(decode_bytes(content, "x", dtype=np.uint16), DEEP)
 
 
+@pytest.mark.parametrize("samples", [PHOTO, DEEP], ids=["8 bits", "16 bits"])
+def test_a_tiff_that_tifffile_reads_keeps_its_depth(samples, tmp_path):
+    photo = photo_of(made_by_tifffile(samples, photometric="rgb", bigtiff=True, byteorder=">"), tmp_path / "x.tif")
+    assert photo.kind == "TIFF" and photo.pixels.dtype == samples.dtype and np.array_equal(photo.pixels, samples)
+
+
 def test_gray_with_alpha_further_channels_inverted_gray_and_cmyk():
     opaque, gray = np.full((36, 48, 1), 65535, np.uint16), DEEP[..., :1]
     with_alpha = made_by_tifffile(
@@ -226,6 +232,7 @@ def test_gray_with_alpha_further_channels_inverted_gray_and_cmyk():
     cmyk = made_by_tifffile(np.moveaxis(inks, 2, 0), photometric="separated", planarconfig="separate")
     wanted = np.asarray(Image.fromarray(rounded(inks), mode="CMYK").convert("RGB"))
     assert np.array_equal(decode_bytes(cmyk, "x"), wanted)
+    assert np.array_equal(decode_bytes(cmyk, "x", untagged=ADOBE), wanted), "assumed for RGB and gray only"
 
 
 @pytest.mark.parametrize(
