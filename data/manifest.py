@@ -118,6 +118,7 @@ def pairs_from_folder(folder: str | Path, skip: str | Path | None = None) -> tup
         else:
             left_out.append(LeftOut(name, "its name ends in neither _src nor _tar"))
     pairs = []
+    near = {str(Path(entry.path).with_suffix("")).casefold(): entry for entry in reversed(left_out)}
     for found in candidates.values():
         for role in ROLES:
             found[role], given_way = _preferred(found[role])
@@ -129,7 +130,7 @@ def pairs_from_folder(folder: str | Path, skip: str | Path | None = None) -> tup
         missing = next((role for role in ROLES if not found[role]), None)
         names = found["src"] + found["tar"]
         reason = (
-            f"no _{missing} image beside it{_near_name(names[0], missing, left_out)}"
+            f"no _{missing} image beside it{_near_name(names[0], missing, near)}"
             if missing
             else "which two are a pair?"
         )
@@ -148,11 +149,10 @@ def _preferred(names: list[str]) -> tuple[list[str], list[str]]:
     return (plain, [name for name in names if name not in plain]) if plain else (names, [])
 
 
-def _near_name(name: str, missing: str, left_out: list[LeftOut]) -> str:
-    """What was left out, but may be the partner of `name`: of an ending that is not read."""
-    wanted = f"{name.rpartition('_')[0]}_{missing}".casefold()
-    near = next((entry for entry in left_out if str(Path(entry.path).with_suffix("")).casefold() == wanted), None)
-    return f", but {near.path}: {near.reason}" if near else ""
+def _near_name(name: str, missing: str, near: dict[str, LeftOut]) -> str:
+    """What was left out, but may be the partner of `name`: of an ending that is not read. near: by name, small, without ending."""
+    found = near.get(f"{name.rpartition('_')[0]}_{missing}".casefold())
+    return f", but {found.path}: {found.reason}" if found else ""
 
 
 def find_base_dir(path: str | Path, base_dir: str | Path | None = None) -> Path:

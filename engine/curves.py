@@ -11,6 +11,7 @@ from typing import Any
 WIDTH, HEIGHT = 420, 220  # of a chart, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 58, 8, 8, 24  # around the lines
 TICKS = 4
+COLOURS = 6  # of lines, in templates/pages.css
 # Record key -> title, and the fold's key of the same measure of the untouched photo.
 CHARTS = {
     "val_psnr": ("Validation PSNR, dB", "identity_psnr"),
@@ -62,6 +63,7 @@ def _chart(
         "lines": [
             {
                 "fold": fold,
+                "colour": list(histories).index(fold) % COLOURS,
                 "points": " ".join(f"{across(epoch)},{down(value)}" for epoch, value in line),
                 "dots": [
                     (across(epoch), down(value)) for epoch, value in line if epoch == best[fold] or len(line) == 1

@@ -25,6 +25,7 @@ TOPICS = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs
 PAGES = [README, *TOPICS]
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
 WRAPPERS = sorted(path.name for path in ROOT.glob("*.sh"))
+SHARED = ("slurm/settings.sh", "slurm/job.sh")  # what the wrappers source
 
 SMALLER = {
     "create_data_splits.py": [],
@@ -133,7 +134,7 @@ def parse(script: str, flags: list[str]) -> None:
 def check_wrapper(settings: set[str], words: list[str]) -> None:
     program, *words = words
     wrapper = next(word for word in words if word in WRAPPERS)
-    assert settings <= settings_of(wrapper, "slurm/job.sh")
+    assert settings <= settings_of(wrapper, *SHARED)
     place = words.index(wrapper)
     assert place == 0 or program == "sbatch"
     # sbatch's own flags have no underscore: one that has belongs behind the wrapper's name.
@@ -175,7 +176,7 @@ def check_command(words: list[str]) -> None:
         words = words[1:]
     script = next((word for word in words if word in SCRIPTS), None)
     if not words:  # lines of slurm/site.sh
-        assert settings <= settings_of(*WRAPPERS, "slurm/job.sh")
+        assert settings <= settings_of(*WRAPPERS, *SHARED)
     elif any(word in WRAPPERS for word in words):
         check_wrapper(settings, words)
     elif script:

@@ -297,3 +297,10 @@ def test_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
 
 def _no_space(*arguments):
     raise OSError("no space")
+
+
+def test_a_fold_has_one_colour_in_all_charts():
+    begun = [{"epoch": 0, "is_best": True, "val_psnr": 15.0, "train_loss": None}]
+    drawn = {chart["title"]: chart["lines"] for chart in charts({1: begun, 2: history()}, [])}
+    colours = {title: [(line["fold"], line["colour"]) for line in lines] for title, lines in drawn.items()}
+    assert colours["Validation PSNR, dB"] == [(1, 0), (2, 1)] and colours["Learning rate"] == [(2, 1)]
