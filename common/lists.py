@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import FaultList, InputError
 from common.files import write_text
 
 SHOWN = 5
@@ -31,6 +31,19 @@ def listed_in(folder: str | Path | None, name: str = FAULTS) -> Iterator[None]:
         except OSError:
             raise error from None
         raise InputError(faults.text(SHOWN, f", all of them in {path}")) from error
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first five names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def listed_error(headline: str, names: Sequence[str], advice: str) -> InputError:
+    """One line that names up to five; of more, a list with a line each, which `listed_in` puts into a file."""
+    if len(names) <= SHOWN:
+        return InputError(f"{headline} {', '.join(names)}; {advice}")
+    return InputError.listing(FaultList(headline, tuple(names), len(names), advice))
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

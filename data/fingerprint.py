@@ -30,6 +30,7 @@ RAW_FRAME = (
     "; a raw file is developed to the camera's whole frame: export the other photo uncropped and at full size, or let "
     "prepare_fivek_robust.py make the pairs, which trims borders and scales"
 )
+DIGESTS = ("src_sha256", "tar_sha256", "src_file_sha256", "tar_file_sha256")  # of a row
 DIGEST_FIELDS = ("sha256", "file_sha256", "bytes", "mtime_ns")
 
 
@@ -203,6 +204,16 @@ def has_look(row: dict, role: str) -> bool:
     except (KeyError, ValueError):
         return False
     return True
+
+
+def is_current(row: dict) -> bool:
+    """Whether a row carries what `row_fields` of today writes: digests and looks, by the decoders that are installed."""
+    named = all(isinstance(row.get(name), str) for name in ("src", "tar", *DIGESTS))
+    return (
+        named
+        and row.get("decoder") == decoder_of(row["src"], row["tar"])
+        and all(has_look(row, role) for role in ("src", "tar"))
+    )
 
 
 def look_of_row(row: dict, role: str) -> Look:

@@ -13,17 +13,15 @@ from typing import Any
 from common.errors import Faults, InputError
 from common.exits import flagged
 from common.jsonl import read_jsonl
+from common.lists import shortened
 from common.log import RunLog
-from data.fingerprint import has_look, look_of_row
-from data.images import decoder_of
+from data.fingerprint import DIGESTS, is_current, look_of_row
 from data.lookalikes import Looks, rows_alike
 from data.manifest import Pair
 from data.splits.files import TEST, verify_splits
-from engine.provenance import DIGESTS
 
 FLAG = "--exclude_splits_dir"
 EXCLUDED = "excluded.jsonl"
-SHOWN = 5
 
 Parts = dict[str, list[Pair]]
 Held = list[tuple[str, dict]]  # `file:line` and row
@@ -65,11 +63,7 @@ def _held_out(split: Path, test_only: bool, log: RunLog) -> Held:
     folds = verify_splits(split)["folds"]
     names = [TEST, *(f"fold_{fold['fold']}/val.jsonl" for fold in folds if not test_only)]
     held = [(f"{split / name}:{line}", row) for name in names for line, row in read_jsonl(split / name, Faults())]
-    older = sum(
-        row.get("decoder") != decoder_of(str(row.get("src")), str(row.get("tar")))
-        or not (has_look(row, "src") and has_look(row, "tar"))
-        for _, row in held
-    )
+    older = sum(not is_current(row) for _, row in held)
     if older:
         log(
             f"⚠️  {split}: {older} of {len(held)} rows are of an earlier version and say too little of how their photos look. Make "
@@ -100,9 +94,8 @@ def _told(ours: list[tuple[str, Pair]], found: Iterable[int]) -> str:
     places = sorted(found)
     parts = [ours[place][0] for place in places]
     counts = ", ".join(f"{parts.count(part)} {part}" for part in dict.fromkeys(parts))
-    names = ", ".join(f"{pair.src} ({pair.where})" for _, pair in (ours[place] for place in places[:SHOWN]))
-    more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
-    return f"{counts} rows that hold or look like a photo which the split holds out: {names}{more}"
+    names = [f"{pair.src} ({pair.where})" for _, pair in (ours[place] for place in places)]
+    return f"{counts} rows that hold or look like a photo which the split holds out: {shortened(names)}"
 
 
 def _record(part: str, pair: Pair, held: Held, owner: int, how: str) -> dict[str, Any]:

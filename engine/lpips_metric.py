@@ -20,6 +20,7 @@ from torch import nn
 from common.errors import InputError
 from common.exits import flagged
 from common.files import file_digest
+from common.lists import shortened
 from darkir.checkpoint_file import read_checkpoint
 from darkir.weights import is_dense
 from data.manifest import Pair
@@ -107,7 +108,7 @@ def refuse_small_frames(lpips: Lpips | None, pairs: Sequence[Pair], config: Eval
     native = config.fit == "crop"  # never enlarged
     small = [pair for pair in pairs if native and min(pair.row["width"], pair.row["height"]) < lpips.shortest]
     if small:
-        names = ", ".join(f"{pair.src} ({pair.where})" for pair in small[:5])
+        names = shortened([f"{pair.src} ({pair.where})" for pair in small])
         raise InputError(
             f"{FLAG}: {len(small)} photos are smaller than the {lpips.shortest} pixels a side that LPIPS of {lpips.kind} needs: "
             f"{names}"

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from common.errors import FaultList, Faults, InputError
+from common.errors import Faults
+from common.lists import listed_error, shortened
 from common.log import RunLog
-from data.fingerprint import look_of_row
+from data.fingerprint import DIGESTS, look_of_row
 from data.lookalikes import Looks, rows_alike
 from data.manifest import METADATA, Pair, read_metadata
 from data.perceptual import Look, look_of_texts, text_of_hash, text_of_tone
-
-SHOWN = 5
-DIGESTS = ("src_sha256", "tar_sha256", "src_file_sha256", "tar_file_sha256")
 
 
 @dataclass(frozen=True)
@@ -223,8 +221,8 @@ def refuse_seen_validation(
             "a validation score would be of photos that were learned from. Start from weights that never saw them; "
             f"{way_out}--allow_seen_validation trains all the same and marks every such score as contaminated"
         )
-        raise _refusal(f"{found}:", places, hint)
-    log(f"⚠️  {found}: {_named(places)}; every validation and out-of-fold score of this run is contaminated")
+        raise listed_error(f"{found}:", places, hint)
+    log(f"⚠️  {found}: {shortened(places)}; every validation and out-of-fold score of this run is contaminated")
     return found
 
 
@@ -247,7 +245,7 @@ def refuse_unclean_weights(
     if clashes:
         names = [f"{pair.src} ({pair.where})" for pair in clashes]
         headline = f"{what} saw {len(clashes)} of the {len(test)} test photos:"
-        raise _refusal(headline, names, "their score would be worthless")
+        raise listed_error(headline, names, "their score would be worthless")
     if near_duplicates == "off" or not test:
         return []
     _warn_of_digests_only(seen, "test", log)
@@ -261,20 +259,9 @@ def refuse_unclean_weights(
             "another exposure, a crop or a turned copy of a photo that was learned from scores too well. Take these rows "
             "out of the test set; or, if they only happen to look alike, go on with --near_duplicates report"
         )
-        raise _refusal(headline, names, hint)
-    log(f"⚠️  {headline} {_named(names)}; their scores may flatter")
+        raise listed_error(headline, names, hint)
+    log(f"⚠️  {headline} {shortened(names)}; their scores may flatter")
     return [(pair.src, how) for pair, how in alike]
-
-
-def _refusal(headline: str, names: list[str], hint: str) -> InputError:
-    if len(names) <= SHOWN:
-        return InputError(f"{headline} {', '.join(names)}; {hint}")
-    return InputError.listing(FaultList(headline, tuple(names), len(names), hint))
-
-
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _photos_alike(held_out: list[Pair], seen: Seen) -> list[tuple[Pair, str]]:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from common.files import write_text
 from common.options import flat
-from common.pages import fill, jpeg_url, picture_addresses, shown_names
+from common.pages import fill, jpeg_url, natural, picture_addresses, shown_names
 from data.manifest import UNIT
 from engine.curves import charts
 from engine.inference import IDENTITY
@@ -35,6 +35,8 @@ def write_test_report(output_dir: Path, results: dict[str, Any], rows: list[dict
     final = final_model(results["folds"])
     photos = _by_photo(rows, final)
     units = [photo["unit"] for photo in results["photos"]]
+    for photo, group in zip(photos, _group_names([photo["name"] for photo in photos], units), strict=True):
+        photo["group"] = group
     page = _render(
         "test_report.html",
         results=results,
@@ -108,6 +110,19 @@ def _mean_tint(pictures: list[Picture]) -> dict[str, Any] | None:
     return {"photos": len(tints), "words": tint_words(mean)}
 
 
+def _group_names(names: Sequence[str], units: Sequence[str | None]) -> list[str | None]:
+    """What a page calls the unit of each photo: its first photo and how many more; None for a photo that is its own unit."""
+    members: dict[str | None, list[str]] = {}
+    for name, unit in zip(names, units, strict=True):
+        members.setdefault(unit, []).append(name)
+    shown = {
+        unit: f"{min(members[unit], key=natural)} and {len(members[unit]) - 1} more"
+        for unit in members
+        if unit is not None and len(members[unit]) > 1
+    }
+    return [shown.get(unit) for unit in units]
+
+
 def _by_photo(rows: list[dict], final: str) -> list[dict]:
     """Rows of per_image.csv -> [{"src", "name" to show, "by_model": {model: row}, "gain" of `final` in dB}], photos in their order.
 
@@ -144,14 +159,16 @@ def write_cv_report(
         units = [row[UNIT] for row in predictions]
         gain = {name: paired_difference(columns[f"identity_{name}"], columns[name], units) for name in METRICS}
     names = shown_names([row["src"] for row in predictions])
+    groups = _group_names(names, [row[UNIT] for row in predictions])
     photos = [
         {
             **row,
             "name": name,
             "gain": row["psnr"] - row["identity_psnr"],
+            "group": group,
             "picture": pictures.get(row["fold"], {}).get(row["src"]),
         }
-        for row, name in zip(predictions, names, strict=True)
+        for row, name, group in zip(predictions, names, groups, strict=True)
     ]
     photos.sort(key=lambda photo: photo["gain"])
     cards = [photo for photo in photos if photo["picture"] is not None]

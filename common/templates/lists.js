@@ -67,8 +67,10 @@ function buildTools(place) {
   const orders = Object.entries(ORDERS).filter(([key]) => some(key));
   place.append(menu("Order", "order", orders.map(([key, [text]]) => [key, text])));
   for (const [key, title] of Object.entries(FILTERS)) {
-    const values = [...new Set(items.flatMap((item) => JSON.parse(item.dataset[key] || "[]")))].sort(natural);
-    if (values.length > 1 && 2 * values.length <= items.length) place.append(menu(title, key, [["", "all"], ...values.map((value) => [value, value])]));
+    const labels = items.map((item) => JSON.parse(item.dataset[key] || "[]"));
+    const values = [...new Set(labels.flat())].sort(natural);
+    const divides = values.length > 1 || (values.length === 1 && labels.some((some) => !some.length));
+    if (divides && 2 * values.length <= items.length) place.append(menu(title, key, [["", "all"], ...values.map((value) => [value, value])]));
   }
   if (some("gain")) place.append(make("label", {}, worse, " " + BELOW));
   place.append(told);

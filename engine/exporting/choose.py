@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import InputError
+from common.lists import shortened
 from common.log import RunLog
 from data.fingerprint import fingerprint_pairs
 from data.manifest import Pair, read_pairs
@@ -59,9 +60,6 @@ def _recorded_split(model: TrainedModel) -> tuple[Path, Path | None]:
     return Path(folder), None if base_dir is None else Path(base_dir)
 
 
-SHOWN = 20
-
-
 @dataclass(frozen=True)
 class Chosen:
     """What is exported, why, and what was measured of it and of the other candidates."""
@@ -108,8 +106,7 @@ def warnings_about(
     """
     found = []
     if alike:
-        names = ", ".join(alike[:SHOWN]) + (", ..." if len(alike) > SHOWN else "")
-        found.append(f"{len(alike)} test photos look like photos that the models learned from: {names}")
+        found.append(f"{len(alike)} test photos look like photos that the models learned from: {shortened(alike)}")
     if chosen.name in (AVERAGE, ENSEMBLE):
         ours, theirs = (test[name]["psnr"]["mean"] for name in (chosen.name, best))
         why = ": weights of models that were trained apart rarely mix" if chosen.name == AVERAGE else ""

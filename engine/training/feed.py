@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from common.errors import InputError, Stopped
-from common.lists import SHOWN, write_lines
+from common.lists import SHOWN, shortened, write_lines
 from common.log import RunLog
 from data.cache import PairCache, ResidentFrames, ResidentPairs, open_cache, open_resident
 from data.dataset import EvaluationPairs, Source, TrainingPairs, decoded_pair
@@ -113,7 +113,7 @@ class Feed:
         path = self.folder / f"photos_of_update_{update + 1}.txt"
         if self.world.writes:
             write_lines(path, told)
-        return f"{', '.join(told[:SHOWN])} and {len(told) - SHOWN} more, all of them in {path}"
+        return f"{shortened(told)}, all of them in {path}"
 
 
 def plan_epochs(plan: FoldPlan, options: Options) -> EpochPlan:

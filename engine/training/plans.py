@@ -17,15 +17,14 @@ from common.lists import SHOWN, log_list, write_lines
 from common.log import RunLog
 from common.options import plain
 from data.config import SPLITS_DIR, VAL_RATIO
-from data.fingerprint import fingerprint_pairs, has_look, set_digest
-from data.images import decoder_of
+from data.fingerprint import fingerprint_pairs, has_look, is_current, set_digest
 from data.lookalikes import near_duplicate_rows
 from data.manifest import METADATA, Pair, find_base_dir, find_group_key, read_pairs
 from data.splits.files import TEST, verify_splits
 from data.splits.split import hold_out
 from data.units import refuse_unknown_group_key
 from engine.exclusion import exclude_held_out
-from engine.provenance import DIGESTS, settle_near_duplicates
+from engine.provenance import settle_near_duplicates
 from engine.training.config import SECTIONS, Options
 from losses.perceptual import vgg_file
 
@@ -198,13 +197,7 @@ def guarded_pairs(folder: Path, log: RunLog) -> list[Pair]:
     path, faults = folder / TEST, Faults()
     rows = list(read_jsonl(path, faults))
     faults.raise_if_any(f"{path}: rows that cannot be used")
-    complete = all(
-        row.get("decoder") == decoder_of(str(row.get("src")), str(row.get("tar")))
-        and all(isinstance(row.get(name), str) for name in ("src", "tar", *DIGESTS))
-        and has_look(row, "src")
-        and has_look(row, "tar")
-        for _, row in rows
-    )
+    complete = all(is_current(row) for _, row in rows)
     log(f"No --test_jsonl: the {len(rows)} test photos of {path} are guarded")
     if not complete:
         return checked_pairs("--test_jsonl", path, None, log)

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 import torch
 
 from common import signals
-from common.errors import FaultList, InputError, Stopped
+from common.errors import InputError, Stopped
 from common.files import remove_stale_temporaries, write_jsonl
-from common.lists import SHOWN
+from common.lists import listed_error
 from common.locks import FolderLock
 from common.log import RunLog, progress_bar
 from darkir.weights import load_network
@@ -187,14 +187,8 @@ def train(run: Run) -> None:
         if tracker is not None:
             tracker.curves(progress.history)
         if changed := feed.changes():
-            uncertain = (
-                "changed while the run read them, so nobody can say what it learned from; start anew with --overwrite"
-            )
-            fault = InputError(f"{', '.join(changed)} {uncertain}")
-            if len(changed) > SHOWN:
-                fault = InputError.listing(
-                    FaultList(f"{len(changed)} photos {uncertain}", tuple(changed), len(changed))
-                )
+            headline = f"{len(changed)} photos changed while the run read them, so nobody can say what it learned from:"
+            fault = listed_error(headline, changed, "start anew with --overwrite")
             # Marked, or the same command would finish the run from this state as if nothing had been.
             files.save_state(learner, progress, unsound=str(fault))
             raise fault

@@ -16,7 +16,7 @@ import train_darkir_cv
 from common.files import write_jsonl
 from tests.helpers.photos import darker, scene, write_pairs
 from tests.helpers.report_page import Page
-from tests.helpers.train_runs import SMALLEST
+from tests.helpers.train_runs import ROWS_ALONE, SMALLEST
 from tests.helpers.train_runs import train as train_folds
 
 
@@ -118,7 +118,7 @@ def test_training_refuses_a_copy_among_mixed_pairs_and_in_what_the_start_has_see
     assert "the starting weights saw 1 of the 2 test photos" in message and test_row["src"] in message
 
 
-@pytest.mark.parametrize("copy", COPIES)
+@pytest.mark.parametrize("copy", [renamed, *(pytest.param(copy, marks=pytest.mark.long) for copy in COPIES[1:])])
 def test_evaluation_refuses_weights_that_saw_a_copy_of_a_test_photo(world, tmp_path, capsys, copy):
     test_row, rows = planted(world, tmp_path, copy)
     assert train(tmp_path / "own", "--train_jsonl", rows, "--val_ratio", "0.3") == 0
@@ -140,11 +140,54 @@ def resaved(path: Path, folder: Path, name: str) -> Path:
     return folder / f"{name}.jpg"
 
 
-def test_weights_that_saw_a_resaved_test_photo_are_refused_unless_told_otherwise(world, tmp_path, capsys):
-    test_row, rows = planted(world, tmp_path, resaved)
+@pytest.fixture(scope="module")
+def saw_resaved(world, tmp_path_factory):
+    """A run that learned from a resaved test photo, and the row of that photo."""
+    folder = tmp_path_factory.mktemp("saw_resaved")
+    test_row, rows = planted(world, folder, resaved)
+    assert train(folder / "own", "--train_jsonl", rows, "--val_ratio", "0.3") == 0
+    return folder / "own" / "checkpoint_best.pt", test_row
+
+
+def test_weights_that_saw_a_resaved_test_photo_are_refused_unless_told_otherwise(world, saw_resaved, tmp_path, capsys):
+    own, test_row = saw_resaved
     test = world / "split" / "test.jsonl"
-    assert train(tmp_path / "own", "--train_jsonl", rows, "--val_ratio", "0.3") == 0
-    own = tmp_path / "own" / "checkpoint_best.pt"
+    told = f"look like 1 of the 2 test photos: {test_row['src']} ("
+    assert evaluate(own, test, tmp_path / "results") == 2
+    message = capsys.readouterr().err
+    assert told in message and "test.jsonl:1" in message and "--near_duplicates report" in message
+    start = ["--train_jsonl", world / "other" / "pairs.jsonl", "--val_ratio", "0.3", "--pretrained_path", own]
+    assert train(tmp_path / "run", *start, "--test_jsonl", test) == 2
+    assert f"the starting weights saw photos that {told}" in capsys.readouterr().err
+    # Validation photos are looked at in the same way.
+    assert train(tmp_path / "run", *start[:2], "--val_jsonl", test, *start[4:]) == 2
+    assert "saw 0 of the 2 validation photos, and photos that look like 1 more: " in capsys.readouterr().err
+    results = look_alikes_reported(world, tmp_path, own)
+    out = capsys.readouterr().out
+    assert told in out and "contaminated: 1 of the 2 test photos look like" in out
+    (found,) = results["near_duplicates"].pop("found")
+    assert results["near_duplicates"] == {"mode": "report", "photos": [test_row["src"]]}
+    assert (found["src"], found["model"]) == (test_row["src"], own.name) and "likeness" in found["how"]
+    page = Page(tmp_path / "results" / "report.html")
+    assert "Contaminated. 1 of the 2 test photos look like" in page.text and "Results (contaminated)" in page.text
+    listed, among_all = page.cells(test_row["src"])
+    assert listed == [test_row["src"], own.name, found["how"]] and among_all[0] == f"{test_row['src']} (look-alike)"
+
+
+def look_alikes_reported(world, tmp_path, weights) -> dict:
+    """Results where the split beside the test rows was made with --near_duplicates report, which decides."""
+    shutil.copytree(world, tmp_path / "world")
+    metadata = json.loads((tmp_path / "world" / "split" / "split_metadata.json").read_text())
+    metadata["near_duplicates"]["mode"] = "report"
+    (tmp_path / "world" / "split" / "split_metadata.json").write_text(json.dumps(metadata))
+    assert evaluate(weights, tmp_path / "world" / "split" / "test.jsonl", tmp_path / "results") == 0
+    return json.loads((tmp_path / "results" / "test_results.json").read_text())
+
+
+@pytest.mark.long
+def test_what_a_resaved_photo_taints_and_who_may_go_on(world, saw_resaved, tmp_path, capsys):
+    own, test_row = saw_resaved
+    test = world / "split" / "test.jsonl"
     other = ["--train_jsonl", world / "other" / "pairs.jsonl", "--val_ratio", "0.3", "--pretrained_path", own]
     assert train(tmp_path / "earlier", *other, "--allow_seen_validation") == 0
     capsys.readouterr()
@@ -169,22 +212,6 @@ def test_weights_that_saw_a_resaved_test_photo_are_refused_unless_told_otherwise
     for way_out in (["--near_duplicates", "report"], ["--allow_seen_validation"]):
         assert train(tmp_path / "run", *held_out, *way_out) == 0
         assert "score of this run is contaminated" in capsys.readouterr().out
-    # How the split beside the test rows was made decides, unless the flag does.
-    shutil.copytree(world, tmp_path / "world")
-    metadata = json.loads((tmp_path / "world" / "split" / "split_metadata.json").read_text())
-    metadata["near_duplicates"]["mode"] = "report"
-    (tmp_path / "world" / "split" / "split_metadata.json").write_text(json.dumps(metadata))
-    assert evaluate(own, tmp_path / "world" / "split" / "test.jsonl", tmp_path / "results") == 0
-    out = capsys.readouterr().out
-    assert told in out and "contaminated: 1 of the 2 test photos look like" in out
-    results = json.loads((tmp_path / "results" / "test_results.json").read_text())
-    (found,) = results["near_duplicates"].pop("found")
-    assert results["near_duplicates"] == {"mode": "report", "photos": [test_row["src"]]}
-    assert (found["src"], found["model"]) == (test_row["src"], own.name) and "likeness" in found["how"]
-    page = Page(tmp_path / "results" / "report.html")
-    assert "Contaminated. 1 of the 2 test photos look like" in page.text and "Results (contaminated)" in page.text
-    listed, among_all = page.cells(test_row["src"])
-    assert listed == [test_row["src"], own.name, found["how"]] and among_all[0] == f"{test_row['src']} (look-alike)"
     # What an earlier version trained carries digests alone.
     content = torch.load(own, weights_only=True)
     del content["data"]["looks"], content["data"]["sources_without_looks"]
@@ -219,8 +246,7 @@ def test_what_a_later_fine_tuning_holds_out_is_left_out_before_the_pre_training(
     assert train(tmp_path / "folds", *folds, "--pretrained_path", tmp_path / "run" / "checkpoint_best.pt") == 0
     capsys.readouterr()
     for way_out in ("--near_duplicates report", "--allow_seen_validation"):
-        # Ended at once by weights that are not there.
-        assert train(tmp_path / "other", *flags, *way_out.split(), "--pretrained_path", "gone.pt", "--dry_run") == 2
+        assert train(tmp_path / "other", *flags, *way_out.split(), *ROWS_ALONE) == 2
         out = capsys.readouterr().out
         assert "left out: 1 training rows" in out, way_out
         assert (mirrored["src"] in out) is ("report" in way_out)
@@ -261,8 +287,8 @@ def test_lookalikes_on_two_sides_of_a_single_run_are_reported_with_both_names(wo
     for row in older:
         del row["src_tone"], row["tar_tone"]
     write_jsonl(tmp_path / "test.jsonl", older)
-    flags = ["--train_jsonl", tmp_path / "train.jsonl", "--test_jsonl", tmp_path / "test.jsonl", "--dry_run"]
-    assert train(tmp_path / "run", *flags) == 0
+    flags = ["--train_jsonl", tmp_path / "train.jsonl", "--test_jsonl", tmp_path / "test.jsonl", *ROWS_ALONE]
+    assert train(tmp_path / "run", *flags) == 2
     out = capsys.readouterr().out
     assert f"{tmp_path / 'test.jsonl'}: 2 rows are of an earlier version" in out
     line = next(line for line in out.splitlines() if "looks the same as" in line)
@@ -330,6 +356,6 @@ def test_groups_on_two_sides_of_a_single_run_are_told(world, tmp_path, capsys):
     house, street = ({**row, "group": name} for row, name in zip(others, ("house", "street"), strict=False))
     write_jsonl(tmp_path / "train.jsonl", [house, street, others[2]])
     write_jsonl(tmp_path / "val.jsonl", [{**others[3], "group": "house"}, others[4]])
-    assert train(tmp_path / "run", "--train_jsonl", tmp_path / "train.jsonl", "--dry_run") == 0
+    assert train(tmp_path / "run", "--train_jsonl", tmp_path / "train.jsonl", *ROWS_ALONE) == 2
     warning = [line for line in capsys.readouterr().out.splitlines() if "stand both in" in line]
     assert len(warning) == 1 and "1 groups stand both in training and in validation: house;" in warning[0]

@@ -1,5 +1,7 @@
 """Both reports and the curves: what stands in them, that they need no network, and that nothing in a row becomes markup."""
 
+import html
+import json
 import re
 from pathlib import Path
 
@@ -304,3 +306,14 @@ def test_a_fold_has_one_colour_in_all_charts():
     drawn = {chart["title"]: chart["lines"] for chart in charts({1: begun, 2: history()}, [])}
     colours = {title: [(line["fold"], line["colour"]) for line in lines] for title, lines in drawn.items()}
     assert colours["Validation PSNR, dB"] == [(1, 0), (2, 1)] and colours["Learning rate"] == [(2, 1)]
+
+
+def test_a_group_is_called_by_its_first_photo_and_a_photo_alone_by_nothing(tmp_path):
+    """Two photos of each group of `oof_rows`, and a last one alone."""
+    cv_page(tmp_path, (1,), count=5)
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    found = dict(re.findall(r'data-name="(.*?)".*?data-group="(.*?)"', text))
+    first, second = "f1_0.jpg and 1 more", "f1_2.jpg and 1 more"
+    assert {name: json.loads(html.unescape(group)) for name, group in found.items()} == {
+        "f1_0.jpg": [first], "f1_1.jpg": [first], "f1_2.jpg": [second], "f1_3.jpg": [second], "f1_4.jpg": [],
+    }  # fmt: skip

@@ -12,6 +12,8 @@ from tests.helpers.run_records import differences, run_records
 
 SMALL = ["--model_size", "tiny", "--resolution", "16", "--batch_size", "2", "--num_workers", "0", "--lambda_vgg", "0"]
 SMALLEST = [*SMALL, "--epochs", "1", "--device", "cpu"]
+# A run that reads and compares its rows and then ends with exit 2, by weights that are not there: for what it says of the rows.
+ROWS_ALONE = ["--pretrained_path", "gone.pt", "--dry_run"]
 
 
 @pytest.fixture(scope="session")

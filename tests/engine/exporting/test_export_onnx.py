@@ -49,7 +49,7 @@ def test_onnx_gives_the_same_output_at_odd_sizes(own_run, two_folds, tmp_path, c
 @pytest.mark.parametrize(
     "configs",
     [
-        pytest.param([ONE_BLOCK], id="darkir"),
+        pytest.param([ONE_BLOCK], id="darkir", marks=pytest.mark.long),  # below, in short
         pytest.param([ONE_BLOCK, ONE_BLOCK], id="an ensemble of darkir", marks=pytest.mark.long),
         pytest.param([FEW_BLOCKS], id="restormer", marks=pytest.mark.long),
     ],

@@ -8,7 +8,7 @@ import torch
 from common.files import write_jsonl
 from darkir.checkpoint_file import read_checkpoint
 from tests.helpers.photos import write_pairs
-from tests.helpers.train_runs import train_single
+from tests.helpers.train_runs import ROWS_ALONE, train_single
 
 
 def test_a_single_run_holds_out_validation_pairs_and_writes_at_the_top(tmp_path, capsys):
@@ -21,15 +21,15 @@ def test_a_single_run_holds_out_validation_pairs_and_writes_at_the_top(tmp_path,
 def test_what_a_field_keeps_together_is_held_out_as_one(tmp_path, capsys):
     """Three properties of three photos: none stands on both sides, by --group_key or by the units of an earlier split."""
     rows = [json.loads(line) for line in open(write_pairs(tmp_path, 9, first_seed=120))]
-    flags = ["--val_ratio", "0.2", "--dry_run"]
+    flags = ["--val_ratio", "0.2", *ROWS_ALONE]
     for field, more in (("property", ["--group_key", "property"]), ("unit", [])):
         write_jsonl(tmp_path / "pairs.jsonl", [{**row, field: f"no. {number % 3}"} for number, row in enumerate(rows)])
-        assert train_single(tmp_path, tmp_path / "run", *flags, *more) == 0
+        assert train_single(tmp_path, tmp_path / "run", *flags, *more) == 2
         assert "3 held out" in capsys.readouterr().out, field
     assert train_single(tmp_path, tmp_path / "run", *flags, "--group_key", "property") == 2
     assert "--group_key property: no row has that field" in capsys.readouterr().err
     write_jsonl(tmp_path / "pairs.jsonl", rows)
-    assert train_single(tmp_path, tmp_path / "run", *flags) == 0
+    assert train_single(tmp_path, tmp_path / "run", *flags) == 2
     assert "2 held out" in capsys.readouterr().out, "otherwise this test shows nothing"
 
 
