@@ -16,11 +16,11 @@ from common.files import visible_folders, write_csv
 from common.log import RunLog
 from data.decoding.heif import HEIF_ENDINGS
 from data.decoding.raw import RAW_ENDINGS
+from data.decoding.unread import READ_KINDS
 
 JPEG_ENDINGS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"})
 PLAIN_ENDINGS = JPEG_ENDINGS | {".png", ".tif", ".tiff", ".webp", ".bmp", ".avif"}
 PHOTO_ENDINGS = PLAIN_ENDINGS | HEIF_ENDINGS | RAW_ENDINGS
-READ_KINDS = "JPEG, PNG, TIFF, WebP, BMP, AVIF, HEIC and cameras' raw files"
 LEFT_OUT = "left_out.csv"
 HEAD = b"path,reason\n"
 SHOWN = 5
@@ -68,8 +68,13 @@ def why_no_photo(path: Path) -> str | None:
 
 
 def readable(path: Path, base: Path) -> str:
-    """`path` relative to `base`, as JSON and CSV can hold it: bytes that are not UTF-8 become escapes."""
-    return os.fsencode(path.relative_to(base).as_posix()).decode("utf-8", "backslashreplace")
+    """`path` relative to `base`, as `escaped` writes it."""
+    return escaped(path.relative_to(base).as_posix())
+
+
+def escaped(name: str) -> str:
+    """A file's name as JSON and CSV can hold it: bytes that are not UTF-8 become escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def report_left_out(left_out: Sequence[LeftOut], folder: Path, log: RunLog) -> None:

@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 from common.errors import InputError
 from data.decoding.heif import is_heic, open_heic
 from data.decoding.raw import is_raw
-from data.decoding.stated import EXIF_ERRORS, directory_of, sound_exif
+from data.decoding.stated import EXIF_ERRORS, PNG_OPENING, directory_of, sound_exif
 from data.decoding.tiff_tags import is_tiff, tiff_bits
 from data.deep_images import is_deep
 from data.images import DECODE_ERRORS, FORMATS, decode_bytes
@@ -41,7 +41,6 @@ COLOR_SPACE, PIXEL_WIDTH, PIXEL_HEIGHT, SRGB = 40961, 40962, 40963, 1
 
 JPEG_SEGMENT = 65533  # bytes
 DATE = slice(24, 36)  # of an ICC profile's header
-PNG_OPENING = b"\x89PNG\r\n\x1a\n"
 SIXTEEN_BITS, TRUECOLOUR, FILTER_UP = 16, 2, 2
 # TIFF tags, and values of three of them.
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC, OFFSETS = 256, 257, 258, 259, 262, 273

@@ -115,7 +115,7 @@ def _group_names(names: Sequence[str], units: Sequence[str | None]) -> list[str 
     members: dict[str | None, list[str]] = {}
     for name, unit in zip(names, units, strict=True):
         members.setdefault(unit, []).append(name)
-    shown = {
+    shown: dict[str | None, str] = {
         unit: f"{min(members[unit], key=natural)} and {len(members[unit]) - 1} more"
         for unit in members
         if unit is not None and len(members[unit]) > 1

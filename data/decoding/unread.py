@@ -7,7 +7,7 @@ import struct
 from common.errors import InputError
 from data.decoding.tiff_tags import CONVERT_TIFF, is_tiff, tiff_kind
 
-READ = "JPEG, PNG, TIFF, WebP, BMP"
+READ_KINDS = "JPEG, PNG, TIFF, WebP, BMP, AVIF, HEIC and cameras' raw files"
 OPENINGS = {
     b"<": "the file holds HTML or XML, not an image",
     b"{": "the file holds JSON, not an image",
@@ -46,11 +46,15 @@ def what_it_is(content: bytes) -> str:
     if b"crx " in brands:
         return "a Canon raw file; give it the ending .cr3"
     if brands:
-        kind = "AVIF that is broken, or needs Pillow 11.3 or newer," if brands & AVIF_BRANDS else "HEIC, AVIF or a film"
+        kind = (
+            "AVIF that is broken, or needs Pillow 11.3 or newer,"
+            if brands & AVIF_BRANDS
+            else "a film, or a kind near to one,"
+        )
         return f"{kind} is not read; save it as JPEG, PNG or TIFF"
     if is_tiff(content) and (kind := tiff_kind(content)):
         return f"{kind} is not read; {CONVERT_TIFF}"
-    return known_opening(content) or f"not an image that is read here ({READ}), or its header is broken"
+    return known_opening(content) or f"not an image that is read here ({READ_KINDS}), or its header is broken"
 
 
 def known_opening(content: bytes) -> str:

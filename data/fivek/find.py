@@ -21,7 +21,7 @@ from common.errors import Faults, InputError
 from common.files import visible_folders
 from common.jsonl import read_jsonl
 from data.decoding.raw import is_raw
-from data.folders import PHOTO_ENDINGS, readable, why_no_photo
+from data.folders import PHOTO_ENDINGS, escaped, readable, why_no_photo
 
 LICENCE_LISTS = {"filesadobe.txt": "LicenseAdobe", "filesadobemit.txt": "LicenseAdobeMIT"}
 PAIRS = "pairs.jsonl"
@@ -153,15 +153,15 @@ def _sort_in(
     """Note one image file, at `path` below the searched folder, as usable, refused or ignored."""
     name = PurePosixPath(path).name
     if name.startswith("._"):
-        scan.ignored.append((_escaped(path), "macOS side data (AppleDouble), not an image"))
+        scan.ignored.append((escaped(path), "macOS side data (AppleDouble), not an image"))
         return
     if reason := why_no_photo(location):
-        (scan.others if name.startswith(".") else scan.refused).append((_escaped(path), reason))
+        (scan.others if name.startswith(".") else scan.refused).append((escaped(path), reason))
         return
     status = location.stat()
-    if _escaped(path) != path or len(os.fsencode(name)) > LONGEST_NAME:
-        reason = "the path is not UTF-8" if _escaped(path) != path else f"a name of more than {LONGEST_NAME} bytes"
-        scan.refused.append((_escaped(path), f"{reason}; rename it"))
+    if escaped(path) != path or len(os.fsencode(name)) > LONGEST_NAME:
+        reason = "the path is not UTF-8" if escaped(path) != path else f"a name of more than {LONGEST_NAME} bytes"
+        scan.refused.append((escaped(path), f"{reason}; rename it"))
         return
     photo = parse_file_name(PurePosixPath(path).stem)
     suffix = PurePosixPath(path).suffix.lower()
@@ -189,10 +189,6 @@ def _nearer(near: Side | None, far: Side | None) -> Side | None:
     if near is None or far is None:
         return near or far
     return far if near == Side(TARGET) and far.side == TARGET else near
-
-
-def _escaped(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def listed_keys(text: str) -> set[str]:

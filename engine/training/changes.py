@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.errors import InputError
 from common.log import RunLog
 from common.options import flat, idle_options, plain
 from engine import checkpoint
 from engine.training.config import SECTIONS, Options, TrainConfig
-
-if TYPE_CHECKING:
-    from engine.training.history import Progress
 
 # Options of earlier versions, with the one value that a rerun of today still means.
 RETIRED = {"train.kernels": "plain"}
@@ -46,7 +43,7 @@ def refuse_changes(
     state `resumed`. Differences that change no result are allowed, with a log line.
 
     Returns the others that the flags of `options` may allow, option of `train` -> [before, now]: whether they do depends on where
-    the run stands, see `goes_on` and `settle_changes`.
+    the run stands, see `goes_on` and engine/training/restore.py.
     """
     # A run from before an option came did what is now the option's default.
     defaults = plain({name: dataclasses.asdict(config_class()) for name, (config_class, _) in SECTIONS.items()})
@@ -115,54 +112,19 @@ def goes_on(outcome: dict[str, Any], changed: dict[str, list], options: Options,
                 f"more than {done}"
             )
         return True
-    _refuse_unaccepted(changed, options, folder)
+    refuse_unaccepted(changed, options, folder)
     refuse_other_updates(changed, train)
     if outcome.get("stopped_early") is True and PATIENCE in changed and done < train.epochs:
         before, now = changed[PATIENCE]
         return now == 0 or now > before
     if EPOCHS in changed and train.epochs > done:
-        raise InputError(_finished_advice(folder, done, train.epochs))
+        raise InputError(finished_advice(folder, done, train.epochs))
     if changed:
         log(f"{folder} was finished with {_words(changed, ', now ')}: it stays as it is")
     return False
 
 
-def settle_changes(progress: Progress, changed: dict[str, list], options: Options, place: str) -> None:
-    """Note in `progress` (engine/training/history.py) what this command changes in the run that stands there.
-
-    changed: as `refuse_changes` returns it; place: file of the state. Raises InputError where the flags do not allow it.
-    """
-    train = options.train
-    planned = changed.get(EPOCHS, [train.epochs])[0]
-    ended = progress.stopped_early or progress.epochs >= planned
-    begun = progress.extension is not None and EPOCHS not in changed
-    if options.extend and ended and not begun:
-        if train.epochs <= progress.epochs:
-            raise InputError(
-                f"{EXTEND} --epochs {train.epochs}: the run of {place} has run {progress.epochs} epochs already"
-            )
-        progress.change(EXTEND, {**changed, EPOCHS: [planned, train.epochs]})
-        return
-    if options.extend and not ended and not begun and not options.accept_changes:
-        raise InputError(
-            f"{EXTEND}: the run of {place} is not finished, it stands after epoch {progress.epochs} of {planned}; finish it with "
-            f"--epochs {planned}, without {EXTEND}, or change its --epochs with {ACCEPT}"
-        )
-    _refuse_unaccepted(changed, options, Path(place))
-    if not changed:
-        return
-    if progress.epochs >= planned and train.epochs > planned:
-        raise InputError(_finished_advice(place, progress.epochs, train.epochs))
-    if train.epochs < progress.epochs + (progress.totals["updates"] > 0):
-        raise InputError(
-            f"--epochs {train.epochs}: the run of {place} is further already, after epoch {progress.epochs}"
-        )
-    progress.change(ACCEPT, changed)
-    patience = train.early_stopping_patience
-    progress.stopped_early = progress.stopped_early and bool(patience) and progress.epochs_without_gain >= patience
-
-
-def _refuse_unaccepted(changed: dict[str, list], options: Options, place: Path) -> None:
+def refuse_unaccepted(changed: dict[str, list], options: Options, place: Path) -> None:
     """InputError for what only --extend allows, in a run that it does not extend now."""
     accepted = ACCEPTABLE if options.accept_changes else frozenset()
     if other := {name: values for name, values in changed.items() if name not in accepted}:
@@ -188,7 +150,8 @@ def _words(changed: dict[str, list], between: str) -> str:
     return "; ".join(f"--{name} {before}{between}{now}" for name, (before, now) in changed.items())
 
 
-def _finished_advice(place: Path | str, done: int, epochs: int) -> str:
+def finished_advice(place: Path | str, done: int, epochs: int) -> str:
+    """What to do for more epochs than a finished run has."""
     return (
         f"{place}: the run is finished after {done} epochs; for {epochs} epochs in all, with a fresh schedule, use {EXTEND}; where "
         f"other folds are not finished, {EXTEND} and {ACCEPT} together"

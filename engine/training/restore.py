@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.errors import InputError
-from engine.training.changes import refuse_other_updates, settle_changes
+from engine.training.changes import ACCEPT, EPOCHS, EXTEND, finished_advice, refuse_other_updates, refuse_unaccepted
 from engine.training.config import Options
 from engine.training.history import Progress, are_numbers
 from engine.training.updates.learner import Learner, keep_on_device
@@ -72,15 +73,50 @@ def checked_progress(found: Found, val_pairs: int, updates: int, options: Option
     """
     state, source = found.state, found.source
     refuse_other_updates(found.changed, options.train)
-    planned = found.changed.get("epochs", [options.train.epochs])[0]
+    planned = found.changed.get(EPOCHS, [options.train.epochs])[0]
     try:
         progress = Progress.from_record(state["progress"], val_pairs, updates, planned)
     except ValueError as error:
         raise _unusable(source, str(error)) from error
     if progress.step != state["step"]:
         raise _unusable(source, "it names two positions")
-    settle_changes(progress, found.changed, options, source)
+    _settle_changes(progress, found.changed, options, source)
     return progress
+
+
+def _settle_changes(progress: Progress, changed: dict[str, list], options: Options, place: str) -> None:
+    """Note in `progress` what this command changes in the run that stands there.
+
+    changed: as `refuse_changes` returns it; place: file of the state. Raises InputError where the flags do not allow it.
+    """
+    train = options.train
+    planned = changed.get(EPOCHS, [train.epochs])[0]
+    ended = progress.stopped_early or progress.epochs >= planned
+    begun = progress.extension is not None and EPOCHS not in changed
+    if options.extend and ended and not begun:
+        if train.epochs <= progress.epochs:
+            raise InputError(
+                f"{EXTEND} --epochs {train.epochs}: the run of {place} has run {progress.epochs} epochs already"
+            )
+        progress.change(EXTEND, {**changed, EPOCHS: [planned, train.epochs]})
+        return
+    if options.extend and not ended and not begun and not options.accept_changes:
+        raise InputError(
+            f"{EXTEND}: the run of {place} is not finished, it stands after epoch {progress.epochs} of {planned}; finish it with "
+            f"--epochs {planned}, without {EXTEND}, or change its --epochs with {ACCEPT}"
+        )
+    refuse_unaccepted(changed, options, Path(place))
+    if not changed:
+        return
+    if progress.epochs >= planned and train.epochs > planned:
+        raise InputError(finished_advice(place, progress.epochs, train.epochs))
+    if train.epochs < progress.epochs + (progress.totals["updates"] > 0):
+        raise InputError(
+            f"--epochs {train.epochs}: the run of {place} is further already, after epoch {progress.epochs}"
+        )
+    progress.change(ACCEPT, changed)
+    patience = train.early_stopping_patience
+    progress.stopped_early = progress.stopped_early and bool(patience) and progress.epochs_without_gain >= patience
 
 
 def _forms(params: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
