@@ -37,6 +37,7 @@ def test_a_toolkit_step_is_compiled_profiled_and_close_to_float64():
     assert not torch.equal(before, next(network.parameters()))
 
 
+@pytest.mark.long
 def test_a_job_that_fails_gets_a_row_and_the_others_their_figures():
     wanted = [
         gpu_job.Job("reference", size="tiny", side=16, batch=1, device=name, steps=1, warm_up=0)

@@ -243,6 +243,7 @@ def test_what_a_gpu_computes_has_the_same_numbers(monkeypatch):
         assert relative(gradients_split[name] - gradient, gradient) < 1e-4, name
 
 
+@pytest.mark.long
 def test_compiles_as_one_graph_with_equal_numbers():
     network, twin = make(), make()
     compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")

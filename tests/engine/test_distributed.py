@@ -60,8 +60,9 @@ def history(output):
 def two_and_one(photos, tmp_path_factory):
     """The same 20 updates (2 an epoch) by two processes and by one."""
     folder = tmp_path_factory.mktemp("runs")
-    code, out, errors = run(TORCHRUN, command(photos, folder / "two"))
-    assert code == 0, errors
+    with two_processes(*[command(photos, folder / "two")] * 2) as processes:
+        out, errors = processes[0].communicate(timeout=240)
+        assert (processes[0].returncode, processes[1].wait(timeout=60)) == (0, 0), errors
     assert "2 processes, each with 2 of the 4 pairs of a batch" in out
     assert train_darkir_cv.main([str(word) for word in command(photos, folder / "one")[1:]]) == 0
     return folder

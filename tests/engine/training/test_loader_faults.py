@@ -56,15 +56,18 @@ def test_a_photo_that_cannot_be_read_any_more_is_named(rows, fault):
     assert message.count("\n") == 1
 
 
-def test_a_second_signal_ends_a_process_that_is_stuck(rows):
+@pytest.mark.long
+def test_a_signal_that_is_seen_late_is_one_signal(rows):
     process = start(rows, "--num_workers", "0")
     os.kill(process.pid, signal.SIGSTOP)  # stands for a call that never returns: no handler runs
     os.kill(process.pid, signal.SIGTERM)
     time.sleep(2.5)
     os.kill(process.pid, signal.SIGCONT)
     code, _ = end_of(process)
-    assert code == 75  # one signal, seen late
+    assert code == 75
 
+
+def test_a_second_signal_ends_a_process_that_is_stuck():
     code = subprocess.run([sys.executable, "-c", STUCK], cwd=ROOT, check=False, timeout=SECONDS, capture_output=True)
     assert code.returncode == 128 + signal.SIGTERM and b"second signal" in code.stderr
 
@@ -85,6 +88,7 @@ while True:
 """
 
 
+@pytest.mark.long
 def test_a_closed_terminal_saves_as_a_stop_does(rows):
     process = start(rows)
     process.send_signal(signal.SIGHUP)

@@ -197,6 +197,7 @@ def test_flags_are_exactly_these(capsys):
     assert flags == set(FLAGS.split())
 
 
+@pytest.mark.long
 def test_a_fold_draws_as_the_folds_that_a_former_version_trained(two_folds, tmp_path):
     assert train(two_folds, tmp_path, "--fold", "1", epochs=1) == 0
     first, second = (tmp_path / f"fold_{fold}" / "checkpoint_last.pt" for fold in (1, 2))

@@ -10,7 +10,7 @@ from tests.helpers.train_runs import train
 
 def test_patience_ends_a_run_that_no_longer_gains(two_folds, tmp_path, capsys):
     # A rate this small leaves float32 weights as they are, so no epoch after the first can be better.
-    assert train(two_folds, tmp_path, "--lr", "1e-30", "--early_stopping_patience", "2", epochs=9) == 0
+    assert train(two_folds, tmp_path, "--lr", "1e-30", "--early_stopping_patience", "2", "--fold", "1", epochs=9) == 0
     out = capsys.readouterr().out
     assert "⏹️  Early stopping triggered!\n   Best PSNR: " in out and "at epoch 1\n   No improvement for 2 epochs" in out
     assert len(json.loads((tmp_path / "fold_1" / "history.json").read_text())) == 3

@@ -22,7 +22,7 @@ def test_a_finished_run_is_skipped_and_not_touched(finished_run, two_folds, caps
     assert before == {path: path.stat().st_mtime_ns for path in finished_run.glob("fold_*/*.pt")}
 
 
-@pytest.mark.parametrize("poll", [1, 3, pytest.param(8, marks=pytest.mark.long)])
+@pytest.mark.parametrize("poll", [1, *(pytest.param(poll, marks=pytest.mark.long) for poll in (3, 8))])
 def test_a_stopped_run_continues_to_the_same_result(finished_records, two_folds, tmp_path, monkeypatch, poll):
     with monkeypatch.context() as patch:
         stop_at(patch, poll)
