@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     from engine.enhancing.tasks import list_photos, refuse_clashes
     from engine.inference import make_restorers
     from engine.models import read_models
-    from engine.runtime import choose_device, choose_precision, describe_device, score_exactly
+    from engine.runtime import choose_device, choose_precision, describe_computing, score_exactly
     from engine.waiting import Waiting
 
     with listed_in(args.output):
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     models = read_models(args.cv_dir, args.checkpoint, log)
     short_side = short_side_seen(config, models, log)
     left_out = f" ({len(others)} other files left alone)" if others else ""
-    log(f"{len(tasks)} photos{left_out}, {len(models)} models, {precision.describe()}, {describe_device(device)}")
+    log(f"{len(tasks)} photos{left_out}, {len(models)} models, {describe_computing(precision, device)}")
     restorers = make_restorers(models, config.tta, precision, device, log)
     settings = settings_of(config, models)
     run = Enhancement(config, settings, restorers, short_side, device, args.output, args.overwrite)

@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     from engine.models import names_of, read_models, refuse_leaks
     from engine.provenance import settle_near_duplicates
     from engine.report import write_test_report
-    from engine.runtime import choose_device, choose_precision, describe_device, keep_freed_memory, score_exactly
+    from engine.runtime import choose_device, choose_precision, describe_computing, keep_freed_memory, score_exactly
     from engine.testing.baseline import read_baseline
     from engine.testing.comparison import compare, comparison_lines
     from engine.testing.results import build_results, contamination_lines, per_image_rows, result_table, write_results
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     baseline = read_baseline(compared_with, pairs, args.output_dir)
     dataset = EvaluationPairs(pairs, config.resolution, config.fit)
     frames = f"--resolution {config.resolution} --fit {config.fit}"
-    log(f"Scoring {len(pairs)} photos, {frames}, {precision.describe()}, {describe_device(device)}")
+    log(f"Scoring {len(pairs)} photos, {frames}, {describe_computing(precision, device)}")
     log(describe_units(pairs, units, args.group_key or find_group_key(args.test_jsonl)))
     visuals = VisualsFolder(args.output_dir, pairs, config.save_visuals != "off")
     place = args.output_dir

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     from engine.exporting.ranking import better_than, rank_folds
     from engine.models import names_of, refuse_leaks
     from engine.provenance import settle_near_duplicates
-    from engine.runtime import choose_device, describe_device, keep_freed_memory, score_exactly
+    from engine.runtime import Precision, choose_device, describe_computing, keep_freed_memory, score_exactly
     from engine.testing.results import summary_of
     from engine.waiting import Waiting
 
@@ -72,7 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     validation = validation_summaries(candidates)
     refuse_unknown_choice(candidates, args.choose, scored=bool(pairs))
     if pairs:
-        log(f"Scoring {len(candidates)} candidates on {len(pairs)} test photos, float32, {describe_device(device)}")
+        computing = describe_computing(Precision(device.type, None), device)
+        log(f"Scoring {len(candidates)} candidates on {len(pairs)} test photos, {computing}")
     with Waiting(device, log):
         records = score_on_test(candidates, pairs, device, args.num_workers, log)
     test = {name: summary_of(rows, units) for name, rows in records.items()}

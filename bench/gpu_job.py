@@ -174,7 +174,7 @@ def toolkit_step(
     parts = (make_learner(network, precision, TrainConfig()), objective, precision, World(), 1.0, True)  # type: ignore[arg-type]
     stepper = Stepper(*parts)
     if job.backend is not None:
-        stepper = Stepper(*parts, compiled_forward(stepper, objective, precision, sets[0], job.backend))
+        stepper = Stepper(*parts, compiled_forward(stepper, objective, precision, sets[0], job.backend)[0])
     unread: list[Started] = []
 
     def call(number: int) -> None:

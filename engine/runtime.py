@@ -181,11 +181,16 @@ def free_bytes(device: torch.device) -> int:
     return host_free_bytes()
 
 
-def describe_device(device: torch.device) -> str:
-    """One phrase for the log."""
+def describe_computing(precision: Precision, device: torch.device) -> str:
+    """Number format and device, a phrase for the log."""
     if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({torch.get_num_threads()} threads)"
+        return f"{precision.describe()}, {device} ({torch.cuda.get_device_name(device)})"
+    text = f"{precision.describe()}, cpu ({torch.get_num_threads()} threads)"
+    if precision.dtype is None or platform.machine() != "x86_64" or "AVX512" in torch.backends.cpu.get_cpu_capability():
+        return text
+    # Measured: python -m bench.bench_losses on a CPU with AVX2.
+    slow = "16 bit is about ten times as slow as float32 on a CPU without AVX-512"
+    return f"{text}. ⚠️  {slow}: leave --mixed_precision out (MIXED_PRECISION=0)"
 
 
 def versions() -> dict[str, str]:

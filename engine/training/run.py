@@ -13,7 +13,7 @@ from common.log import RunLog
 from darkir.architectures import encoder_stages, title
 from data.loader import EpochPlan
 from engine.distributed import World
-from engine.runtime import Precision, choose_precision, describe_device
+from engine.runtime import Precision, choose_precision, describe_computing
 from engine.training.changes import EXTEND
 from engine.training.config import Options
 from engine.training.feed import plan_epochs
@@ -144,8 +144,8 @@ def describe(run: Run, learner: Learner) -> None:
     plan, log, epoch_plan = run.plan, run.log, run.epoch_plan
     config, data = run.options.train, run.options.data
     parameters = sum(parameter.numel() for parameter in learner.network.parameters())
-    network, device = title(run.options.model.network), describe_device(run.device)
-    log(f"{network}, {parameters:,} parameters, {run.precision.describe()}, {device}")
+    network, computing = title(run.options.model.network), describe_computing(run.precision, run.device)
+    log(f"{network}, {parameters:,} parameters, {computing}")
     if run.world.size > 1:
         pairs = config.batch_size // run.world.size
         log(f"{run.world.size} processes, each with {pairs} of the {config.batch_size} pairs of a batch")

@@ -156,7 +156,6 @@ def train(run: Run) -> None:
             scores = _validate(run, feed, restore, learner, progress, files)
             bad_batches, rate = progress.totals["left_out"], run.learning_rate(progress.step - 1)
             samples, form = run.epoch_plan.samples_per_update, (run.tf32, run.precision.name)
-            progress.execution = stepper.mode  # which a failure may have changed
             record = progress.end_epoch(scores, mean_metrics(scores), rate, samples, *form)
             fall = progress.fall_from_start(scores, units, pretrained)
             flags = red_flags(progress.history, bad_batches, run.options.loss.lambda_l1, fall)

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from engine.runtime import choose_device
+from engine.runtime import Precision, choose_device, describe_computing
 from tests.helpers.paths import ROOT
 
 FAULTS = """
@@ -53,3 +53,12 @@ def test_the_chosen_gpu_is_the_one_that_torch_takes_where_none_is_named(monkeypa
         monkeypatch.setattr(torch.cuda, name, value)
     assert choose_device("cuda:1") == torch.device("cuda:1") and choose_device("cuda") == torch.device("cuda")
     assert taken == [torch.device("cuda:1")]
+
+
+@pytest.mark.parametrize(("capability", "slow"), [("AVX2", True), ("DEFAULT", True), ("AVX512", False)])
+def test_16_bit_on_a_cpu_that_computes_it_in_software_is_warned_of(monkeypatch, capability, slow):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    cpu = torch.device("cpu")
+    assert ("ten times as slow" in describe_computing(Precision("cpu", torch.bfloat16), cpu)) is slow
+    assert describe_computing(Precision("cpu", None), cpu) == f"float32, cpu ({torch.get_num_threads()} threads)"

@@ -60,6 +60,7 @@ class Updates:
             return
         started, self._unread = self._unread, None
         run, progress = self.run, self.progress
+        progress.execution = self.stepper.mode  # which a failure may have changed
         try:
             result = started.result()
         except NonFinite as fault:

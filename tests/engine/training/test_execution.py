@@ -101,6 +101,16 @@ def make_stepper(dtype=None):
     return Stepper(learner, Objective(LossConfig(lambda_vgg=0), "cpu"), precision, World(), 1.0)
 
 
+def test_a_gradient_that_overflows_is_not_called_equal(monkeypatch):
+    """float16 at a loss scale that is too high, as that of the beginning may be."""
+    monkeypatch.setattr(torch, "compile", lambda module, **options: module)
+    for scale, found in ((1.0, "equal to the plain form"), (2.0**40, "not compared in its gradient, not finite in")):
+        stepper = make_stepper(torch.float16)
+        stepper.learner.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        objective, precision = Objective(LossConfig(lambda_vgg=0), "cpu"), Precision("cpu", torch.float16)
+        assert execution.compiled_forward(stepper, objective, precision, images())[1].startswith(found)
+
+
 @pytest.fixture
 def stepper():
     return make_stepper()
