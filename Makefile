@@ -62,7 +62,7 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format .
 
-# Times, memory, errors and quality on the CPU, as Markdown for bench/RESULTS.md; eleven minutes on two idle cores.
+# Times, memory, errors and quality on the CPU, as Markdown for bench/RESULTS.md; eleven to thirty minutes on two idle cores.
 bench: $(VENV)/.installed-dev
 	$(PY) -m bench.bench_fivek
 	$(PY) -m bench.bench_network

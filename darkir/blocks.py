@@ -101,13 +101,20 @@ class Block(nn.Module):
         gated = gate(self.mix(wide))
         return self.add_attended(x, gated, F.adaptive_avg_pool2d(gated, 1))
 
-    def mix(self, wide: torch.Tensor) -> torch.Tensor:
-        """The sum of the depthwise convolutions of (B, 2C, H, W), one a dilation."""
+    def mix(self, wide: torch.Tensor, halo: int = 0) -> torch.Tensor:
+        """The sum of the depthwise convolutions of (B, 2C, H, W), one a dilation: (B, 2C, H - 2 halo, W).
+
+        halo: rows above and below that are seen only, at least the largest dilation; 0: zeros are seen there.
+        """
         convolutions = [branch.branch[0] for branch in self.branches]
         bias = torch.stack([convolution.bias for convolution in convolutions]).sum(0)
-        mixed = self._depthwise(wide, convolutions[0].weight, bias, self.dilations[0])
-        for convolution, dilation in zip(convolutions[1:], self.dilations[1:], strict=True):
-            mixed = mixed + self._depthwise(wide, convolution.weight, None, dilation)
+        mixed = None
+        for convolution, dilation in zip(convolutions, self.dilations, strict=True):
+            seen = wide[:, :, halo - dilation : wide.shape[-2] - halo + dilation] if halo else wide
+            part = self._depthwise(seen, convolution.weight, bias if mixed is None else None, dilation)
+            part = part[:, :, dilation:-dilation] if halo else part
+            mixed = part if mixed is None else mixed + part
+        assert mixed is not None  # there is a branch
         return mixed
 
     def _depthwise(

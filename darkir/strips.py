@@ -85,7 +85,7 @@ def _restore_photo(network: DarkIR, x: torch.Tensor, restored: torch.Tensor, row
 
     height, width = x.shape[-2:]
     for first, last in _spans(height, rows):
-        change = _convolve_rows(network.ending, _rows_of(features, first - 1, last + 1), 1)
+        change = _convolve_rows(network.ending, _rows_of(features, first - 1, last + 1))
         restored[:, :, first:last] = change[..., :width] + x[:, :, first:last]
 
 
@@ -96,7 +96,7 @@ def _enter(network: DarkIR, x: torch.Tensor, rows: int) -> torch.Tensor:
     features, _ = _place(x.new_empty(channels * height * width, dtype=dtype), channels, height, width)
     for first, last in _spans(height, rows):
         seen = F.pad(_rows_of(x, first - 1, last + 1), (0, width - x.shape[-1]))
-        features[:, :, first:last] = _convolve_rows(network.intro, seen, 1)
+        features[:, :, first:last] = _convolve_rows(network.intro, seen)
     return features
 
 
@@ -160,15 +160,8 @@ def _gated_features(
     total = torch.zeros(1, channels, 1, 1, dtype=torch.float64, device=x.device)
     halo = max(block.dilations)
     for first, last, window in _wide_windows(block, x, rows, halo):
-        parts = (
-            _convolve_rows(branch.branch[0], window[:, :, halo - dilation : halo + last - first + dilation], dilation)
-            for branch, dilation in zip(block.branches, block.dilations, strict=True)
-        )
-        mixed = next(parts)
-        for part in parts:
-            mixed.add_(part)
         strip = gated[:, :, first:last]
-        strip.copy_(gate(mixed))
+        strip.copy_(gate(block.mix(window, halo)))
         total += strip.sum((2, 3), keepdim=True)
     return gated, (total / (height * width)).to(x.dtype)
 
@@ -195,7 +188,7 @@ def _wide_rows(block: Block, x: torch.Tensor, first: int, last: int) -> torch.Te
     features = block.norm1(x[:, :, above:below])
     if isinstance(block, DBlock):
         features = block.conv1(features)
-    features = _convolve_rows(block.extra_conv, _pad_rows(features, above - top + 1, bottom + 1 - below), 1)
+    features = _convolve_rows(block.extra_conv, _pad_rows(features, above - top + 1, bottom + 1 - below))
     if isinstance(block, EBlock):
         features = block.conv1(features)
     return _pad_rows(features, top - first, last - bottom)
@@ -249,6 +242,6 @@ def _pad_rows(x: torch.Tensor, above: int, below: int) -> torch.Tensor:
     return F.pad(x, (0, 0, above, below)) if above or below else x
 
 
-def _convolve_rows(conv: nn.Conv2d, x: torch.Tensor, dilation: int) -> torch.Tensor:
-    """A 3x3 convolution that pads left and right only: `dilation` rows fewer come out at the top and at the bottom."""
-    return F.conv2d(x, conv.weight, conv.bias, padding=(0, dilation), dilation=dilation, groups=conv.groups)
+def _convolve_rows(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """A 3x3 convolution that pads left and right only: one row fewer comes out at the top and at the bottom."""
+    return F.conv2d(x, conv.weight, conv.bias, padding=(0, 1), groups=conv.groups)

@@ -42,7 +42,8 @@ def test_waiting_costs_time_but_no_cpu():
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the peak can be reset on Linux only")
 def test_the_peak_is_that_of_the_call():
     peak_memory(lambda: torch.ones(2**25))  # 128 MB
-    peak = peak_memory(lambda: [torch.ones(2**23), torch.ones(2**23)])
+    # The system may take other pages of this process away meanwhile: three tries.
+    peak = max(peak_memory(lambda: [torch.ones(2**23), torch.ones(2**23)]) for _ in range(3))
     assert 50e6 < peak < 100e6
 
 
