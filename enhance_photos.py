@@ -54,8 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     precision = choose_precision(device, config.mixed_precision, "auto")
     models = read_models(args.cv_dir, args.checkpoint, log)
     short_side = short_side_seen(config, models, log)
-    left_out = f" ({len(others)} other files left alone)" if others else ""
-    log(f"{len(tasks)} photos{left_out}, {len(models)} models, {describe_computing(precision, device)}")
+    log(f"{len(tasks)} photos, {len(models)} models, {describe_computing(precision, device)}")
     restorers = make_restorers(models, config.tta, precision, device, log)
     settings = settings_of(config, models)
     run = Enhancement(config, settings, restorers, short_side, device, args.output, args.overwrite)

@@ -151,8 +151,12 @@ class EBlock(Block):
         self.freq = FreMLP(channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.add_branches(x, pointwise(self.conv1, self.extra_conv(self.norm1(x))))
+        y = self.add_branches(x, self.widen(self.norm1(x)))
         return self.add_modulated(y, self.freq(self.norm2(y)))
+
+    def widen(self, normed: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, 2C, H, W): extra_conv, a channel by itself, then conv1."""
+        return pointwise(self.conv1, self.extra_conv(normed))
 
     def add_modulated(self, y: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         """y + gamma * (y * factor), both (B, C, H, W), in the number and memory format of y."""

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from darkir.blocks import Block, DBlock, EBlock, FreMLP, gate
+from darkir.blocks import DBlock, EBlock, FreMLP, gate
 from darkir.errors import ModelError
 from darkir.network import DarkIR
 
@@ -151,7 +151,7 @@ def scratch_numbers(channels: int, height: int, width: int) -> int:
 
 
 def _gated_features(
-    block: Block, x: torch.Tensor, scratch: torch.Tensor, rows: int
+    block: EBlock | DBlock, x: torch.Tensor, scratch: torch.Tensor, rows: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the block's branches and gate make of x, stored in `scratch`, and its mean over all pixels (1, C, 1, 1)."""
     _, channels, height, width = x.shape
@@ -166,7 +166,9 @@ def _gated_features(
     return gated, (total / (height * width)).to(x.dtype)
 
 
-def _wide_windows(block: Block, x: torch.Tensor, rows: int, halo: int) -> Iterator[tuple[int, int, torch.Tensor]]:
+def _wide_windows(
+    block: EBlock | DBlock, x: torch.Tensor, rows: int, halo: int
+) -> Iterator[tuple[int, int, torch.Tensor]]:
     """Yield (first, last, widened features of the rows first - halo ... last + halo); rows outside the frame are zeros.
 
     What two windows share is computed once and handed on.
@@ -178,20 +180,16 @@ def _wide_windows(block: Block, x: torch.Tensor, rows: int, halo: int) -> Iterat
         shared = window[:, :, last - first :].clone()
 
 
-def _wide_rows(block: Block, x: torch.Tensor, first: int, last: int) -> torch.Tensor:
+def _wide_rows(block: EBlock | DBlock, x: torch.Tensor, first: int, last: int) -> torch.Tensor:
     """Rows first ... last of what the branches see (1, 2C, last - first, W)."""
     height, width = x.shape[-2:]
     top, bottom = max(first, 0), min(last, height)
     if bottom <= top:
         return x.new_zeros(1, 2 * x.shape[1], last - first, width)
     above, below = max(top - 1, 0), min(bottom + 1, height)
-    features = block.norm1(x[:, :, above:below])
-    if isinstance(block, DBlock):
-        features = block.conv1(features)
-    features = _convolve_rows(block.extra_conv, _pad_rows(features, above - top + 1, bottom + 1 - below))
-    if isinstance(block, EBlock):
-        features = block.conv1(features)
-    return _pad_rows(features, top - first, last - bottom)
+    wide = block.widen(block.norm1(x[:, :, above:below]))
+    # A row above and below is only seen; at the frame's edge there is none, and zeros are seen as in one pass.
+    return _pad_rows(wide[:, :, top - above : bottom - above], top - first, last - bottom)
 
 
 def _modulate(block: EBlock, y: torch.Tensor, scratch: torch.Tensor, rows: int) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.files import visible_folders, write_csv
+from common.lists import SHOWN
 from common.log import RunLog
 from data.decoding.heif import HEIF_ENDINGS
 from data.decoding.raw import RAW_ENDINGS
@@ -23,7 +24,6 @@ PLAIN_ENDINGS = JPEG_ENDINGS | {".png", ".tif", ".tiff", ".webp", ".bmp", ".avif
 PHOTO_ENDINGS = PLAIN_ENDINGS | HEIF_ENDINGS | RAW_ENDINGS
 LEFT_OUT = "left_out.csv"
 HEAD = b"path,reason\n"
-SHOWN = 5
 
 
 class LeftOut(NamedTuple):

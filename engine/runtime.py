@@ -182,7 +182,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def describe_computing(precision: Precision, device: torch.device) -> str:
-    """Number format and device, a phrase for the log."""
+    """Number format and device, a phrase that ends a log line; a line more where that format is slow on that device."""
     if device.type == "cuda":
         return f"{precision.describe()}, {device} ({torch.cuda.get_device_name(device)})"
     text = f"{precision.describe()}, cpu ({torch.get_num_threads()} threads)"
@@ -190,7 +190,7 @@ def describe_computing(precision: Precision, device: torch.device) -> str:
         return text
     # Measured: python -m bench.bench_losses on a CPU with AVX2.
     slow = "16 bit is about ten times as slow as float32 on a CPU without AVX-512"
-    return f"{text}. ⚠️  {slow}: leave --mixed_precision out (MIXED_PRECISION=0)"
+    return f"{text}\n⚠️  {slow}: leave --mixed_precision out (MIXED_PRECISION=0)"
 
 
 def versions() -> dict[str, str]:

@@ -19,8 +19,9 @@ from PIL import Image, UnidentifiedImageError
 from common.errors import Faults, InputError
 from common.exits import flagged
 from common.jsonl import parse_json
+from common.lists import SHOWN
 from data.decoding.unread import READ_KINDS
-from data.folders import SHOWN, LeftOut, photos_below
+from data.folders import LeftOut, photos_below
 from data.images import decode, read_file
 from data.photo_files import KINDS
 from engine.enhancing.sheet import SHEET, SHEET_IMAGE, picture_path

@@ -13,7 +13,7 @@ from common.errors import Faults, InputError
 from common.exits import flagged
 from common.files import file_digest
 from common.jsonl import read_jsonl
-from common.lists import SHOWN, log_list, write_lines
+from common.lists import SHOWN, log_list, shortened, write_lines
 from common.log import RunLog
 from common.options import plain
 from data.config import SPLITS_DIR, VAL_RATIO
@@ -231,8 +231,8 @@ def report_shared_groups(parts: dict[str, list[Pair]], folder: Path | None, log:
         shared = sorted(named[first] & named[second])
         if shared:
             everything += [f"{group}: {first}, {second}" for group in shared]
-            place = f", ... (all of them in {folder / SHARED})" if folder and len(shared) > SHOWN else ""
-            names = ", ".join(shared[: SHOWN if place else None]) + place
+            place = f" (all of them in {folder / SHARED})" if folder and len(shared) > SHOWN else ""
+            names = shortened(shared) + place if place else ", ".join(shared)
             log(f"⚠️  {len(shared)} groups stand both in {first} and in {second}: {names}; scores will flatter")
     if folder and len(everything) > SHOWN:
         write_lines(folder / SHARED, everything)

@@ -31,7 +31,7 @@ def evaluation_report(folder, count, name=None):
     pictures = [Picture(i, (60, 40), JUDGED, small[i], small[i], file) for i, file in enumerate(files)]
     entries = results([model("fold_1"), model("fold_2")]) | {
         "n": count,
-        "photos": [{"unit": str(i)} for i in range(count)],
+        "photos": [{"unit": f"room {i // 2}"} for i in range(count)],  # two photos of each
     }
     write_test_report(folder, entries, rows, pictures)
     return folder / "report.html"

@@ -87,6 +87,9 @@ def test_photos_are_sorted_and_filtered(browser, report):
     browser.find("[data-tool=worse]").click()
     assert set(browser.ask(SHOWN)) == {name for name, photo in photos.items() if float(photo["gain"]) < 0}
     assert browser.find("[role=status]").text == f"{len(browser.ask(SHOWN))} of 14 photos"
+    browser.find("[data-tool=worse]").click()
+    browser.choose("group", "room_3.jpg and 1 more")
+    assert sorted(browser.ask(SHOWN)) == ["room_3.jpg", "room_4.jpg"]
 
 
 def test_photos_without_the_number_come_last_when_sorted_by_it(browser, tmp_path):

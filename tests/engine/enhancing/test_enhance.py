@@ -67,7 +67,7 @@ def test_photos_of_a_tree_are_brightened_under_their_own_names_and_kinds(checkpo
         old, new = decode(photos / before).astype(float), decode(out / after).astype(float)
         assert np.abs(np.clip(old + 255 * ADDED, 0, 255) - new).mean() < 2, before
     log = capsys.readouterr().out
-    assert "3 photos (1 other files left alone), 1 models" in log and f"--scale {scale}" in log
+    assert "3 photos, 1 models" in log and "Left out: 1 files and folders" in log and f"--scale {scale}" in log
     page = (out / "contact_sheet.html").read_text(encoding="utf-8")
     assert page.count("<img") == 3 and 'href="deep/b.png"' in page
 
